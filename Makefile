@@ -1,0 +1,75 @@
+# HERACLES: adversarially robust pruning with learned per-layer strategies.
+#
+#   make            build the tools into build/bin
+#   make demo       install what is missing, build, run the whole pipeline on Fashion-MNIST
+#   make test       install what the tests need, build, run every test
+#   make help       all targets
+#
+# Local settings (CC, BUILD, RUNS, DATA, THREADS) go in config.mk, which is not committed.
+-include config.mk
+
+BUILD ?= build
+RUNS ?= runs
+DATA ?= data
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+CFLAGS ?= -O2 -g
+MACHINE := $(shell uname -m)
+BASELINE := $(if $(filter x86_64,$(MACHINE)),-march=x86-64-v2)
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(WARNINGS) -Ilib -I$(BUILD)/gen $(BASELINE) -fopenmp $(PKG_CFLAGS) $(CFLAGS)
+# The serial build: its calls stand inside our own parallel loops.
+OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
+PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
+LDLIBS = -lmsgpackc -larchive -ljansson -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -lm
+
+LIB_SRC := $(wildcard lib/*/*.c lib/*/*/*.c)
+KERNEL_SRC := lib/compute/cpu/kernels.c
+LIB_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(KERNEL_SRC),$(LIB_SRC))) $(BUILD)/gen/example.pb-c.o
+# The kernels are compiled once per instruction set; cpu.c chooses among them at run time.
+ifeq ($(MACHINE),x86_64)
+LIB_OBJ += $(foreach isa,v2 v3 v4,$(if $(wildcard $(KERNEL_SRC)),$(BUILD)/lib/compute/cpu/kernels-$(isa).o))
+else
+LIB_OBJ += $(if $(wildcard $(KERNEL_SRC)),$(BUILD)/lib/compute/cpu/kernels-portable.o)
+endif
+TOOLS := $(patsubst tools/%.c,$(BUILD)/bin/%,$(wildcard tools/*.c))
+UNITS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/test_*.c))
+
+all: $(TOOLS)
+
+units: $(UNITS)
+
+$(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(BUILD)/test/%: $(BUILD)/test/unit/%.o $(BUILD)/libheracles.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+$(BUILD)/libheracles.a: $(LIB_OBJ)
+	rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/lib/compute/cpu/kernels-%.o: $(KERNEL_SRC) $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -O3 $(if $(filter v2 v3 v4,$*),-march=x86-64-$*) -DHR_ISA=$* -MMD -MP -c $< -o $@
+
+$(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
+	@mkdir -p $(@D)
+	protoc-c --proto_path=lib/data --c_out=$(BUILD)/gen $<
+
+$(BUILD)/gen/%.o: $(BUILD)/gen/%.c $(BUILD)/flags
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/example.pb-c.h
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+# Touched only when the flags differ, so that new flags rebuild everything.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS)' >$@
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.PHONY: all units FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:

@@ -1,0 +1,270 @@
+/* lib/base/base.h -- what every other module stands on: errors, memory, atomic files, hashes, random
+ * numbers, JSON and history records, command lines, progress.
+ *
+ * Rules of the house. The library explains, the tool decides: a function that can fail for reasons outside
+ * this program returns one of the HR_E* codes and leaves one complete sentence in *err (file, what was
+ * expected, what was found). Only tools print and only tools exit. Broken invariants of ours end in BUG().
+ * When host memory is gone hr_xmalloc ends the process in one place, so that no caller carries a dead check.
+ *
+ * All of this is safe to call from several threads on different objects; the command-line, progress and
+ * signal parts belong to the main thread. */
+#ifndef HR_BASE_H
+#define HR_BASE_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define HR_VERSION "0.1.0"
+
+#define HR_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define HR_MUST_CHECK __attribute__((warn_unused_result))
+#define HR_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* ---- errors ------------------------------------------------------------------------------------------ */
+
+enum {
+    HR_OK = 0,
+    HR_EINVAL,    /* an option or argument is out of its range */
+    HR_EIO,       /* the operating system refused to read or write */
+    HR_EFORMAT,   /* a file is not what it claims to be: cut, damaged, of another kind or version */
+    HR_ESHAPE,    /* sound data, but not of the shape that the network or the data set needs */
+    HR_EDIVERGED, /* a loss or a weight is not finite */
+    HR_EINTR,     /* SIGINT or SIGTERM asked us to stop */
+    HR_EPEER,     /* a child process died, was silent or answered nonsense */
+};
+
+typedef struct hr_err {
+    int code;
+    char msg[768]; /* one line, complete, without the program's name */
+} hr_err;
+#define HR_ERR_INIT                                                                                          \
+    {                                                                                                        \
+        0, ""                                                                                                \
+    }
+
+/* Store code and the formatted sentence in *err (err may be NULL); control characters in it become '?'.
+ * Returns code, so that callers write `return hr_fail(err, HR_EIO, ...)`. */
+int hr_fail(hr_err *err, int code, const char *fmt, ...) HR_PRINTF(3, 4);
+
+/* Report a broken invariant of this program and abort. */
+#define BUG(...) hr_bug(__FILE__, __LINE__, __VA_ARGS__)
+void hr_bug(const char *file, int line, const char *fmt, ...) HR_PRINTF(3, 4) __attribute__((noreturn));
+
+/* ---- memory ------------------------------------------------------------------------------------------ */
+
+/* As malloc, calloc, realloc, strdup and asprintf, but they never return NULL: without memory they print one
+ * line that names the number of bytes asked for and exit with status 1. Free with free(). */
+void *hr_xmalloc(size_t bytes) __attribute__((malloc));
+void *hr_xcalloc(size_t n, size_t size) __attribute__((malloc));
+void *hr_xrealloc(void *p, size_t bytes);
+char *hr_xstrdup(const char *s) __attribute__((malloc));
+char *hr_xasprintf(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((malloc));
+/* n * size bytes, 64-byte aligned, zeroed, for numeric work. Free with free(). */
+void *hr_xaligned(size_t n, size_t size) __attribute__((malloc));
+
+/* A growing byte buffer. Start with {0}; release with hr_buf_release. data is always NUL-terminated at len
+ * once something was added. */
+typedef struct hr_buf {
+    char *data;
+    size_t len, cap;
+} hr_buf;
+void hr_buf_add(hr_buf *b, const void *bytes, size_t n);
+void hr_buf_printf(hr_buf *b, const char *fmt, ...) HR_PRINTF(2, 3);
+void hr_buf_release(hr_buf *b);
+
+/* ---- files ------------------------------------------------------------------------------------------- */
+
+/* An input: a file, or standard input for the name "-". size is the file's length in bytes, or -1 when it
+ * cannot be known (pipes): readers must check lengths found inside a file against it before they allocate. */
+typedef struct hr_in {
+    FILE *fp;
+    char *name; /* for messages: the path, or "<stdin>" */
+    int64_t size;
+} hr_in;
+/* Open path for reading. Returns 0, or HR_EIO with err set (missing, no permission, a directory). */
+HR_MUST_CHECK int hr_in_open(hr_in *in, const char *path, hr_err *err);
+void hr_in_close(hr_in *in); /* a closed or zeroed hr_in is allowed */
+/* Read exactly n bytes. Returns 0; HR_EFORMAT "NAME: cut short ..." at the end of file; HR_EIO. `what` names
+ * the thing being read, for the message. */
+HR_MUST_CHECK int hr_in_read(hr_in *in, void *dst, size_t n, const char *what, hr_err *err);
+/* Read the rest of the input into b, at most max bytes (HR_EFORMAT when there is more). */
+HR_MUST_CHECK int hr_in_slurp(hr_in *in, hr_buf *b, size_t max, hr_err *err);
+
+/* An output that appears whole or not at all: written to .NAME.partial beside its target (locked with flock,
+ * reused when a killed process left one), then flushed, synced and renamed. The name "-" is standard output;
+ * targets that exist and are no regular files (/dev/null, a FIFO) are written directly. */
+typedef struct hr_out hr_out;
+enum { HR_OUT_BINARY = 1 }; /* refuse standard output when it is a terminal */
+/* Returns 0 with *out set, or HR_EIO / HR_EINVAL with err set. */
+HR_MUST_CHECK int hr_out_open(hr_out **out, const char *path, int flags, hr_err *err);
+FILE *hr_out_file(hr_out *out);
+const char *hr_out_name(const hr_out *out); /* for messages */
+/* Make the output visible under its name and release out. Returns 0, or HR_EIO with err set; then the
+ * partial file is gone and an older file of that name is untouched. */
+HR_MUST_CHECK int hr_out_commit(hr_out *out, hr_err *err);
+/* Drop the output and release out; NULL is allowed. */
+void hr_out_abort(hr_out *out);
+
+/* Create directory path and its parents where missing. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_mkdirs(const char *path, hr_err *err);
+
+/* ---- hashes ------------------------------------------------------------------------------------------ */
+
+/* CRC-32C (Castagnoli, reflected 0x82F63B78; RFC 3720 appendix B.4), finished value. crc is 0 for the first
+ * piece, else the value returned for the pieces before: "123456789" gives 0xE3069283. Any length. */
+uint32_t hr_crc32c(uint32_t crc, const void *data, size_t n);
+
+typedef struct hr_sha256 hr_sha256; /* FIPS 180-4, by libcrypto */
+hr_sha256 *hr_sha256_new(void);
+void hr_sha256_add(hr_sha256 *h, const void *data, size_t n);
+/* Write the 64 hexadecimal digits and a NUL to hex and release h. */
+void hr_sha256_end(hr_sha256 *h, char hex[65]);
+/* Digest of a file's content. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_sha256_file(const char *path, char hex[65], hr_err *err);
+
+/* ---- random numbers ---------------------------------------------------------------------------------- */
+
+/* Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; Random123). A draw is a
+ * pure function of (seed, stream, counters): noise belongs to an image's index in its data set, never to its
+ * place in a batch, to a thread, or to how many draws came before. Streams in use: */
+enum hr_stream {
+    HR_STREAM_INIT = 1,    /* weights: counters (tensor number, 0, 0) */
+    HR_STREAM_SHUFFLE = 2, /* order of an epoch: (epoch, 0, 0) */
+    HR_STREAM_AUGMENT = 3, /* crop and flip: (epoch, 0, image) */
+    HR_STREAM_ATTACK = 4,  /* training attacks: (epoch, restart, image) */
+    HR_STREAM_EVAL = 5,    /* test-time attacks: (attack number, restart, image) */
+    HR_STREAM_SPLIT = 6,   /* holdout / rest: (class, 0, 0) */
+    HR_STREAM_SUBSET = 7,  /* --limit --stratified: (class, 0, 0) */
+    HR_STREAM_SEARCH = 8,  /* the agent: sequential */
+    HR_STREAM_SCORES = 9,  /* random score initialisation: (tensor number, 0, 0) */
+    HR_STREAM_TEST = 1000  /* tests only */
+};
+/* The four 32-bit words at counter (c0, c1, c2, c3). */
+void hr_philox(uint32_t seed, uint32_t stream, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+               uint32_t out[4]);
+/* dst[i], i < n: uniform in the open interval (lo, hi), 24 random bits each, from word i%4 at counter
+ * (c0, c1, c2, i/4). */
+void hr_fill_uniform(float *dst, size_t n, float lo, float hi, uint32_t seed, uint32_t stream, uint32_t c0,
+                     uint32_t c1, uint32_t c2);
+/* dst[i], i < n: normal with the given mean and standard deviation (Box-Muller in double). */
+void hr_fill_normal(float *dst, size_t n, float mean, float std, uint32_t seed, uint32_t stream, uint32_t c0,
+                    uint32_t c1, uint32_t c2);
+
+/* A sequential generator on one stream, for code that draws an unforeseeable number of values. Plain data:
+ * copy it to save it. */
+typedef struct hr_rng {
+    uint32_t seed, stream;
+    uint64_t next; /* number of 32-bit words drawn so far */
+} hr_rng;
+uint32_t hr_rng_u32(hr_rng *r);
+double hr_rng_double(hr_rng *r);              /* uniform in [0,1), 53 bits (two words) */
+double hr_rng_normal(hr_rng *r);              /* mean 0, deviation 1 (two words) */
+uint32_t hr_rng_below(hr_rng *r, uint32_t n); /* uniform in 0..n-1 without bias; n > 0 */
+
+/* Put a random permutation of 0..n-1 into idx (Fisher-Yates on the stream (seed, stream, c0)). */
+void hr_permutation(uint32_t *idx, size_t n, uint32_t seed, uint32_t stream, uint32_t c0);
+
+/* ---- JSON and history -------------------------------------------------------------------------------- */
+
+/* All JSON we write: insertion order kept, reals with 15 significant digits. Caller frees the string.
+ * indent 0 is one compact line. */
+char *hr_json_text(const json_t *j, int indent);
+/* Read one JSON document; duplicate keys and anything behind it are refused. The caller owns the result.
+ * At most 64 MiB. Returns 0, HR_EIO or HR_EFORMAT "FILE: line L: ..." */
+HR_MUST_CHECK int hr_json_load(const char *path, json_t **out, hr_err *err);
+/* Write j and a newline to path, atomically. */
+HR_MUST_CHECK int hr_json_save(const json_t *j, const char *path, int indent, hr_err *err);
+
+/* A product's history: {"tool", "version", "options": {...}, "inputs": [{"role", "sha256", "history"}]}.
+ * It records options that affect the result and digests of content; never times, paths, hosts or threads. */
+/* A new record of the running tool with the options that hr_tool_start parsed. Caller owns it. */
+json_t *hr_history_new(void);
+/* Append an input. history is that input's own record, borrowed, or NULL. */
+void hr_history_input(json_t *h, const char *role, const char *sha256, const json_t *history);
+
+/* ---- command lines ----------------------------------------------------------------------------------- */
+
+enum hr_opt_kind {
+    HR_OPT_FLAG,   /* bool *; no argument */
+    HR_OPT_STRING, /* const char **; points into argv */
+    HR_OPT_INT,    /* int64_t *; whole number in [min, max] */
+    HR_OPT_REAL,   /* double *; a number or a fraction such as 8/255, in [min, max] */
+    HR_OPT_CHOICE  /* int *; one of choices (a NULL-terminated list), stored as its index */
+};
+enum {
+    HR_OPT_RESULT = 1, /* affects the bytes of the result: recorded in the history */
+    HR_OPT_REPEAT = 2  /* HR_OPT_STRING into an hr_list * instead: may be given several times */
+};
+typedef struct hr_list {
+    const char **items; /* the strings point into argv; free(items) is the owner's */
+    size_t n;
+} hr_list;
+/* One row of a tool's option table. The value that dest holds before parsing is the default, and --help
+ * prints it. A table ends with a row whose name is NULL. --help, --version and --quiet are built in. */
+typedef struct hr_opt {
+    const char *name; /* long name without dashes */
+    char letter;      /* short name, or 0 */
+    enum hr_opt_kind kind;
+    void *dest;
+    int flags;
+    const char *arg; /* name of the argument in --help, NULL for flags */
+    const char *help;
+    double min, max;            /* numbers; both 0: any */
+    const char *const *choices; /* HR_OPT_CHOICE */
+} hr_opt;
+typedef struct hr_tool {
+    const char *name;
+    const char *synopsis; /* the usage line behind the name: "[OPTION]... NET" */
+    const char *summary;  /* one or two sentences, ending in a newline */
+    const char *example;  /* a whole line that works */
+    const hr_opt *opts;
+    int min_args, max_args; /* positional arguments; max -1: any number */
+} hr_tool;
+/* Parse the command line. Prints help or version on stdout and exits 0; on misuse prints one line naming the
+ * option and a hint on stderr and exits 2. Also makes stdout's buffer full-sized, ignores SIGPIPE, and
+ * remembers the tool for messages and history. Returns the index in argv of the first positional argument. */
+int hr_tool_start(const hr_tool *tool, int argc, char **argv);
+/* Flush stdout, say so when that fails, and return the exit status 0 or 1. The last call of main. */
+int hr_tool_finish(void);
+/* "NAME: message" on stderr and exit 1. */
+void hr_die(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((noreturn));
+/* "NAME: message" and a hint at --help on stderr, exit 2: for misuse that the option table cannot see. */
+void hr_usage(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((noreturn));
+/* "NAME: message" on stderr, unless --quiet. */
+void hr_note(const char *fmt, ...) HR_PRINTF(1, 2);
+/* "NAME: warning: message" on stderr, even with --quiet. */
+void hr_warn(const char *fmt, ...) HR_PRINTF(1, 2);
+bool hr_quiet(void);
+
+/* Parse a whole string as a number or a fraction "A/B". Returns false when anything is left over, when it is
+ * not finite, or when B is 0. */
+bool hr_parse_real(const char *s, double *out);
+bool hr_parse_int(const char *s, int64_t *out);
+
+/* Threads to use by default: the processors this process may run on. */
+int hr_default_threads(void);
+
+/* ---- signals and progress ---------------------------------------------------------------------------- */
+
+/* From now on SIGINT and SIGTERM only set a flag. Long work asks hr_interrupted() between its steps. */
+void hr_signals_catch(void);
+bool hr_interrupted(void);
+
+/* Seconds on the monotonic clock. For stderr and side files only, never for products. */
+double hr_seconds(void);
+
+/* A progress line on stderr: drawn only when stderr is a terminal and not --quiet, at most ten times a
+ * second. label and note may be NULL; note is copied into the line ("clean 71.2 %"). */
+typedef struct hr_progress {
+    const char *label;
+    double total, start, drawn;
+    bool on;
+} hr_progress;
+void hr_progress_start(hr_progress *p, const char *label, double total);
+void hr_progress_at(hr_progress *p, double done, const char *note);
+void hr_progress_end(hr_progress *p); /* clears the line */
+
+#endif

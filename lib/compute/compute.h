@@ -1,0 +1,107 @@
+/* lib/compute/compute.h -- running a network: forward, gradient to the image (DX), gradient to the parameters
+ * (DW).
+ *
+ * An executor is planned once for a model and a largest batch: shapes, fusion, buffers and workspaces; after
+ * that nothing is allocated. There is no tape. Activations are NHWC float32, batch outermost.
+ *
+ *     hr_exec *e = hr_exec_new(model, &opts, &err);
+ *     fill hr_exec_input(e); hr_exec_forward(e, 0, n, HR_BN_FOLDED);
+ *     fill hr_exec_dlogits(e) (hr_loss_ce does); hr_exec_backward(e, 0, n, HR_DX);
+ *     read hr_exec_dinput(e).
+ *
+ * Batch norm has three modes:
+ *   HR_BN_FOLDED        running statistics, a scale and shift in the convolution's epilogue. Samples do not
+ * see each other, so a call may cover any range [n0,n1) of whole chunks, runs on the calling thread, and
+ * calls for disjoint ranges may run at the same time (hr_exec_chunks does that). HR_BN_BATCH statistics of
+ * the batch, running values untouched. The range must be the batch [0,n); the call runs on all threads.
+ *   HR_BN_BATCH_UPDATE  the same, and running_mean/running_var move (variance unbiased, as PyTorch).
+ *
+ * Determinism: sums over samples (statistics, dgamma, dbeta, DW, losses) are partial sums per chunk of
+ * HR_CHUNK samples, merged in a fixed binary tree. So the bits do not depend on the number of threads.
+ *
+ * Instruction sets: the kernels exist for x86-64-v2, v3 (AVX2+FMA) and v4 (AVX-512) and are chosen at run
+ * time; HERACLES_ISA=v2|v3|v4 forces one (ignored with a warning when the machine lacks it). On other
+ * machines there is one portable path. */
+#ifndef HR_COMPUTE_H
+#define HR_COMPUTE_H
+
+#include "base/base.h"
+#include "model/model.h"
+
+enum { HR_CHUNK = 8 };
+
+enum hr_bn_mode { HR_BN_FOLDED, HR_BN_BATCH, HR_BN_BATCH_UPDATE };
+extern const char *const hr_bn_mode_names[4]; /* "folded", "batch", "batch+update", NULL */
+
+enum { HR_DX = 1, HR_DW = 2 }; /* flags of a backward pass; they combine */
+
+typedef struct hr_exec hr_exec;
+typedef struct hr_exec_opts {
+    int batch;   /* largest batch */
+    int threads; /* 0: hr_default_threads() */
+    bool train;  /* plan for batch statistics and DW too; without it only HR_BN_FOLDED and HR_DX are allowed,
+                    unless batch_stats is set */
+    bool batch_stats; /* plan for HR_BN_BATCH without DW: the search's rewards */
+} hr_exec_opts;
+
+/* Plan m. m is borrowed and must outlive the executor; its tensor table must not grow or shrink meanwhile,
+ * their values may change (then call hr_exec_params). Returns the executor, or NULL with err set: HR_EINVAL.
+ */
+hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err);
+void hr_exec_free(hr_exec *e); /* NULL is allowed */
+
+/* Take over the model's current parameters. Effective weights are weight * mask where `masks[i]` (uint8, one
+ * per weight in torch layout, or one per input channel when channel[i]) is given for layer node i; masks may
+ * be NULL (then the model's own active masks count). Call after every update of the parameters. */
+void hr_exec_params(hr_exec *e);
+/* Use mask (borrowed; float32 0/1 multipliers in the weight's torch layout, NULL: the model's own active mask
+ * or none) for node from the next hr_exec_params on. */
+void hr_exec_set_mask(hr_exec *e, int node, const float *mask);
+
+/* Buffers, owned by the executor, for up to opts.batch samples. */
+float *hr_exec_input(hr_exec *e);           /* (N,h,w,c) */
+float *hr_exec_logits(hr_exec *e);          /* (N,classes) */
+float *hr_exec_dlogits(hr_exec *e);         /* (N,classes): filled by the caller before backward; kept */
+float *hr_exec_dinput(hr_exec *e);          /* (N,h,w,c): d loss / d pixel after HR_DX */
+size_t hr_exec_input_len(const hr_exec *e); /* h*w*c */
+int hr_exec_threads(const hr_exec *e);
+
+/* Run samples [n0,n1). See above for what each mode allows. HR_BN_FOLDED: n0 must be a multiple of
+ * HR_CHUNK. */
+void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);
+/* Backward of the last forward over the same range. HR_DW needs opts.train and covers the whole batch; it
+ * OVERWRITES the gradients, which are the sum over samples of what dlogits says (divide in dlogits for a
+ * mean). In HR_BN_FOLDED, DW is allowed too (statistics are constants then), over the whole batch. */
+void hr_exec_backward(hr_exec *e, int n0, int n1, unsigned flags);
+/* Gradient with respect to the *effective* parameter (weight after mask) of tensor t, in torch layout, or
+ * NULL if t is no trainable parameter. For a masked weight the caller multiplies by the mask (finetune) or by
+ * the weight (scores). */
+const float *hr_exec_grad(const hr_exec *e, int tensor);
+
+/* Call fn(ctx, n0, n1) for every chunk of [0,n), spread over the executor's threads. Inside fn, HR_BN_FOLDED
+ * passes over [n0,n1) are allowed. */
+void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx);
+/* Forward all of [0,n) with HR_BN_FOLDED on all threads. */
+void hr_exec_infer(hr_exec *e, int n);
+
+/* Work done so far by thread t in chunk tasks, for tests and --profile. */
+uint64_t hr_exec_tasks(const hr_exec *e, int thread);
+
+/* Name of the kernels in use: "v2", "v3", "v4", "portable". */
+const char *hr_compute_isa(void);
+
+/* ---- losses on logits -------------------------------------------------------------------------------- */
+
+/* Cross-entropy of samples [n0,n1): loss[i] = -log softmax(z[i])[y[i]] (double, may be NULL), dz[i] = scale *
+ * (softmax(z[i]) - onehot(y[i])) (may be NULL). z, dz (N,classes), y (N). */
+void hr_loss_ce(const float *z, const int32_t *y, int n0, int n1, int classes, float scale, double *loss,
+                float *dz);
+/* The published C&W margin loss, to be ascended (ALG 8.1): loss[i] = -max(z_y - max_{j!=y} z_j + 50, 0). */
+void hr_loss_margin(const float *z, const int32_t *y, int n0, int n1, int classes, float scale, double *loss,
+                    float *dz);
+/* Index of the largest logit of each sample of [n0,n1); ties go to the lower index; -1 when one is NaN. */
+void hr_argmax(const float *z, int n0, int n1, int classes, int32_t *pred);
+/* Sum of v[0..n) in the fixed tree over chunks of HR_CHUNK. */
+double hr_tree_sum(const double *v, size_t n);
+
+#endif

@@ -1,0 +1,70 @@
+/* lib/data/data.h -- data sets: tfrecord files, the raw formats they are made from, and batches.
+ *
+ * On disk a data set is a set of tfrecord files of tf.train.Example records (tfrecord.c and example.proto
+ * describe the bytes). In memory it is one block of uint8 pixels in H,W,C order and one of labels. Pixels
+ * become float value/255 in [0,1] when a batch is filled; no mean or deviation is taken off here. */
+#ifndef HR_DATA_H
+#define HR_DATA_H
+
+#include "base/base.h"
+
+/* ---- tfrecord framing -------------------------------------------------------------------------------- */
+
+/* Reader of length-prefixed, CRC-32C protected records from a file or a pipe. */
+typedef struct hr_tfrec_reader hr_tfrec_reader;
+HR_MUST_CHECK int hr_tfrec_open(hr_tfrec_reader **r, const char *path, hr_err *err);
+/* The next record: *data (borrowed, valid until the next call) and *n. *data is NULL at a clean end of file.
+ * Lengths are checked against what is left of the file before memory is taken; on pipes memory grows with the
+ * bytes read. Returns 0, HR_EIO, HR_EFORMAT "FILE: record 17 at byte 52411: ...". */
+HR_MUST_CHECK int hr_tfrec_next(hr_tfrec_reader *r, const uint8_t **data, size_t *n, hr_err *err);
+void hr_tfrec_close(hr_tfrec_reader *r);
+/* Append one framed record to fp. Returns 0 or HR_EIO (name is for the message). */
+HR_MUST_CHECK int hr_tfrec_write(FILE *fp, const char *name, const void *data, size_t n, hr_err *err);
+
+/* ---- data sets in memory ----------------------------------------------------------------------------- */
+
+typedef struct hr_dataset {
+    uint32_t n;
+    int c, h, w, classes; /* classes: given, or 1 + the largest label */
+    uint8_t *pixels;      /* (n, h, w, c) */
+    int32_t *labels;      /* (n), 0 <= label < classes */
+    uint32_t *index;      /* (n) place of each image in the file: keys its noise, survives subsetting */
+    char digest[65];      /* SHA-256 over shape, pixels and labels in order */
+} hr_dataset;
+
+/* Read all of a tfrecord file (or "-", or several shards NAME-00000-of-00004.tfrecord given as
+ * NAME.tfrecord). classes 0: take 1 + the largest label. Returns 0, HR_EIO, HR_EFORMAT (damaged, no image,
+ * missing keys), HR_ESHAPE (images of different shapes, a label >= classes). */
+HR_MUST_CHECK int hr_dataset_load(hr_dataset *ds, const char *path, int classes, hr_err *err);
+void hr_dataset_release(hr_dataset *ds); /* a zeroed one is allowed */
+/* Write ds as a tfrecord file with the keys image/encoded (raw H,W,C bytes), image/format, image/class/label,
+ * image/height, image/width. Atomic. */
+HR_MUST_CHECK int hr_dataset_save(const hr_dataset *ds, const char *path, hr_err *err);
+/* Keep limit images: the first ones in file order, or, stratified, as equal a number of each class as can be
+ * (drawn with stream HR_STREAM_SUBSET; file order is kept). limit 0 or >= n keeps all. HR_EINVAL when
+ * stratified and limit < classes present. */
+HR_MUST_CHECK int hr_dataset_subset(hr_dataset *ds, uint32_t limit, bool stratified, uint32_t seed,
+                                    hr_err *err);
+/* Does a network with this input shape and class count fit? HR_ESHAPE naming both files and shapes if not. */
+HR_MUST_CHECK int hr_dataset_fits(const hr_dataset *ds, const char *data_name, int c, int h, int w,
+                                  int classes, const char *model_name, hr_err *err);
+
+/* Fill a batch: x (n, h, w, c) float in [0,1] and y (n) from images rows[0..n). rows are positions in ds. */
+void hr_batch_fill(const hr_dataset *ds, const uint32_t *rows, int n, float *x, int32_t *y);
+/* Random crop with zero padding `pad` and horizontal flip with probability 1/2, in place on a batch; draws
+ * are keyed by (epoch, ds->index[rows[i]]) on HR_STREAM_AUGMENT. */
+void hr_batch_augment(const hr_dataset *ds, const uint32_t *rows, int n, float *x, int pad, bool flip,
+                      uint32_t seed, uint32_t epoch);
+
+/* ---- raw formats ------------------------------------------------------------------------------------- */
+
+/* IDX (MNIST family), plain or gzip, through libarchive: images 0x00000803 (n, h, w) and labels 0x00000801.
+ * Returns 0, HR_EIO, HR_EFORMAT (bad magic, cut, trailing bytes), HR_ESHAPE (counts differ). */
+HR_MUST_CHECK int hr_idx_load(hr_dataset *ds, const char *images, const char *labels, hr_err *err);
+
+/* Split train into holdout (int(n*fraction/classes) images of every class, drawn on HR_STREAM_SPLIT,
+ * shuffled) and rest (the others, shuffled). Both are new data sets owned by the caller. */
+HR_MUST_CHECK int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t seed,
+                                   hr_dataset *holdout, hr_dataset *rest, hr_err *err);
+
+#endif
