@@ -5,6 +5,7 @@
 #   make test       install what the tests need, build, run every test
 #   make help       all targets
 #
+# First how to build, then the targets for people, then the experiments (pipelines/*.mk).
 # Local settings (CC, BUILD, RUNS, DATA, THREADS) go in config.mk, which is not committed.
 -include config.mk
 
@@ -34,7 +35,7 @@ endif
 TOOLS := $(patsubst tools/%.c,$(BUILD)/bin/%,$(wildcard tools/*.c))
 UNITS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/test_*.c))
 
-all: $(TOOLS)
+all: $(TOOLS) ## build the tools into build/bin (the default)
 
 units: $(UNITS)
 
@@ -70,6 +71,53 @@ $(BUILD)/flags: FORCE
 	@echo '$(CC) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS)' >$@
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all units FORCE
+
+# ---- dependencies: Debian 12 packages -----------------------------------------------------------------------
+DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchive-dev libjansson-dev \
+	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev
+DEPS := $(DEPS_BUILD) dataset-fashion-mnist
+DEPS_TEST := bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack
+DEPS_LONG := valgrind cppcheck clang-format
+
+deps: ## install the Debian packages that building and the demo need
+	@pipelines/packages install $(DEPS)
+
+deps-test: deps ## install those that the tests need
+	@pipelines/packages install $(DEPS_TEST)
+
+deps-long: deps-test ## install those that check-long and lint need
+	@pipelines/packages install $(DEPS_LONG)
+
+check-deps:
+	@pipelines/packages check $(DEPS_BUILD)
+$(BUILD)/flags: | check-deps
+
+# ---- targets for people -----------------------------------------------------------------------------------------
+PREFIX ?= /usr/local
+
+help: ## this list
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: deps-test ## install what the tests need, build, run every test
+	@BUILD='$(BUILD)' test/run
+
+check-long: deps-long ## unit tests under valgrind (slow)
+	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run --valgrind test/unit
+
+lint: ## formatting (clang-format) and static checks (cppcheck)
+	clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/bench/*.c)
+	cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
+		--suppress=missingIncludeSystem lib tools
+
+install: all ## install the tools into $(PREFIX)/bin
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install $(TOOLS) '$(DESTDIR)$(PREFIX)/bin'
+
+clean: ## remove what was built; runs/ and data/ stay
+	rm -rf '$(BUILD)' build-asan
+
+-include $(wildcard pipelines/*.mk)
+
+.PHONY: all units FORCE deps deps-test deps-long check-deps help test check-long lint install clean
 .SECONDARY:
 .DELETE_ON_ERROR:
