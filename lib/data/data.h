@@ -67,4 +67,30 @@ HR_MUST_CHECK int hr_idx_load(hr_dataset *ds, const char *images, const char *la
 HR_MUST_CHECK int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t seed,
                                    hr_dataset *holdout, hr_dataset *rest, hr_err *err);
 
+/* ---- conversion -------------------------------------------------------------------------------------- */
+
+/* A data set that we can convert: a row of the table in source.c. */
+typedef struct hr_source hr_source;
+/* Names of the rows in order, NULL-terminated; an index into this list is hr_convert_args.source. */
+const char *const *hr_source_names(void);
+
+typedef struct hr_convert_args {
+    int source;
+    const char *src,
+        *output;       /* what to read: a directory or file; directory to write to, made when missing */
+    const char *title; /* name in the manifest; NULL: the source's own */
+    double holdout;    /* fraction of the training images, in (0,1) */
+    uint32_t seed;
+} hr_convert_args;
+typedef struct hr_convert_counts {
+    uint32_t train, test, holdout, rest;
+    int classes;
+} hr_convert_counts;
+/* Write train, test, holdout and rest .tfrecord and, last, manifest.json (name, classes, shape; per split its
+ * file, images, images per class, data-set digest, and the split that it is a subset of; history). The
+ * digests of the files read are added to history, which is borrowed. Returns 0 with *counts set; HR_EINVAL,
+ * HR_EIO, HR_EFORMAT, HR_ESHAPE. Bad input is found before the first file is written. */
+HR_MUST_CHECK int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts,
+                             hr_err *err);
+
 #endif

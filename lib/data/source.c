@@ -1,0 +1,159 @@
+/* lib/data/source.c -- the data sets we know by name, and their conversion to a directory of tfrecords.
+ *
+ * A row of the table below is all that a data set needs: where its files are and which function reads them.
+ * hr_convert does the rest the same way for all of them. Everything is read and split before anything is
+ * written; manifest.json goes first when it is there from an earlier run and comes last, so a directory with
+ * a manifest holds one whole conversion. */
+#include "data/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MAX_INPUTS = 4 };
+
+typedef struct inputs {
+    char *path[MAX_INPUTS];
+    const char *role[MAX_INPUTS];
+    int n;
+} inputs;
+
+struct hr_source {
+    const char *name, *title;
+    int classes;              /* 0: as many as the training labels show */
+    uint32_t n_train, n_test; /* 0: any number */
+    /* Read both parts of the data set from the directory or file src; list the files read. */
+    int (*load)(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err);
+};
+
+/* DIR/NAME.gz if it is there, else DIR/NAME; recorded as an input. */
+static const char *find_input(const char *dir, const char *name, const char *role, inputs *in)
+{
+    char *path = hr_xasprintf("%s/%s.gz", dir, name);
+    if (access(path, F_OK))
+        path[strlen(path) - 3] = '\0';
+    in->path[in->n] = path;
+    in->role[in->n++] = role;
+    return path;
+}
+
+static int load_idx(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err)
+{
+    const char *images = find_input(src, "train-images-idx3-ubyte", "train images", in);
+    const char *labels = find_input(src, "train-labels-idx1-ubyte", "train labels", in);
+    const char *test_images = find_input(src, "t10k-images-idx3-ubyte", "test images", in);
+    const char *test_labels = find_input(src, "t10k-labels-idx1-ubyte", "test labels", in);
+    int rc = hr_idx_load(train, images, labels, err);
+    return rc ? rc : hr_idx_load(test, test_images, test_labels, err);
+}
+
+static const hr_source sources[] = {
+    {"fashion-mnist", "FashionMNIST", 10, 60000, 10000, load_idx},
+    {"mnist", "MNIST", 10, 60000, 10000, load_idx},
+    {"idx", "IDX", 0, 0, 0, load_idx},
+};
+
+const char *const *hr_source_names(void)
+{
+    static const char *names[HR_COUNT(sources) + 1];
+    for (size_t i = 0; i < HR_COUNT(sources); i++)
+        names[i] = sources[i].name;
+    return names;
+}
+
+/* Do the two parts fit each other and what is known of this data set? Sets their number of classes. */
+static int check_parts(const hr_source *s, const char *src, hr_dataset *train, hr_dataset *test, hr_err *err)
+{
+    if ((s->n_train && train->n != s->n_train) || (s->n_test && test->n != s->n_test))
+        return hr_fail(err, HR_ESHAPE, "%s: %u training and %u test images, %s has %u and %u", src, train->n,
+                       test->n, s->title, s->n_train, s->n_test);
+    int classes = s->classes ? s->classes : train->classes;
+    if (train->classes > classes || test->classes > classes)
+        return hr_fail(err, HR_ESHAPE, "%s: label %d is outside 0..%d", src,
+                       (train->classes > classes ? train->classes : test->classes) - 1, classes - 1);
+    if (test->c != train->c || test->h != train->h || test->w != train->w)
+        return hr_fail(err, HR_ESHAPE, "%s: test images are %dx%dx%d, training images %dx%dx%d", src, test->c,
+                       test->h, test->w, train->c, train->h, train->w);
+    train->classes = test->classes = classes;
+    return HR_OK;
+}
+
+/* ---- manifest ---------------------------------------------------------------------------------------- */
+
+static json_t *split_json(const hr_dataset *ds, const char *name, const char *subset_of)
+{
+    uint32_t *rows, *start;
+    json_t *per_class = json_array();
+    hr_dataset_by_class(ds, &rows, &start);
+    for (int k = 0; k < ds->classes; k++)
+        json_array_append_new(per_class, json_integer(start[k + 1] - start[k]));
+    free(rows);
+    free(start);
+    char *file = hr_xasprintf("%s.tfrecord", name);
+    json_t *j = json_pack("{s:s, s:I, s:o, s:s}", "file", file, "images", (json_int_t)ds->n, "per_class",
+                          per_class, "digest", ds->digest);
+    free(file);
+    json_object_set_new(j, "subset_of", subset_of ? json_string(subset_of) : json_null());
+    return j;
+}
+
+/* ---- conversion --------------------------------------------------------------------------------------- */
+
+enum { TRAIN, TEST, HOLDOUT, REST, SPLITS };
+static const struct {
+    const char *name, *subset_of;
+} splits[SPLITS] = {{"train", NULL}, {"test", NULL}, {"holdout", "train"}, {"rest", "train"}};
+
+static int write_all(const char *dir, const char *title, const hr_dataset parts[SPLITS],
+                     const json_t *history, hr_err *err)
+{
+    const hr_dataset *train = &parts[TRAIN];
+    int rc = hr_mkdirs(dir, err);
+    if (rc)
+        return rc;
+    char *manifest_path = hr_xasprintf("%s/manifest.json", dir);
+    if (unlink(manifest_path) && errno != ENOENT)
+        rc = hr_fail(err, HR_EIO, "%s: %s", manifest_path, strerror(errno));
+    json_t *list = json_object();
+    for (int i = 0; i < SPLITS && rc == HR_OK; i++) {
+        char *path = hr_xasprintf("%s/%s.tfrecord", dir, splits[i].name);
+        rc = hr_dataset_save(&parts[i], path, err);
+        free(path);
+        json_object_set_new(list, splits[i].name, split_json(&parts[i], splits[i].name, splits[i].subset_of));
+    }
+    json_t *manifest = json_pack("{s:i, s:s, s:i, s:{s:i, s:i, s:i}, s:o, s:O}", "version", 1, "name", title,
+                                 "classes", train->classes, "shape", "channels", train->c, "height", train->h,
+                                 "width", train->w, "splits", list, "history", (json_t *)(uintptr_t)history);
+    if (rc == HR_OK)
+        rc = hr_json_save(manifest, manifest_path, 2, err);
+    json_decref(manifest);
+    free(manifest_path);
+    return rc;
+}
+
+int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts, hr_err *err)
+{
+    hr_dataset parts[SPLITS] = {0};
+    inputs in = {.n = 0};
+    const hr_source *s = &sources[args->source];
+    int rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
+    if (rc == HR_OK)
+        rc = check_parts(s, args->src, &parts[TRAIN], &parts[TEST], err);
+    for (int i = 0; i < in.n; i++) {
+        char hex[65];
+        if (rc == HR_OK && (rc = hr_sha256_file(in.path[i], hex, err)) == HR_OK)
+            hr_history_input(history, in.role[i], hex, NULL);
+        free(in.path[i]);
+    }
+    if (rc == HR_OK)
+        rc = hr_dataset_split(&parts[TRAIN], args->holdout, args->seed, &parts[HOLDOUT], &parts[REST], err);
+    if (rc == HR_OK)
+        rc = write_all(args->output, args->title ? args->title : s->title, parts, history, err);
+    *counts = (hr_convert_counts){parts[TRAIN].n, parts[TEST].n, parts[HOLDOUT].n, parts[REST].n,
+                                  parts[TRAIN].classes};
+    for (int i = 0; i < SPLITS; i++)
+        hr_dataset_release(&parts[i]);
+    return rc;
+}

@@ -1,0 +1,174 @@
+/* lib/data/tfrecord.c -- TFRecord framing: a file is a row of records, each protected by two check sums.
+ *
+ *     offset  bytes
+ *          0      8  n, the length of the data, little-endian
+ *          8      4  masked CRC-32C of these 8 bytes, little-endian
+ *         12      n  data
+ *     12 + n      4  masked CRC-32C of the data, little-endian
+ *
+ * The record that holds the three bytes "abc":
+ *
+ *     03 00 00 00 00 00 00 00   0c bd 48 c7   61 62 63   1b f9 2f ce
+ *
+ * (CRC-32C of "abc" is 364b3fb7.) A check sum that is stored next to the bytes it protects makes trouble when
+ * that whole is protected by the same sum again, since the CRC of data followed by its CRC is a constant. So
+ * the stored value is masked: mask(c) = rotate c right by 15 bits, plus 0xa282ead8, modulo 2^32.
+ *
+ * A length is believed only when its own check sum holds and that many bytes can still come. Every damaged
+ * byte is noticed, and so is every cut inside a record. There is no header and no end mark: a file cut
+ * exactly between two records is a sound shorter file. manifest.json holds the counts. */
+#include "data/internal.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADER = 12, FOOTER = 4, BLOCK = 1 << 18 };
+
+struct hr_tfrec_reader {
+    hr_in in;
+    uint8_t *buf; /* bytes [start, end) are read but not yet returned */
+    size_t cap, start, end;
+    uint64_t number, offset; /* of the record that was returned last, or is being read */
+    uint64_t next;           /* offset of the one behind it */
+};
+
+static uint32_t mask(uint32_t crc)
+{
+    return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+}
+
+static uint64_t load_le(const uint8_t *p, int bytes)
+{
+    uint64_t v = 0;
+    for (int i = 0; i < bytes; i++)
+        v |= (uint64_t)p[i] << (8 * i);
+    return v;
+}
+
+static void store_le(uint8_t *p, int bytes, uint64_t v)
+{
+    for (int i = 0; i < bytes; i++)
+        p[i] = (uint8_t)(v >> (8 * i));
+}
+
+int hr_tfrec_open(hr_tfrec_reader **out, const char *path, hr_err *err)
+{
+    hr_tfrec_reader *r = hr_xcalloc(1, sizeof *r);
+    *out = NULL;
+    int rc = hr_in_open(&r->in, path, err);
+    if (rc) {
+        free(r);
+        return rc;
+    }
+    r->cap = 2 * BLOCK;
+    r->buf = hr_xmalloc(r->cap);
+    r->number = UINT64_MAX; /* becomes 0 with the first record */
+    *out = r;
+    return HR_OK;
+}
+
+void hr_tfrec_close(hr_tfrec_reader *r)
+{
+    if (!r)
+        return;
+    hr_in_close(&r->in);
+    free(r->buf);
+    free(r);
+}
+
+int hr_tfrec_fail(const hr_tfrec_reader *r, hr_err *err, int code, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return hr_fail(err, code, "%s: record %llu at byte %llu: %s", r->in.name, (unsigned long long)r->number,
+                   (unsigned long long)r->offset, text);
+}
+
+/* Have need bytes in the buffer from start on, or all that are left of the input. The buffer at most doubles
+ * what has really arrived, so a lying length cannot make it larger than that. */
+static int fill(hr_tfrec_reader *r, size_t need, hr_err *err)
+{
+    while (r->end - r->start < need && !feof(r->in.fp)) {
+        if (r->start > 0) {
+            memmove(r->buf, r->buf + r->start, r->end - r->start);
+            r->end -= r->start;
+            r->start = 0;
+        }
+        if (r->cap - r->end < BLOCK) {
+            r->cap *= 2;
+            r->buf = hr_xrealloc(r->buf, r->cap);
+        }
+        r->end += fread(r->buf + r->end, 1, r->cap - r->end, r->in.fp);
+        if (ferror(r->in.fp))
+            return hr_fail(err, HR_EIO, "%s: reading: %s", r->in.name, strerror(errno));
+    }
+    return HR_OK;
+}
+
+static int check_crc(const hr_tfrec_reader *r, const char *what, const uint8_t *data, size_t n,
+                     const uint8_t *stored, hr_err *err)
+{
+    uint32_t want = (uint32_t)load_le(stored, 4), have = mask(hr_crc32c(0, data, n));
+    if (want == have)
+        return HR_OK;
+    return hr_tfrec_fail(r, err, HR_EFORMAT, "check sum of the %s is %08x, stored is %08x: %s", what, have,
+                         want, r->number == 0 && n == 8 ? "not a tfrecord file, or damaged" : "damaged");
+}
+
+int hr_tfrec_next(hr_tfrec_reader *r, const uint8_t **data, size_t *n, hr_err *err)
+{
+    *data = NULL;
+    *n = 0;
+    int rc = fill(r, HEADER, err);
+    if (rc)
+        return rc;
+    size_t have = r->end - r->start;
+    if (have == 0)
+        return HR_OK;
+    r->number++;
+    r->offset = r->next;
+    if (have < HEADER)
+        return hr_tfrec_fail(r, err, HR_EFORMAT, "cut short: its head needs %d bytes, %zu are left", HEADER,
+                             have);
+    if ((rc = check_crc(r, "length", r->buf + r->start, 8, r->buf + r->start + 8, err)))
+        return rc;
+
+    uint64_t len = load_le(r->buf + r->start, 8);
+    if (len > MAX_RECORD)
+        return hr_tfrec_fail(r, err, HR_EFORMAT, "length %llu is beyond the %d bytes allowed",
+                             (unsigned long long)len, MAX_RECORD);
+    size_t need = HEADER + (size_t)len + FOOTER;
+    if ((rc = fill(r, need, err)))
+        return rc;
+    have = r->end - r->start;
+    if (have < need)
+        return hr_tfrec_fail(r, err, HR_EFORMAT, "cut short: it needs %zu bytes, %zu are left", need, have);
+    const uint8_t *payload = r->buf + r->start + HEADER;
+    if ((rc = check_crc(r, "data", payload, (size_t)len, payload + len, err)))
+        return rc;
+    r->start += need;
+    r->next = r->offset + need;
+    *data = payload;
+    *n = (size_t)len;
+    return HR_OK;
+}
+
+int hr_tfrec_write(FILE *fp, const char *name, const void *data, size_t n, hr_err *err)
+{
+    uint8_t head[HEADER], foot[FOOTER];
+    if (n > MAX_RECORD)
+        return hr_fail(err, HR_EIO, "%s: a record of %zu bytes is beyond the %d allowed", name, n,
+                       MAX_RECORD);
+    store_le(head, 8, n);
+    store_le(head + 8, 4, mask(hr_crc32c(0, head, 8)));
+    store_le(foot, 4, mask(hr_crc32c(0, data, n)));
+    if (fwrite(head, 1, HEADER, fp) != HEADER || fwrite(data, 1, n, fp) != n ||
+        fwrite(foot, 1, FOOTER, fp) != FOOTER)
+        return hr_fail(err, HR_EIO, "%s: writing: %s", name, strerror(errno));
+    return HR_OK;
+}
