@@ -40,6 +40,7 @@ extern const char *const hr_op_names[HR_OP_COUNT + 1]; /* as in files: "conv2d",
 
 /* Roles of a node's parameters: index into hr_node.param. */
 enum { HR_P_WEIGHT, HR_P_BIAS, HR_P_MEAN, HR_P_VAR, HR_P_COUNT };
+extern const char *const hr_param_names[HR_P_COUNT + 1]; /* "weight", "bias", "running_mean", "running_var" */
 
 enum { HR_MAX_CHANNELS_NORM = 16 };
 
@@ -48,7 +49,8 @@ typedef struct hr_node {
     enum hr_op op;
     int in[2], nin;          /* indices of earlier nodes */
     int param[HR_P_COUNT];   /* indices of tensors, -1 where there is none */
-    int kh, kw, stride, pad; /* conv2d and pools; linear has kh = kw = stride = 1, pad = 0 */
+    int kh, kw, stride, pad; /* conv2d and pools; adaptive_avgpool: kh, kw are the output's oh, ow and stride
+                                is 1, pad 0; all other nodes have kh = kw = stride = 1, pad = 0 */
     double bn_eps,
         bn_momentum; /* batchnorm; PyTorch's meaning of momentum (0.1: new = 0.9 old + 0.1 batch) */
     double mean[HR_MAX_CHANNELS_NORM], std[HR_MAX_CHANNELS_NORM]; /* normalize */
@@ -112,11 +114,27 @@ int hr_model_add_tensor(hr_model *m, const char *name, enum hr_dtype dtype, int 
 /* Remove the tensor called name if it is there and no node uses it as a parameter. */
 void hr_model_drop_tensor(hr_model *m, const char *name);
 
-/* Check the graph and infer every node's output shape: node order, arity, parameter shapes, a single output
- * of (classes,1,1), prune records and mask shapes (weight: the weight's; channel: 1xIx1x1 or 1xI).
- * where names the file for messages. Returns 0, HR_EFORMAT or HR_ESHAPE. */
+/* Building a graph by hand, node after node; then call hr_model_check, which fills in the shapes. A model
+ * starts with its input node (index 0). in0 and in1 are indices of earlier nodes, -1 for none. Each call
+ * returns the new node's index. Parameters are named ID.weight and so on and are zero, but for a batch norm's
+ * weight and running_var, which are 1. Nodes start with kernel 1, stride 1, pad 0, eps 1e-5, momentum 0.1. */
+hr_model *hr_model_new(const char *arch, int c, int h, int w, int classes);
+int hr_model_add_node(hr_model *m, const char *id, enum hr_op op, int in0, int in1);
+int hr_model_add_conv(hr_model *m, const char *id, int in, int cin, int cout, int k, int stride, int pad,
+                      bool bias);
+int hr_model_add_linear(hr_model *m, const char *id, int in, int fin, int fout, bool bias);
+int hr_model_add_batchnorm(hr_model *m, const char *id, int in, int c);
+/* op: maxpool, avgpool, or adaptive_avgpool (k is the output size then, stride 1, pad 0). */
+int hr_model_add_pool(hr_model *m, const char *id, enum hr_op op, int in, int k, int stride, int pad);
+
+/* Check everything a hostile file could hold, and infer every node's output shape: unique names and ids, node
+ * order, arity, sizes and products without overflow, parameter types and shapes, a single output of
+ * (classes,1,1), ties, prune records, masks (weight: the weight's shape; channel: 1xIx1x1 or 1xI; bytes 0 or
+ * 1, as many ones as the record's `kept`; a mask without an active record is refused). No values are read but
+ * those of masks. where names the file for messages. Returns 0, HR_EFORMAT or HR_ESHAPE. */
 HR_MUST_CHECK int hr_model_check(hr_model *m, const char *where, hr_err *err);
-/* Refuse NaN and infinity in any float tensor: HR_EFORMAT naming the tensor and the element. */
+/* Refuse NaN and infinity in any float tensor, and a negative running_var: HR_EFORMAT naming the tensor and
+ * the element. */
 HR_MUST_CHECK int hr_model_check_finite(const hr_model *m, const char *where, hr_err *err);
 
 /* ---- layers ------------------------------------------------------------------------------------------ */
@@ -151,7 +169,8 @@ void hr_layers_release(hr_layers *ls);
  *   {"arch": s, "input": [c,h,w], "classes": n, "params": n, "weights": n, "macs": n,
  *    "layers": [{"name": s, "op": "conv2d"|"linear", "in": n, "out": n, "kernel": [kh,kw], "stride": n,
  *                "pad": n, "hin": n, "win": n, "hout": n, "wout": n, "weights": n, "macs": n,
- *                "tie": name or null, "weight_index": i, "channel_index": i, "torch_index": i}, ...]}
+ *                "tie": name or null, "weight_index": i, "channel_index": i, "torch_index": i,
+ *                "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
  * layers in strategy order. Caller owns it. */
 json_t *hr_layers_json(const hr_model *m);
 
