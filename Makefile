@@ -107,7 +107,8 @@ check-long: deps-long ## unit tests under valgrind (slow)
 lint: ## formatting (clang-format) and static checks (cppcheck)
 	clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/bench/*.c)
 	cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
-		--suppress=missingIncludeSystem lib tools
+		--suppress=missingIncludeSystem '-Djson_object_foreach(o,k,v)=for(;;)' \
+		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools
 
 install: all ## install the tools into $(PREFIX)/bin
 	install -d '$(DESTDIR)$(PREFIX)/bin'

@@ -1,0 +1,90 @@
+/* lib/report/report.h -- evaluation records, and the tables made from them.
+ *
+ * A record is what adveval measured of one network on one data set: who the network is, how it was pruned and
+ * what is left of it, and one result per attack. Records travel as JSON lines, so that `cat a.json b.json` is
+ * a valid input. Nothing here trusts them: a record whose numbers cannot be true is refused, one whose
+ * numbers are suspicious (an attack that *raises* the accuracy) is kept and warned about, because a table
+ * must not hide what was measured.
+ *
+ * A table is plain text cells with a head, built once and rendered three ways. Rows are networks, dense ones
+ * first, otherwise in the order given. The best value of an attack column is marked among the pruned networks
+ * only: the dense network is the reference, not a competitor. */
+#ifndef HR_REPORT_H
+#define HR_REPORT_H
+
+#include "base/base.h"
+
+/* ---- records ----------------------------------------------------------------------------------------- */
+
+/* One attack on one network. Accuracies are percent. eps and step are in pixel units ([0,1]). */
+typedef struct hr_result {
+    char *name; /* "clean", "fgsm", "pgd20", "cw", ... */
+    double eps, step;
+    int64_t steps, restarts; /* eps, step, steps and restarts are 0 for clean */
+    int64_t images, correct;
+    double accuracy; /* 100 * correct / images */
+    double balanced; /* mean over the classes present of the per-class accuracy */
+} hr_result;
+
+typedef struct hr_record {
+    char *where; /* "FILE" or "FILE: line L", for messages */
+    char *label, *arch, *digest;
+    int64_t params;
+    bool pruned; /* false: dense, and reg to macs are unused */
+    char *reg, *strategy;
+    double rate, density;       /* keep rate asked for; fraction of prunable weights left */
+    double inout, masked, macs; /* budgets as fractions of the dense network */
+    char *data, *data_digest;
+    int64_t data_images;
+    hr_result *results;
+    size_t nresults;
+    json_t *history; /* borrowed from nobody: a reference of its own, or NULL */
+} hr_record;
+
+typedef struct hr_records {
+    hr_record *r;
+    size_t n;
+} hr_records;
+
+/* Called with one complete sentence for each suspicious number. */
+typedef void hr_warning(const char *sentence, void *user);
+
+/* Append the records of a file ("-": standard input) to rs, which starts as {0}. warn may be NULL.
+ * Refused with HR_EFORMAT, naming file, line and field: no JSON, not an evaluation record of version 1, a
+ * missing or mistyped field, a number outside its range, correct > images, an accuracy that is not correct /
+ * images, two results of the same name. HR_EIO when the file cannot be read. On error rs holds what it held.
+ * Warned about: an attack that raises the accuracy by more than chance; many steps that do less than one
+ * (both signs of masked gradients, Athalye et al. 2018, arXiv:1802.00420, section 3.1); a density that is not
+ * the masked budget. */
+HR_MUST_CHECK int hr_records_read(hr_records *rs, const char *path, hr_warning *warn, void *user,
+                                  hr_err *err);
+/* Warn where rows of one table cannot be compared: a data set or an attack's settings or images differ. */
+void hr_records_compare(const hr_records *rs, hr_warning *warn, void *user);
+void hr_records_release(hr_records *rs);
+
+/* Print a history (base.h) as an indented tree, newest first: role and digest, tool, version, options. */
+void hr_history_print(const json_t *history, FILE *out);
+/* Print every history found in a file of ours that holds JSON: records, strategies, layer tables. Returns 0,
+ * HR_EIO, or HR_EFORMAT (not JSON, no history in it). */
+HR_MUST_CHECK int hr_history_show(const char *path, FILE *out, hr_err *err);
+
+/* Read a file of JSON values, one behind the other, at most 64 MiB: calls each(value, where, user, err) for
+ * every one; where names file and line, value is borrowed. Stops at the first error that each returns. */
+typedef int hr_json_each(const json_t *value, const char *where, void *user, hr_err *err);
+HR_MUST_CHECK int hr_json_lines(const char *path, hr_json_each *each, void *user, hr_err *err);
+
+/* ---- tables ------------------------------------------------------------------------------------------ */
+
+enum hr_accuracy { HR_ACC_STANDARD, HR_ACC_BALANCED, HR_ACC_BOTH };
+extern const char *const hr_accuracy_names[4]; /* "standard", "balanced", "both", NULL */
+enum hr_table_format { HR_TABLE_TEXT, HR_TABLE_CSV, HR_TABLE_LATEX };
+extern const char *const hr_table_format_names[4]; /* "text", "csv", "latex", NULL */
+
+/* Write the table of rs to out. Text: aligned columns for a terminal, notes below. CSV (RFC 4180): the same
+ * facts unrounded, every column always there, for programs. LaTeX: a tabular for booktabs, to be \input. */
+void hr_table_write(const hr_records *rs, enum hr_accuracy acc, enum hr_table_format format, FILE *out);
+
+/* Columns that s takes on a terminal: UTF-8, wide characters count two, combining ones none. */
+int hr_text_width(const char *s);
+
+#endif

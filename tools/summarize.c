@@ -1,0 +1,69 @@
+/* tools/summarize.c -- evaluation records to one table, in several renderings at once. */
+#include "report/report.h"
+
+static void warning(const char *sentence, void *user)
+{
+    (void)user;
+    hr_warn("%s", sentence);
+}
+
+static void save(const hr_records *rs, enum hr_accuracy acc, enum hr_table_format format, const char *path)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    if (hr_out_open(&out, path, 0, &err))
+        hr_die("%s", err.msg);
+    hr_table_write(rs, acc, format, hr_out_file(out));
+    if (hr_out_commit(out, &err))
+        hr_die("%s", err.msg);
+}
+
+int main(int argc, char **argv)
+{
+    int format = HR_TABLE_TEXT, accuracy = HR_ACC_STANDARD;
+    const char *output = "-", *csv = NULL, *latex = NULL;
+    bool history = false;
+    const hr_opt opts[] = {
+        {"format", 'f', HR_OPT_CHOICE, &format, 0, "FORMAT", "rendering of the output", 0, 0,
+         hr_table_format_names},
+        {"output", 'o', HR_OPT_STRING, &output, 0, "FILE", "where it goes", 0, 0, NULL},
+        {"csv", 0, HR_OPT_STRING, &csv, 0, "FILE", "write the CSV rendering too", 0, 0, NULL},
+        {"latex", 0, HR_OPT_STRING, &latex, 0, "FILE", "write the LaTeX rendering too", 0, 0, NULL},
+        {"accuracy", 'a', HR_OPT_CHOICE, &accuracy, 0, "KIND", "which accuracy", 0, 0, hr_accuracy_names},
+        {"history", 0, HR_OPT_FLAG, &history, 0, NULL, "print how the files were made instead of a table", 0,
+         0, NULL},
+        {NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, NULL},
+    };
+    const hr_tool tool = {
+        .name = "summarize",
+        .synopsis = "[OPTION]... RECORD...",
+        .summary =
+            "Make one table of the evaluation records that adveval wrote: a row per network, dense ones\n"
+            "first, a column per attack. '-' reads standard input.\n",
+        .example = "summarize --csv table.csv --latex table.tex runs/*/eval.json",
+        .opts = opts,
+        .min_args = 1,
+        .max_args = -1,
+    };
+    int first = hr_tool_start(&tool, argc, argv);
+    hr_records rs = {0};
+    hr_err err = HR_ERR_INIT;
+
+    if (history) {
+        for (int i = first; i < argc; i++)
+            if (hr_history_show(argv[i], stdout, &err))
+                hr_die("%s", err.msg);
+        return hr_tool_finish();
+    }
+    for (int i = first; i < argc; i++)
+        if (hr_records_read(&rs, argv[i], warning, NULL, &err))
+            hr_die("%s", err.msg);
+    hr_records_compare(&rs, warning, NULL);
+    if (csv)
+        save(&rs, accuracy, HR_TABLE_CSV, csv);
+    if (latex)
+        save(&rs, accuracy, HR_TABLE_LATEX, latex);
+    save(&rs, accuracy, format, output);
+    hr_records_release(&rs);
+    return hr_tool_finish();
+}
