@@ -1,0 +1,140 @@
+/* test/peers/peer_dump.c -- run a zoo network on a small random batch and print everything that another
+ * implementation needs to do the same and to compare.
+ *
+ *     peer_dump ARCH | python3 test/peers/torch_nets.py
+ *
+ * The stream is lines of text; a line "array NAME f4|f8 D0 D1 ..." is followed by the array's bytes,
+ * row-major, little-endian: arch ARCH array param.KEY ...       parameters and running statistics by
+ * state_dict key (float32) array batch.input, array batch.dlogits mode eval                 running
+ * statistics; then mode train: batch statistics, running ones moved array SIDE.logits, SIDE.grad.input,
+ * SIDE.grad.KEY, and in train SIDE.stat.KEY end SIDE is ref (the oracle, float64). Images are NCHW. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compute/ref.h"
+#include "model/model.h"
+
+enum { BATCH = 2, SEED = 5 };
+
+static void put(const char *prefix, const char *name, char type, int ndim, const int64_t *shape,
+                const void *data)
+{
+    size_t n = type == '8' ? 8 : 4;
+    printf("array %s%s f%c", prefix, name, type);
+    for (int d = 0; d < ndim; d++) {
+        printf(" %lld", (long long)shape[d]);
+        n *= shape[d];
+    }
+    putchar('\n');
+    fwrite(data, 1, n, stdout);
+}
+
+/* A state in which nothing is 0 or 1 by accident: the zoo's initialisation, then batch norms with affine
+ * parameters and statistics spread around their start, and linear layers that keep the signal's size. */
+static void randomise(hr_model *m)
+{
+    hr_zoo_init(m, SEED);
+    for (int i = 1; i < m->nnodes; i++) {
+        const hr_node *nd = &m->nodes[i];
+        for (int role = 0; role < HR_P_COUNT; role++) {
+            if (nd->param[role] < 0 || (nd->op != HR_OP_BATCHNORM && nd->op != HR_OP_LINEAR))
+                continue;
+            const hr_tensor *t = &m->tensors[nd->param[role]];
+            float *v = hr_tensor_f32(t);
+            size_t n = hr_tensor_count(t);
+            if (role == HR_P_BIAS || role == HR_P_MEAN)
+                hr_fill_normal(v, n, 0, 0.1f, SEED, HR_STREAM_TEST, i, role, 0);
+            else if (nd->op == HR_OP_BATCHNORM)
+                hr_fill_uniform(v, n, 0.5f, 1.5f, SEED, HR_STREAM_TEST, i, role, 0);
+            else
+                hr_fill_normal(v, n, 0, sqrtf(2.0f / t->shape[1]), SEED, HR_STREAM_TEST, i, role, 0);
+        }
+    }
+}
+
+/* Tensors that nodes use, in node order: fn(tensor, role). */
+static void each_param(const hr_model *m, void (*fn)(void *ctx, int tensor, int role), void *ctx)
+{
+    for (int i = 1; i < m->nnodes; i++)
+        for (int role = 0; role < HR_P_COUNT; role++)
+            if (m->nodes[i].param[role] >= 0)
+                fn(ctx, m->nodes[i].param[role], role);
+}
+
+struct dump {
+    const hr_model *m;
+    hr_ref *ref;
+    enum hr_bn_mode bn;
+};
+
+static void put_param(void *ctx, int tensor, int role)
+{
+    const struct dump *d = ctx;
+    const hr_tensor *t = &d->m->tensors[tensor];
+    (void)role;
+    put("param.", t->name, '4', t->ndim, t->shape, t->data);
+}
+
+static void put_ref(void *ctx, int tensor, int role)
+{
+    const struct dump *d = ctx;
+    const hr_tensor *t = &d->m->tensors[tensor];
+    bool stat = role == HR_P_MEAN || role == HR_P_VAR;
+    if (!stat)
+        put("ref.grad.", t->name, '8', t->ndim, t->shape, hr_ref_grad(d->ref, tensor));
+    else if (d->bn == HR_BN_BATCH_UPDATE)
+        put("ref.stat.", t->name, '8', t->ndim, t->shape, hr_ref_param(d->ref, tensor));
+}
+
+int main(int argc, char **argv)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_model *m;
+    if (argc != 2)
+        hr_die("usage: peer_dump ARCH");
+    /* ResNet50 at a size that keeps every map larger than one pixel but costs a twelfth. */
+    hr_zoo_opts opts = {0};
+    if (strcmp(argv[1], "ResNet50") == 0)
+        opts.h = opts.w = 64;
+    if (hr_zoo_build(argv[1], &opts, &m, &err))
+        hr_die("%s", err.msg);
+    randomise(m);
+
+    struct dump d = {.m = m, .ref = hr_ref_new(m, BATCH)};
+    const hr_node *in = &m->nodes[0];
+    size_t pixels = (size_t)BATCH * in->c * in->h * in->w, logits = (size_t)BATCH * m->classes;
+    float *x = hr_xmalloc(pixels * sizeof *x), *u = hr_xmalloc(logits * sizeof *u);
+    double *dlogits = hr_xmalloc(logits * sizeof *dlogits);
+    hr_fill_uniform(x, pixels, 0, 1, SEED, HR_STREAM_TEST, 1000, 0, 0);
+    hr_fill_normal(u, logits, 0, 1, SEED, HR_STREAM_TEST, 1000, 1, 0);
+    for (size_t i = 0; i < pixels; i++)
+        hr_ref_input(d.ref)[i] = x[i];
+    for (size_t i = 0; i < logits; i++)
+        dlogits[i] = u[i];
+
+    const int64_t image_shape[] = {BATCH, in->c, in->h, in->w}, logits_shape[] = {BATCH, m->classes};
+    printf("arch %s\n", argv[1]);
+    each_param(m, put_param, &d);
+    put("batch.", "input", '4', 4, image_shape, x);
+    put("batch.", "dlogits", '4', 2, logits_shape, u);
+    for (int train = 0; train < 2; train++) {
+        d.bn = train ? HR_BN_BATCH_UPDATE : HR_BN_FOLDED;
+        printf("mode %s\n", train ? "train" : "eval");
+        fflush(stdout); /* the reader starts on its own passes */
+        hr_ref_forward(d.ref, BATCH, d.bn);
+        hr_ref_backward(d.ref, BATCH, dlogits);
+        put("ref.", "logits", '8', 2, logits_shape, hr_ref_logits(d.ref));
+        put("ref.", "grad.input", '8', 4, image_shape, hr_ref_dinput(d.ref));
+        each_param(m, put_ref, &d);
+    }
+    puts("end");
+    hr_ref_free(d.ref);
+    hr_model_free(m);
+    free(x);
+    free(u);
+    free(dlogits);
+    if (ferror(stdout) || fflush(stdout))
+        hr_die("cannot write to standard output");
+    return 0;
+}

@@ -1,0 +1,200 @@
+/* test/unit/nets.h -- small networks for tests, built node by node through the model API.
+ *
+ *     hr_model *m = net_new(3, 7, 5);                       input 3 x 7 x 5 is node 0
+ *     int a = net_conv(m, 0, 4, 3, 3, 2, 1, NET_BIAS);      each call returns the new node's index
+ *     net_done(m, a, 7);                                    flatten, check, random parameters from seed 7
+ *
+ * Parameters are drawn so that activations stay near 1 and no parameter has a value (0, 1) that hides a
+ * forgotten factor. */
+#ifndef HR_NETS_H
+#define HR_NETS_H
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "unit.h"
+#include "model/model.h"
+
+enum { NET_NO_BIAS, NET_BIAS };
+
+static inline int net_node(hr_model *m, enum hr_op op, int in0, int in1)
+{
+    int i = m->nnodes++;
+    m->nodes = hr_xrealloc(m->nodes, m->nnodes * sizeof *m->nodes);
+    m->prune = hr_xrealloc(m->prune, m->nnodes * sizeof *m->prune);
+    m->prune[i] = (hr_prune){0};
+    hr_node *nd = &m->nodes[i];
+    *nd = (hr_node){.op = op, .in = {in0, in1}, .param = {-1, -1, -1, -1}};
+    nd->id = hr_xasprintf("n%d", i);
+    nd->nin = (in0 >= 0) + (in1 >= 0);
+    if (in0 >= 0) {
+        nd->c = m->nodes[in0].c;
+        nd->h = m->nodes[in0].h;
+        nd->w = m->nodes[in0].w;
+    }
+    return i;
+}
+
+static inline hr_model *net_new(int c, int h, int w)
+{
+    hr_model *m = hr_xcalloc(1, sizeof *m);
+    m->arch = hr_xstrdup("test");
+    m->meta = json_object();
+    net_node(m, HR_OP_INPUT, -1, -1);
+    m->nodes[0].c = c;
+    m->nodes[0].h = h;
+    m->nodes[0].w = w;
+    return m;
+}
+
+static inline void net_param(hr_model *m, int node, int role, const char *suffix, int ndim,
+                             const int64_t *shape)
+{
+    char *name = hr_xasprintf("n%d.%s", node, suffix);
+    m->nodes[node].param[role] = hr_model_add_tensor(m, name, HR_F32, ndim, shape);
+    free(name);
+}
+
+static inline void net_window(hr_node *nd, int kh, int kw, int stride, int pad)
+{
+    nd->kh = kh;
+    nd->kw = kw;
+    nd->stride = stride;
+    nd->pad = pad;
+    nd->h = (nd->h + 2 * pad - kh) / stride + 1;
+    nd->w = (nd->w + 2 * pad - kw) / stride + 1;
+}
+
+static inline int net_conv(hr_model *m, int in, int out, int kh, int kw, int stride, int pad, int bias)
+{
+    int i = net_node(m, HR_OP_CONV2D, in, -1);
+    net_param(m, i, HR_P_WEIGHT, "weight", 4, (int64_t[]){out, m->nodes[in].c, kh, kw});
+    if (bias)
+        net_param(m, i, HR_P_BIAS, "bias", 1, (int64_t[]){out});
+    net_window(&m->nodes[i], kh, kw, stride, pad);
+    m->nodes[i].c = out;
+    return i;
+}
+
+static inline int net_linear(hr_model *m, int in, int out, int bias)
+{
+    int i = net_node(m, HR_OP_LINEAR, in, -1);
+    net_param(m, i, HR_P_WEIGHT, "weight", 2, (int64_t[]){out, m->nodes[in].c});
+    if (bias)
+        net_param(m, i, HR_P_BIAS, "bias", 1, (int64_t[]){out});
+    net_window(&m->nodes[i], 1, 1, 1, 0);
+    m->nodes[i].c = out;
+    return i;
+}
+
+static inline int net_bn(hr_model *m, int in)
+{
+    static const char *const suffix[] = {"weight", "bias", "running_mean", "running_var"};
+    int i = net_node(m, HR_OP_BATCHNORM, in, -1);
+    for (int role = 0; role < HR_P_COUNT; role++)
+        net_param(m, i, role, suffix[role], 1, (int64_t[]){m->nodes[i].c});
+    m->nodes[i].bn_eps = 1e-5;
+    m->nodes[i].bn_momentum = 0.1;
+    return i;
+}
+
+static inline int net_relu(hr_model *m, int in)
+{
+    return net_node(m, HR_OP_RELU, in, -1);
+}
+
+static inline int net_add(hr_model *m, int a, int b)
+{
+    return net_node(m, HR_OP_ADD, a, b);
+}
+
+static inline int net_pool(hr_model *m, enum hr_op op, int in, int k, int stride, int pad)
+{
+    int i = net_node(m, op, in, -1);
+    net_window(&m->nodes[i], k, k, stride, pad);
+    return i;
+}
+
+static inline int net_adaptive(hr_model *m, int in, int oh, int ow)
+{
+    int i = net_node(m, HR_OP_ADAPTIVE_AVGPOOL, in, -1);
+    m->nodes[i].h = m->nodes[i].kh = oh;
+    m->nodes[i].w = m->nodes[i].kw = ow;
+    return i;
+}
+
+static inline int net_normalize(hr_model *m, int in)
+{
+    int i = net_node(m, HR_OP_NORMALIZE, in, -1);
+    for (int c = 0; c < m->nodes[i].c; c++) {
+        m->nodes[i].mean[c] = 0.3 + 0.1 * c;
+        m->nodes[i].std[c] = 0.2 + 0.05 * c;
+    }
+    return i;
+}
+
+static inline int net_flatten(hr_model *m, int in)
+{
+    int i = net_node(m, HR_OP_FLATTEN, in, -1);
+    hr_node *nd = &m->nodes[i];
+    nd->c *= nd->h * nd->w;
+    nd->h = nd->w = 1;
+    return i;
+}
+
+/* Weights N(0, 1/fan_in), biases and running means N(0, 0.25), BN weights and running variances in
+ * (0.5, 1.5), every third BN weight negative. */
+static inline void net_random(hr_model *m, uint32_t seed)
+{
+    for (int i = 0; i < m->nnodes; i++) {
+        const hr_node *nd = &m->nodes[i];
+        for (int role = 0; nd->op != HR_OP_INPUT && role < HR_P_COUNT; role++) {
+            if (nd->param[role] < 0)
+                continue;
+            const hr_tensor *t = &m->tensors[nd->param[role]];
+            float *v = hr_tensor_f32(t);
+            int64_t n = hr_tensor_count(t);
+            if (role == HR_P_BIAS || role == HR_P_MEAN)
+                hr_fill_normal(v, n, 0, 0.5f, seed, HR_STREAM_TEST, i, role, 0);
+            else if (nd->op != HR_OP_BATCHNORM)
+                hr_fill_normal(v, n, 0, 1 / sqrtf((float)(n / t->shape[0])), seed, HR_STREAM_TEST, i, role,
+                               0);
+            else
+                hr_fill_uniform(v, n, 0.5f, 1.5f, seed, HR_STREAM_TEST, i, role, 0);
+            for (int64_t k = 1; nd->op == HR_OP_BATCHNORM && role == HR_P_WEIGHT && k < n; k += 3)
+                v[k] = -v[k];
+        }
+    }
+}
+
+/* Finish a network whose output is node `last` (flattened unless it is a vector), and draw its parameters. */
+static inline void net_done(hr_model *m, int last, uint32_t seed)
+{
+    hr_err err = HR_ERR_INIT;
+    if (m->nodes[last].h * m->nodes[last].w != 1)
+        last = net_flatten(m, last);
+    m->classes = m->nodes[last].c;
+    net_random(m, seed);
+    assert_ok(hr_model_check(m, "test network", &err), err);
+}
+
+/* Give layer `node` an active mask that keeps about `keep` of its weights or input channels. */
+static inline void net_mask(hr_model *m, int node, enum hr_reg reg, double keep, uint32_t seed)
+{
+    const hr_tensor *t = &m->tensors[m->nodes[node].param[HR_P_WEIGHT]];
+    int64_t shape[HR_MAX_DIMS];
+    for (int d = 0; d < t->ndim; d++)
+        shape[d] = reg == HR_REG_WEIGHT || d == 1 ? t->shape[d] : 1;
+    char *name = hr_xasprintf("%s.mask", m->nodes[node].id);
+    const hr_tensor *mask = &m->tensors[hr_model_add_tensor(m, name, HR_U8, t->ndim, shape)];
+    free(name);
+    int64_t n = hr_tensor_count(mask), kept = 0;
+    hr_rng r = {.seed = seed, .stream = HR_STREAM_TEST};
+    uint8_t *bits = mask->data;
+    for (int64_t k = 0; k < n; k++)
+        kept += bits[k] = k == 0 || hr_rng_double(&r) < keep; /* at least one, as the model wants */
+    m->prune[node] = (hr_prune){true, reg, (double)kept / n, kept, true};
+}
+
+#endif
