@@ -18,40 +18,26 @@
 
 enum { NET_NO_BIAS, NET_BIAS };
 
+/* A new node with the shape of its first input; the helpers below change what their operation changes. */
 static inline int net_node(hr_model *m, enum hr_op op, int in0, int in1)
 {
-    int i = m->nnodes++;
-    m->nodes = hr_xrealloc(m->nodes, m->nnodes * sizeof *m->nodes);
-    m->prune = hr_xrealloc(m->prune, m->nnodes * sizeof *m->prune);
-    m->prune[i] = (hr_prune){0};
-    hr_node *nd = &m->nodes[i];
-    *nd = (hr_node){.op = op, .in = {in0, in1}, .param = {-1, -1, -1, -1}};
-    nd->id = hr_xasprintf("n%d", i);
-    nd->nin = (in0 >= 0) + (in1 >= 0);
-    if (in0 >= 0) {
-        nd->c = m->nodes[in0].c;
-        nd->h = m->nodes[in0].h;
-        nd->w = m->nodes[in0].w;
-    }
+    char *id = hr_xasprintf("n%d", m->nnodes);
+    int i = hr_model_add_node(m, id, op, in0, in1);
+    free(id);
+    m->nodes[i].c = m->nodes[in0].c;
+    m->nodes[i].h = m->nodes[in0].h;
+    m->nodes[i].w = m->nodes[in0].w;
     return i;
 }
 
 static inline hr_model *net_new(int c, int h, int w)
 {
-    hr_model *m = hr_xcalloc(1, sizeof *m);
-    m->arch = hr_xstrdup("test");
-    m->meta = json_object();
-    net_node(m, HR_OP_INPUT, -1, -1);
-    m->nodes[0].c = c;
-    m->nodes[0].h = h;
-    m->nodes[0].w = w;
-    return m;
+    return hr_model_new("test", c, h, w, 1); /* net_done corrects the number of classes */
 }
 
-static inline void net_param(hr_model *m, int node, int role, const char *suffix, int ndim,
-                             const int64_t *shape)
+static inline void net_param(hr_model *m, int node, int role, int ndim, const int64_t *shape)
 {
-    char *name = hr_xasprintf("n%d.%s", node, suffix);
+    char *name = hr_xasprintf("n%d.%s", node, hr_param_names[role]);
     m->nodes[node].param[role] = hr_model_add_tensor(m, name, HR_F32, ndim, shape);
     free(name);
 }
@@ -69,9 +55,9 @@ static inline void net_window(hr_node *nd, int kh, int kw, int stride, int pad)
 static inline int net_conv(hr_model *m, int in, int out, int kh, int kw, int stride, int pad, int bias)
 {
     int i = net_node(m, HR_OP_CONV2D, in, -1);
-    net_param(m, i, HR_P_WEIGHT, "weight", 4, (int64_t[]){out, m->nodes[in].c, kh, kw});
+    net_param(m, i, HR_P_WEIGHT, 4, (int64_t[]){out, m->nodes[in].c, kh, kw});
     if (bias)
-        net_param(m, i, HR_P_BIAS, "bias", 1, (int64_t[]){out});
+        net_param(m, i, HR_P_BIAS, 1, (int64_t[]){out});
     net_window(&m->nodes[i], kh, kw, stride, pad);
     m->nodes[i].c = out;
     return i;
@@ -80,22 +66,18 @@ static inline int net_conv(hr_model *m, int in, int out, int kh, int kw, int str
 static inline int net_linear(hr_model *m, int in, int out, int bias)
 {
     int i = net_node(m, HR_OP_LINEAR, in, -1);
-    net_param(m, i, HR_P_WEIGHT, "weight", 2, (int64_t[]){out, m->nodes[in].c});
+    net_param(m, i, HR_P_WEIGHT, 2, (int64_t[]){out, m->nodes[in].c});
     if (bias)
-        net_param(m, i, HR_P_BIAS, "bias", 1, (int64_t[]){out});
-    net_window(&m->nodes[i], 1, 1, 1, 0);
+        net_param(m, i, HR_P_BIAS, 1, (int64_t[]){out});
     m->nodes[i].c = out;
     return i;
 }
 
 static inline int net_bn(hr_model *m, int in)
 {
-    static const char *const suffix[] = {"weight", "bias", "running_mean", "running_var"};
     int i = net_node(m, HR_OP_BATCHNORM, in, -1);
     for (int role = 0; role < HR_P_COUNT; role++)
-        net_param(m, i, role, suffix[role], 1, (int64_t[]){m->nodes[i].c});
-    m->nodes[i].bn_eps = 1e-5;
-    m->nodes[i].bn_momentum = 0.1;
+        net_param(m, i, role, 1, (int64_t[]){m->nodes[i].c});
     return i;
 }
 
@@ -168,14 +150,31 @@ static inline void net_random(hr_model *m, uint32_t seed)
     }
 }
 
-/* Finish a network whose output is node `last` (flattened unless it is a vector), and draw its parameters. */
+static inline bool net_has_layer(const hr_model *m)
+{
+    for (int i = 0; i < m->nnodes; i++)
+        if (m->nodes[i].op == HR_OP_CONV2D || m->nodes[i].op == HR_OP_LINEAR)
+            return true;
+    return false;
+}
+
+/* Finish a network whose output is node `last` (flattened unless it is a vector), and draw its parameters. A
+ * model wants at least one layer: where there is none, a linear one that is the identity goes to the end. */
 static inline void net_done(hr_model *m, int last, uint32_t seed)
 {
     hr_err err = HR_ERR_INIT;
     if (m->nodes[last].h * m->nodes[last].w != 1)
         last = net_flatten(m, last);
+    bool identity = !net_has_layer(m);
+    if (identity)
+        last = net_linear(m, last, m->nodes[last].c, NET_NO_BIAS);
     m->classes = m->nodes[last].c;
     net_random(m, seed);
+    if (identity) {
+        float *w = hr_tensor_f32(&m->tensors[m->nodes[last].param[HR_P_WEIGHT]]);
+        for (int i = 0; i < m->classes * m->classes; i++)
+            w[i] = i % (m->classes + 1) == 0;
+    }
     assert_ok(hr_model_check(m, "test network", &err), err);
 }
 

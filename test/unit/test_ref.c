@@ -62,7 +62,7 @@ static void check_direction(hr_ref *r, const char *what, double *x, const double
     /* truncation h^2 f''' / 6 against |g v|, rounding 1e-15 size / h: both with a factor of 100 to spare */
     double bound = 1e-6 * sqrt(scale) + 1e-13 * size / h;
     if (!(fabs((fp - fm) / (2 * h) - gv) <= bound))
-        fail_msg("%s, batch norm mode %d: central difference %.12g, gradient %.12g, bound %g", what, hr_bn_mode_names[bn],
+        fail_msg("%s, batch norm mode %d: central difference %.12g, gradient %.12g, bound %g", what, (int)bn,
                  (fp - fm) / (2 * h), gv, bound);
     free(v);
     free(x0);
@@ -133,8 +133,8 @@ static const struct conv_case {
     {2, 2, 7, 5, 3, 3, 3, 2, 1, NET_NO_BIAS}, {3, 3, 8, 8, 2, 1, 1, 2, 0, NET_BIAS},
     {1, 2, 9, 6, 2, 7, 7, 2, 3, NET_NO_BIAS}, {2, 1, 6, 6, 3, 4, 4, 2, 1, NET_BIAS},
     {2, 3, 10, 7, 2, 5, 5, 3, 2, NET_BIAS},   {1, 2, 6, 9, 2, 3, 5, 1, 0, NET_NO_BIAS},
-    {2, 2, 4, 4, 2, 3, 3, 1, 3, NET_BIAS},    {1, 2, 2, 2, 2, 5, 5, 1, 2, NET_BIAS}, /* kernel > image */
-    {1, 1, 8, 8, 1, 1, 1, 3, 1, NET_NO_BIAS}, /* windows in the padding */
+    {2, 2, 4, 4, 2, 3, 3, 1, 2, NET_BIAS},    {1, 2, 2, 2, 2, 5, 5, 1, 2, NET_BIAS}, /* kernel > image */
+    {1, 1, 3, 3, 1, 7, 7, 3, 6, NET_NO_BIAS}, /* windows almost in the padding */
 };
 
 static void test_convolution_is_its_definition(void **state)

@@ -355,7 +355,7 @@ static size_t first_max(const ref_op *op, int k)
 }
 
 /* y[p,q] = max of the window; dx[where the maximum is] += dy[p,q]. A window holds at least one pixel, since
- * hr_model_check wants pad < kernel. */
+ * hr_model_check wants pad <= kernel / 2. */
 static void maxpool_forward(ref_op *op)
 {
     for (int k = 0; k < op->N * op->I * op->P * op->Q; k++)
