@@ -42,7 +42,8 @@ void hr_model_set_mask(hr_model *m, const hr_layer *l, const float *score)
         for (int i = 0; i < w->ndim; i++)
             shape[i] = p->reg == HR_REG_WEIGHT || i == 1 ? w->shape[i] : 1;
         char *name = hr_xasprintf("%s.mask", l->name);
-        t = &m->tensors[hr_model_add_tensor(m, name, HR_U8, w->ndim, shape)];
+        int added = hr_model_add_tensor(m, name, HR_U8, w->ndim, shape);
+        t = &m->tensors[added];
         free(name);
     }
     hr_topk_mask(score, hr_score_count(l, p->reg), p->kept, t->data);

@@ -5,6 +5,9 @@
 
 #include "prune/prune.h"
 
+/* Costs are sums of doubles: a strategy that meets its budget exactly must not fail by the last bits. */
+#define HR_COST_SLACK 1e-9
+
 /* What hr_budget_of needs to know about a network, found once. */
 struct hr_cost {
     const hr_layers *ls; /* borrowed */

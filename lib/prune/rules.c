@@ -21,9 +21,6 @@
 
 const char hr_rule_list[] = "uniform:K, uniform+:K, erk:K, lamp:K, global:K";
 
-/* Costs are sums of doubles: a strategy that meets its budget exactly must not fail by the last bits. */
-static const double SLACK = 1e-9;
-
 struct solver {
     struct hr_cost cost;
     const hr_layers *ls;
@@ -69,7 +66,7 @@ static double cost_of_counts(struct solver *v, const int64_t *kept)
 
 static bool fits(const struct solver *v, double cost)
 {
-    return cost <= v->budget * (1.0 + SLACK);
+    return cost <= v->budget * (1.0 + HR_COST_SLACK);
 }
 
 static void copy_ties(const struct solver *v, int64_t *kept)

@@ -148,8 +148,7 @@ static int member(const json_t *j, const char *file, const char *what, const cha
     hr_buf names = {0};
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)j, name, value)
-    {
+    json_object_foreach ((json_t *)j, name, value) {
         hr_buf_printf(&names, "%s%s", names.len ? ", " : "", name);
     }
     int rc = hr_fail(err, HR_EFORMAT, "%s: has no %s '%s', only: %s", file, what, key,
@@ -164,12 +163,9 @@ static int only_entry(const json_t *root, struct spec *p, hr_err *err)
     int count = 0;
     const char *arch, *reg, *id;
     json_t *regs, *ids, *entry;
-    json_object_foreach((json_t *)root, arch, regs)
-    {
-        json_object_foreach(regs, reg, ids)
-        {
-            json_object_foreach(ids, id, entry)
-            {
+    json_object_foreach ((json_t *)root, arch, regs) {
+        json_object_foreach (regs, reg, ids) {
+            json_object_foreach (ids, id, entry) {
                 char *text = hr_xasprintf("%s/%s/%s", arch, reg, id);
                 if (count++ == 0 && !split_entry(text, p)) {
                     int rc =
@@ -427,6 +423,7 @@ int hr_strategy_verify(const hr_strategy *s, const hr_model *m, const hr_layers 
     const char *unit = hr_measure_names[measure];
     double low, high;
     *warning = NULL;
+    tolerance += HR_COST_SLACK;
     if (target > 0) {
         allowed(m, ls, s->reg, target, prune_first, measure, &low, &high);
         if (cost > high * (1 + tolerance))
