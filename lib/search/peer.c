@@ -1,0 +1,419 @@
+/* lib/search/peer.c -- an evaluator process and the lines it speaks.
+ *
+ * One JSON object per line. The evaluator speaks first:
+ *   {"proto":1,"reg":"weight"|"channel","layers":[{"name":s,"n":count},...],"batches":B,"images":N,"digest":s}
+ * with the decision layers in strategy order and their numbers of weights or input channels; then it answers
+ *   {"id":i,"kept":[integers],"batches":[a,b]}          ours; b is exclusive
+ *   {"id":i,"n":images,"clean":count,"robust":count,"constant":bool,...}   its answer, constant may be absent
+ *   {"id":i,"error":"..."}                                                 or why not
+ * until its input ends; then it leaves with status 0. Words go to standard error, which we share.
+ *
+ * What is checked: reg, names and counts against our own table; that each request gets one answer, with its
+ * id, in time, with counts that can be (the same number of images each time, at most N; no more right
+ * answers than images). Anything else ends the search: a reward that belongs to another strategy is worse
+ * than none.
+ *
+ * A process that dies is started once more and asked again; its greeting must be the same, byte for byte. The
+ * child leads a process group of its own, so that killing it takes its children with it, and Ctrl-C reaches
+ * it only through us. Reads are poll and read on the raw descriptor: a deadline and stdio do not mix. */
+#include "search/search.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MAX_LINE = 1 << 20, EXIT_GRACE = 10 /* seconds to leave after the end of input */ };
+
+struct hr_peer {
+    const char *command;
+    const hr_space *s;
+    double timeout;
+    pid_t pid;
+    int to, from; /* our ends of its standard input and output; -1 closed */
+    hr_buf in;    /* bytes read and not yet used */
+    char *greeting, *digest;
+    int64_t batches, images, n; /* n: images per answer, 0 before the first */
+    int64_t id;
+    bool restarted;
+};
+
+/* ---- the process ------------------------------------------------------------------------------------- */
+
+static int spawn(hr_peer *p, hr_err *err)
+{
+    int down[2], up[2];
+    if (pipe2(down, O_CLOEXEC))
+        return hr_fail(err, HR_EIO, "evaluator: no pipe: %s", strerror(errno));
+    if (pipe2(up, O_CLOEXEC)) {
+        close(down[0]);
+        close(down[1]);
+        return hr_fail(err, HR_EIO, "evaluator: no pipe: %s", strerror(errno));
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        setpgid(0, 0);
+        signal(SIGPIPE, SIG_DFL); /* an ignored signal would be inherited */
+        if (dup2(down[0], STDIN_FILENO) < 0 || dup2(up[1], STDOUT_FILENO) < 0)
+            _exit(127);
+        execl("/bin/sh", "sh", "-c", p->command, (char *)NULL);
+        _exit(127);
+    }
+    int why = errno;
+    close(down[0]);
+    close(up[1]);
+    if (pid < 0) {
+        close(down[1]);
+        close(up[0]);
+        return hr_fail(err, HR_EIO, "evaluator: fork: %s", strerror(why));
+    }
+    setpgid(pid, pid); /* in both processes: whoever comes first */
+    fcntl(down[1], F_SETFL, O_NONBLOCK);
+    p->pid = pid;
+    p->to = down[1];
+    p->from = up[0];
+    p->in.len = 0;
+    return HR_OK;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Kill the group, reap the child, close the pipes. Returns its wait status. */
+static int bury(hr_peer *p)
+{
+    int status = 0;
+    close_fd(&p->to);
+    close_fd(&p->from);
+    if (p->pid > 0) {
+        kill(-p->pid, SIGKILL);
+        while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
+            ;
+    }
+    p->pid = -1;
+    return status;
+}
+
+/* Wait for the child to leave by itself, up to seconds. Returns false when it did not. */
+static bool left(hr_peer *p, double seconds, int *status)
+{
+    double end = hr_seconds() + seconds;
+    for (;;) {
+        pid_t got = waitpid(p->pid, status, WNOHANG);
+        if (got == p->pid) {
+            kill(-p->pid, SIGKILL); /* what it may have left behind */
+            p->pid = -1;
+            return true;
+        }
+        if (hr_seconds() >= end)
+            return false;
+        poll(NULL, 0, 5);
+    }
+}
+
+/* The process stopped talking: how did it end? */
+static int died(hr_peer *p, const char *when, hr_err *err)
+{
+    int status;
+    if (!left(p, 1, &status)) {
+        bury(p);
+        return hr_fail(err, HR_EPEER, "evaluator '%s' closed its output %s", p->command, when);
+    }
+    bury(p);
+    bool killed = WIFSIGNALED(status);
+    return hr_fail(err, HR_EPEER, "evaluator '%s' %s %d %s", p->command,
+                   killed ? "was killed by signal" : "ended with status",
+                   killed ? WTERMSIG(status) : WEXITSTATUS(status), when);
+}
+
+/* ---- lines ------------------------------------------------------------------------------------------- */
+
+/* Wait until fd is ready or the deadline passes. Returns 0, HR_EINTR or HR_EPEER (late). */
+static int ready(hr_peer *p, int fd, short events, double deadline, const char *when, hr_err *err)
+{
+    for (;;) {
+        double rest = deadline - hr_seconds();
+        struct pollfd pf = {fd, events, 0};
+        if (hr_interrupted())
+            return hr_fail(err, HR_EINTR, "interrupted");
+        /* In slices: a signal that arrives just before poll is noticed at the next. */
+        int n = poll(&pf, 1, rest <= 0 ? 0 : rest < 0.2 ? (int)(rest * 1000) + 1 : 200);
+        if (n > 0)
+            return HR_OK;
+        if (n < 0 && errno != EINTR)
+            return hr_fail(err, HR_EIO, "evaluator: poll: %s", strerror(errno));
+        if (n == 0 && rest <= 0)
+            return hr_fail(err, HR_EPEER, "evaluator '%s' was silent for %g s %s", p->command, p->timeout,
+                           when);
+    }
+}
+
+enum { GONE = -1 }; /* the other end is closed; died() finds the words */
+
+/* Read up to the next newline, which becomes a NUL; *line points into p->in until the next call of take. */
+static int read_line(hr_peer *p, const char *when, char **line, hr_err *err)
+{
+    double deadline = hr_seconds() + p->timeout;
+    for (;;) {
+        char *end = p->in.len ? memchr(p->in.data, '\n', p->in.len) : NULL;
+        if (end) {
+            *end = '\0';
+            *line = p->in.data;
+            return HR_OK;
+        }
+        if (p->in.len > MAX_LINE)
+            return hr_fail(err, HR_EPEER, "evaluator '%s' sent a line of more than %d bytes %s", p->command,
+                           MAX_LINE, when);
+        int rc = ready(p, p->from, POLLIN, deadline, when, err);
+        if (rc)
+            return rc;
+        char chunk[65536];
+        ssize_t n = read(p->from, chunk, sizeof chunk);
+        if (n > 0)
+            hr_buf_add(&p->in, chunk, (size_t)n);
+        else if (n == 0)
+            return GONE;
+        else if (errno != EINTR)
+            return hr_fail(err, HR_EIO, "evaluator: reading: %s", strerror(errno));
+    }
+}
+
+/* Forget the line that read_line returned. */
+static void drop_line(hr_peer *p)
+{
+    size_t n = strlen(p->in.data) + 1;
+    p->in.len -= n;
+    memmove(p->in.data, p->in.data + n, p->in.len);
+}
+
+static int send_text(hr_peer *p, const char *text, size_t n, const char *when, hr_err *err)
+{
+    double deadline = hr_seconds() + p->timeout;
+    while (n > 0) {
+        int rc = ready(p, p->to, POLLOUT, deadline, when, err);
+        if (rc)
+            return rc;
+        ssize_t done = write(p->to, text, n);
+        if (done < 0 && errno == EPIPE)
+            return GONE;
+        if (done < 0 && errno != EINTR && errno != EAGAIN)
+            return hr_fail(err, HR_EIO, "evaluator: writing: %s", strerror(errno));
+        if (done > 0) {
+            text += done;
+            n -= (size_t)done;
+        }
+    }
+    return HR_OK;
+}
+
+static int nonsense(hr_peer *p, const char *when, const char *what, const char *line, hr_err *err)
+{
+    return hr_fail(err, HR_EPEER, "evaluator '%s' answered nonsense %s: %s: %.100s", p->command, when, what,
+                   line);
+}
+
+/* ---- the greeting ------------------------------------------------------------------------------------ */
+
+static int check_layers(hr_peer *p, const json_t *layers, const char *when, hr_err *err)
+{
+    const hr_space *s = p->s;
+    if (json_array_size(layers) != (size_t)s->nd)
+        return hr_fail(err, HR_EPEER, "evaluator '%s' has %zu layers to decide, the layer table %d",
+                       p->command, json_array_size(layers), s->nd);
+    for (int d = 0; d < s->nd; d++) {
+        const json_t *j = json_array_get(layers, (size_t)d);
+        const char *name = json_string_value(json_object_get(j, "name"));
+        const char *ours = s->l[s->decision[d]].name;
+        json_int_t n = json_integer_value(json_object_get(j, "n"));
+        if (!name)
+            return nonsense(p, when, "a layer without a name", "", err);
+        if (strcmp(name, ours) || n != s->count[d])
+            return hr_fail(err, HR_EPEER,
+                           "evaluator '%s': layer %d is '%s' with %lld %s, in the layer table '%s' with %lld",
+                           p->command, d, name, (long long)n, s->channel ? "channels" : "weights", ours,
+                           (long long)s->count[d]);
+    }
+    return HR_OK;
+}
+
+static int check_greeting(hr_peer *p, const json_t *j, const char *line, const char *when, hr_err *err)
+{
+    const char *want = p->s->channel ? "channel" : "weight";
+    const char *reg = json_string_value(json_object_get(j, "reg"));
+    const char *digest = json_string_value(json_object_get(j, "digest"));
+    if (json_integer_value(json_object_get(j, "proto")) != 1)
+        return nonsense(p, when, "no greeting with \"proto\":1", line, err);
+    if (!reg || !digest)
+        return nonsense(p, when, "\"reg\" or \"digest\" is missing", line, err);
+    if (strcmp(reg, want))
+        return hr_fail(err, HR_EPEER, "evaluator '%s' prunes by %s, the search by %s", p->command, reg, want);
+    p->batches = json_integer_value(json_object_get(j, "batches"));
+    p->images = json_integer_value(json_object_get(j, "images"));
+    if (p->batches < 1 || p->images < 1)
+        return nonsense(p, when, "no images", line, err);
+    free(p->digest);
+    p->digest = hr_xstrdup(digest);
+    return check_layers(p, json_object_get(j, "layers"), when, err);
+}
+
+static int greet(hr_peer *p, hr_err *err)
+{
+    const char *when = "before its greeting";
+    char *line;
+    int rc = read_line(p, when, &line, err);
+    if (rc == GONE)
+        return died(p, when, err);
+    if (rc)
+        return rc;
+    if (p->greeting && strcmp(p->greeting, line))
+        return hr_fail(err, HR_EPEER, "evaluator '%s' greeted differently when it was started again",
+                       p->command);
+    json_t *j = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+    rc = j ? check_greeting(p, j, line, "in its greeting", err)
+           : nonsense(p, "in its greeting", "not JSON", line, err);
+    json_decref(j);
+    if (rc == HR_OK && !p->greeting)
+        p->greeting = hr_xstrdup(line);
+    drop_line(p);
+    return rc;
+}
+
+int hr_peer_start(hr_peer **out, const char *command, const hr_space *s, double timeout, hr_err *err)
+{
+    hr_peer *p = hr_xcalloc(1, sizeof *p);
+    *p = (hr_peer){.command = command, .s = s, .timeout = timeout, .pid = -1, .to = -1, .from = -1};
+    int rc = spawn(p, err);
+    if (rc == HR_OK)
+        rc = greet(p, err);
+    if (rc) {
+        hr_peer_kill(p);
+        return rc;
+    }
+    *out = p;
+    return HR_OK;
+}
+
+/* ---- questions and answers --------------------------------------------------------------------------- */
+
+static int parse_reply(hr_peer *p, const char *line, const char *when, hr_score_reply *r, hr_err *err)
+{
+    json_t *j = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *id = json_object_get(j, "id"), *clean = json_object_get(j, "clean");
+    const json_t *robust = json_object_get(j, "robust");
+    const char *why = json_string_value(json_object_get(j, "error"));
+    int rc = HR_OK;
+    *r = (hr_score_reply){.images = json_integer_value(json_object_get(j, "n")),
+                          .clean = json_integer_value(clean),
+                          .robust = json_integer_value(robust),
+                          .constant = json_is_true(json_object_get(j, "constant"))};
+    if (!j)
+        rc = nonsense(p, when, "not JSON", line, err);
+    else if (!json_is_integer(id) || json_integer_value(id) != p->id)
+        rc = nonsense(p, when, "another id", line, err);
+    else if (why)
+        rc = hr_fail(err, HR_EPEER, "evaluator '%s' failed %s: %.300s", p->command, when, why);
+    else if (!json_is_integer(clean) || !json_is_integer(robust) || r->images < 1 || r->images > p->images ||
+             r->clean < 0 || r->clean > r->images || r->robust < 0 || r->robust > r->images)
+        rc = nonsense(p, when, "counts that cannot be", line, err);
+    else if (p->n && r->images != p->n)
+        rc = nonsense(p, when, "another number of images than before", line, err);
+    p->n = r->images;
+    json_decref(j);
+    return rc;
+}
+
+static int ask(hr_peer *p, const hr_buf *request, const char *when, hr_score_reply *reply, hr_err *err)
+{
+    char *line;
+    int rc = send_text(p, request->data, request->len, when, err);
+    if (rc == HR_OK)
+        rc = read_line(p, when, &line, err);
+    if (rc)
+        return rc;
+    rc = parse_reply(p, line, when, reply, err);
+    drop_line(p);
+    if (rc == HR_OK && p->in.len > 0)
+        rc = hr_fail(err, HR_EPEER, "evaluator '%s' said more than one line %s", p->command, when);
+    return rc;
+}
+
+int hr_peer_eval(void *peer, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err)
+{
+    hr_peer *p = peer;
+    hr_buf request = {0};
+    char when[64];
+    p->id++;
+    snprintf(when, sizeof when, "on request %lld", (long long)p->id);
+    hr_buf_printf(&request, "{\"id\":%lld,\"kept\":[", (long long)p->id);
+    for (int d = 0; d < nd; d++)
+        hr_buf_printf(&request, "%s%lld", d ? "," : "", (long long)kept[d]);
+    hr_buf_printf(&request, "],\"batches\":[0,%lld]}\n", (long long)p->batches);
+
+    int rc = ask(p, &request, when, reply, err);
+    if (rc == GONE) {
+        bool again = p->restarted;
+        rc = died(p, again ? "after it had been started again" : when, err);
+        if (!again) {
+            p->restarted = true;
+            rc = spawn(p, err);
+            if (rc == HR_OK)
+                rc = greet(p, err);
+            if (rc == HR_OK)
+                rc = ask(p, &request, when, reply, err);
+            if (rc == GONE)
+                rc = died(p, "after it had been started again", err);
+        }
+    }
+    hr_buf_release(&request);
+    return rc;
+}
+
+const char *hr_peer_digest(const hr_peer *p)
+{
+    return p->digest;
+}
+
+bool hr_peer_restarted(const hr_peer *p)
+{
+    return p->restarted;
+}
+
+int hr_peer_finish(hr_peer *p, hr_err *err)
+{
+    char *line;
+    int status = 0;
+    close_fd(&p->to);
+    p->timeout = EXIT_GRACE;
+    int rc = read_line(p, "after the last request", &line, err);
+    if (rc == HR_OK)
+        rc = hr_fail(err, HR_EPEER, "evaluator '%s' said more than it was asked: %.100s", p->command, line);
+    else if (rc == GONE && p->in.len > 0)
+        rc = hr_fail(err, HR_EPEER, "evaluator '%s' ended in the middle of a line", p->command);
+    else if (rc == GONE && !left(p, EXIT_GRACE, &status))
+        rc = hr_fail(err, HR_EPEER, "evaluator '%s' did not leave at the end of its input", p->command);
+    else if (rc == GONE && status)
+        rc = hr_fail(err, HR_EPEER, "evaluator '%s' did not end with status 0", p->command);
+    else if (rc == GONE)
+        rc = HR_OK;
+    hr_peer_kill(p);
+    return rc;
+}
+
+void hr_peer_kill(hr_peer *p)
+{
+    if (!p)
+        return;
+    bury(p);
+    hr_buf_release(&p->in);
+    free(p->greeting);
+    free(p->digest);
+    free(p);
+}

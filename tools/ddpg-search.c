@@ -1,0 +1,271 @@
+/* tools/ddpg-search.c -- find one keep-rate per layer.
+ *
+ * The layer table says what there is to prune, the evaluator what a strategy is worth; everything between the
+ * two is lib/search. Options that are not given take the value that fits the others (settle). */
+#include "search/search.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *layers_path, *evaluator, *output = "-", *csv_dir, *id = "search";
+static bool reference, prune_first, no_baseline;
+static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
+static int64_t episodes = 300, warmup = 100, hidden = 300, batch = 128, memory, train_iters = 20, seed = 1234;
+static double target = 0.1, lb = NAN, ub = NAN, actor_lr = NAN, critic_lr = 1e-3, lr_decay = 0.995,
+              tau = 0.01, sigma = 0.5, noise_decay = NAN, beta = 1, timeout = 600;
+
+static const char *const regs[] = {"weight", "channel", NULL};
+static const char *const actions[] = {"auto", "linear", "log", NULL};
+static const char *const inits[] = {"auto", "normal", "fanin", NULL};
+
+static const hr_opt opts[] = {
+    {"layers", 'l', HR_OPT_STRING, &layers_path, 0, "FILE", "layer table: nninfo --format json", 0, 0, NULL},
+    {"evaluator", 'e', HR_OPT_STRING, &evaluator, 0, "CMD", "shell command that answers strategies", 0, 0,
+     NULL},
+    {"output", 'o', HR_OPT_STRING, &output, 0, "FILE", "best strategy", 0, 0, NULL},
+    {"csv-dir", 0, HR_OPT_STRING, &csv_dir, 0, "DIR", "also write the tables of episodes there", 0, 0, NULL},
+    {"id", 0, HR_OPT_STRING, &id, HR_OPT_RESULT, "ID", "name of the strategy in its file", 0, 0, NULL},
+    {"reg", 'r', HR_OPT_CHOICE, &reg, HR_OPT_RESULT, "REG", "what is pruned", 0, 0, regs},
+    {"target", 't', HR_OPT_REAL, &target, HR_OPT_RESULT, "P", "keep-rate of the budget", 1e-6, 1, NULL},
+    {"budget-measure", 0, HR_OPT_CHOICE, &measure, HR_OPT_RESULT, "M", "what the budget counts", 0, 0,
+     hr_cost_names},
+    {"prune-first", 0, HR_OPT_FLAG, &prune_first, HR_OPT_RESULT, NULL,
+     "channel: also prune the image's channels", 0, 0, NULL},
+    {"lb", 0, HR_OPT_REAL, &lb, HR_OPT_RESULT, "X", "least keep-rate of a layer [by reg and target]", 1e-9, 1,
+     NULL},
+    {"ub", 0, HR_OPT_REAL, &ub, HR_OPT_RESULT, "X", "largest [by reg and target]", 1e-9, 1, NULL},
+    {"warmup", 0, HR_OPT_INT, &warmup, HR_OPT_RESULT, "N", "random episodes first", 1, 1000000, NULL},
+    {"episodes", 'n', HR_OPT_INT, &episodes, HR_OPT_RESULT, "N", "episodes after them", 0, 1000000, NULL},
+    {"reward", 0, HR_OPT_CHOICE, &reward, HR_OPT_RESULT, "R", "what is maximised", 0, 0, hr_reward_names},
+    {"beta", 0, HR_OPT_REAL, &beta, HR_OPT_RESULT, "X", "weight of the robust accuracy in acc+aa", 0, 1e6,
+     NULL},
+    {"action", 0, HR_OPT_CHOICE, &action, HR_OPT_RESULT, "A", "scale of actions; auto is log", 0, 0, actions},
+    {"init", 0, HR_OPT_CHOICE, &init, HR_OPT_RESULT, "I", "initial weights; auto is fanin", 0, 0, inits},
+    {"actor-lr", 0, HR_OPT_REAL, &actor_lr, HR_OPT_RESULT, "X", "of the actor [1e-3; reference 1e-4]", 0, 10,
+     NULL},
+    {"critic-lr", 0, HR_OPT_REAL, &critic_lr, HR_OPT_RESULT, "X", "learning rates: of the critic", 0, 10,
+     NULL},
+    {"lr-decay", 0, HR_OPT_REAL, &lr_decay, HR_OPT_RESULT, "X", "of both, per episode", 0, 1, NULL},
+    {"sigma", 0, HR_OPT_REAL, &sigma, HR_OPT_RESULT, "X", "noise after the warm-up", 0, 10, NULL},
+    {"noise-decay", 0, HR_OPT_REAL, &noise_decay, HR_OPT_RESULT, "X", "per episode [0.97; reference 0.99]", 0,
+     1, NULL},
+    {"tau", 0, HR_OPT_REAL, &tau, HR_OPT_RESULT, "X", "how fast the targets follow", 0, 1, NULL},
+    {"no-baseline", 0, HR_OPT_FLAG, &no_baseline, HR_OPT_RESULT, NULL, "rewards as they are", 0, 0, NULL},
+    {"hidden", 0, HR_OPT_INT, &hidden, HR_OPT_RESULT, "N", "units per hidden layer", 1, 4096, NULL},
+    {"batch", 0, HR_OPT_INT, &batch, HR_OPT_RESULT, "N", "transitions per update", 1, 65536, NULL},
+    {"memory", 0, HR_OPT_INT, &memory, HR_OPT_RESULT, "N", "transitions kept; 0: 200 episodes", 0, 10000000,
+     NULL},
+    {"train-iters", 0, HR_OPT_INT, &train_iters, HR_OPT_RESULT, "N", "updates per episode", 0, 100000, NULL},
+    {"seed", 0, HR_OPT_INT, &seed, HR_OPT_RESULT, "N", "of the agent", 0, UINT32_MAX, NULL},
+    {"reference", 0, HR_OPT_FLAG, &reference, HR_OPT_RESULT, NULL,
+     "the published program, faults included: its wall, state, replay, defaults", 0, 0, NULL},
+    {"evaluator-timeout", 0, HR_OPT_REAL, &timeout, 0, "S", "seconds for each answer", 0.001, 1e6, NULL},
+    {NULL, 0, HR_OPT_FLAG, NULL, 0, NULL, NULL, 0, 0, NULL}};
+
+static const hr_tool tool = {
+    "ddpg-search",
+    "[OPTION]... -l TABLE -e COMMAND",
+    "Search a strategy - one keep-rate per layer - that is worth most to the evaluator within a budget,\n"
+    "by deep deterministic policy gradient. The strategy goes to standard output or FILE.\n",
+    "ddpg-search -l layers.json -e 'adveval --serve -d holdout.tfrecord net.nn' -t 0.1 -o strategy.json",
+    opts,
+    0,
+    0};
+
+/* What was not given follows from what was. */
+static void settle(void)
+{
+    bool channel = reg == 1;
+    if (!layers_path || !evaluator)
+        hr_usage("--%s is needed", layers_path ? "evaluator" : "layers");
+    if (isnan(lb))
+        lb = channel ? (target >= 0.3 ? 0.1 : 0.05) : (target >= 0.05 ? 0.01 : 0.005);
+    if (isnan(ub))
+        ub = channel ? (target >= 0.3 ? 1 : 0.5) : target >= 0.5 ? 1 : target >= 0.05 ? 0.8 : 0.5;
+    if (isnan(actor_lr))
+        actor_lr = reference ? 1e-4 : 1e-3;
+    if (isnan(noise_decay))
+        noise_decay = reference ? 0.99 : 0.97;
+    action = action ? action - 1 : reference ? HR_ACTION_LINEAR : HR_ACTION_LOG;
+    init = init ? init - 1 : reference ? HR_INIT_NORMAL : HR_INIT_FANIN;
+    if (!(lb < ub))
+        hr_usage("--lb %g is not below --ub %g", lb, ub);
+    if (reference && (action != HR_ACTION_LINEAR || measure != HR_COST_INOUT))
+        hr_usage("--reference knows only --action linear and --budget-measure inout");
+}
+
+static hr_search_opts search_opts(const hr_space *s)
+{
+    int64_t m = memory ? memory : 200 * (int64_t)(s->n > 1 ? s->n - 1 : 1);
+    return (hr_search_opts){.agent = {.reference = reference,
+                                      .baseline = !no_baseline,
+                                      .init = (enum hr_init)init,
+                                      .actor_lr = actor_lr,
+                                      .critic_lr = critic_lr,
+                                      .lr_decay = lr_decay,
+                                      .tau = tau,
+                                      .hidden = (int)hidden,
+                                      .batch = (int)batch,
+                                      .memory = (int)m},
+                            .warmup = (int)warmup,
+                            .episodes = (int)episodes,
+                            .train_iters = (int)train_iters,
+                            .sigma = sigma,
+                            .sigma_decay = noise_decay,
+                            .reward = (enum hr_reward)reward,
+                            .beta = beta,
+                            .seed = (uint32_t)seed};
+}
+
+/* The two tables, or none. */
+static hr_out *tables[2];
+static char *table_path[2];
+
+static int tables_open(hr_err *err)
+{
+    int rc = csv_dir ? hr_mkdirs(csv_dir, err) : HR_OK;
+    for (int i = 0; i < 2 && csv_dir && rc == HR_OK; i++) {
+        table_path[i] = hr_xasprintf("%s/%s", csv_dir, i ? "Best_Rewards.csv" : "Episode_wise_Rewards.csv");
+        rc = hr_out_open(&tables[i], table_path[i], 0, err);
+        if (rc == HR_OK)
+            hr_csv_header(hr_out_file(tables[i]), i);
+    }
+    return rc;
+}
+
+static int tables_close(int rc, hr_err *err)
+{
+    for (int i = 0; i < 2; i++) {
+        if (tables[i] && rc == HR_OK)
+            rc = hr_out_commit(tables[i], err);
+        else
+            hr_out_abort(tables[i]);
+        free(table_path[i]);
+    }
+    return rc;
+}
+
+struct view {
+    const hr_space *s;
+    hr_progress bar;
+};
+
+/* Called after each episode: a row in the tables, the bar on a terminal, a line now and then elsewhere. */
+static int on_episode(void *ctx, const hr_episode *e, hr_err *err)
+{
+    enum { EVERY = 10 };
+    struct view *v = ctx;
+    char note[96];
+    (void)err;
+    for (int i = 0; i < 2 && csv_dir; i++)
+        hr_csv_row(hr_out_file(tables[i]), e, v->s->nd, i);
+    snprintf(note, sizeof note, "reward %.4f best %.4f kept %.4f", e->reward, e->best_reward,
+             e->cost / e->dense_cost);
+    if (v->bar.on)
+        hr_progress_at(&v->bar, e->number, note);
+    else if (e->number % EVERY == 0 || e->number == e->total)
+        hr_note("episode %d/%d%s %s", e->number, e->total, e->warmup ? " warm-up" : "", note);
+    return HR_OK;
+}
+
+static void warn_near_chance(const hr_search_opts *o, const hr_search_result *r, int classes)
+{
+    double chance = hr_reward_chance(o->reward, o->beta, classes);
+    if (r->constants)
+        hr_warn("%d strategies made the network answer every image alike", r->constants);
+    if (r->reward < 1.5 * chance)
+        hr_warn(
+            "the best reward, %.4f, is near chance (%.4f): it says little about the strategy; try a larger "
+            "--target or a larger --lb",
+            r->reward, chance);
+}
+
+/* The options as they were settled, and what the search was made of. */
+static json_t *history(const char *table_digest, const char *peer_digest)
+{
+    json_t *h = hr_history_new(), *o = json_object_get(h, "options");
+    json_object_set_new(o, "lb", json_real(lb));
+    json_object_set_new(o, "ub", json_real(ub));
+    json_object_set_new(o, "actor-lr", json_real(actor_lr));
+    json_object_set_new(o, "noise-decay", json_real(noise_decay));
+    json_object_set_new(o, "action", json_string(hr_action_names[action]));
+    json_object_set_new(o, "init", json_string(hr_init_names[init]));
+    hr_history_input(h, "layers", table_digest, NULL);
+    hr_history_input(h, "evaluator", peer_digest, NULL);
+    return h;
+}
+
+static void digest_of(const json_t *j, char hex[65])
+{
+    char *text = hr_json_text(j, 0);
+    hr_sha256 *h = hr_sha256_new();
+    hr_sha256_add(h, text, strlen(text));
+    hr_sha256_end(h, hex);
+    free(text);
+}
+
+/* Everything between a checked wall and the written strategy. */
+static int search(hr_wall *w, const char *table_digest, hr_err *err)
+{
+    hr_search_opts o = search_opts(w->s);
+    hr_search_result best = {0};
+    hr_peer *peer = NULL;
+    struct view view = {.s = w->s};
+    json_t *product = NULL;
+    int rc = tables_open(err);
+    if (rc == HR_OK)
+        rc = hr_peer_start(&peer, evaluator, w->s, timeout, err);
+    if (rc == HR_OK) {
+        hr_progress_start(&view.bar, "search", (double)(warmup + episodes));
+        rc = hr_search_run(w, &o, hr_peer_eval, peer, on_episode, &view, &best, err);
+        hr_progress_end(&view.bar);
+    }
+    if (rc == HR_OK && best.episode == 0)
+        rc = hr_fail(err, HR_EINVAL, "no episode after the warm-up: with --reference nothing can be best");
+    if (rc == HR_OK) {
+        if (hr_peer_restarted(peer))
+            hr_warn("the evaluator died and was started again");
+        warn_near_chance(&o, &best, w->s->classes);
+        product = hr_search_json(w, &best, id, history(table_digest, hr_peer_digest(peer)));
+        rc = hr_peer_finish(peer, err);
+        peer = NULL;
+    }
+    hr_peer_kill(peer);
+    rc = tables_close(rc, err);
+    if (rc == HR_OK)
+        rc = hr_json_save(product, output, 1, err);
+    json_decref(product);
+    hr_search_result_release(&best);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_space space = {0};
+    hr_wall wall = {0};
+    json_t *table = NULL;
+    char digest[65];
+    hr_tool_start(&tool, argc, argv);
+    settle();
+    hr_signals_catch();
+    int rc = hr_json_load(layers_path, &table, &err);
+    if (rc == HR_OK) {
+        digest_of(table, digest);
+        rc = hr_space_parse(&space, table, layers_path, reg == 1, prune_first, &err);
+    }
+    if (rc == HR_OK)
+        rc = hr_wall_init(&wall, &space, reference, (enum hr_action)action, (enum hr_cost)measure, target, lb,
+                          ub, &err);
+    if (rc == HR_OK)
+        rc = search(&wall, digest, &err);
+    hr_wall_release(&wall);
+    hr_space_release(&space);
+    json_decref(table);
+    if (rc == HR_EINTR)
+        hr_die("interrupted; nothing was written");
+    if (rc)
+        hr_die("%s", err.msg);
+    return hr_tool_finish();
+}
