@@ -212,7 +212,7 @@ static double sound_step(hr_wall *w, double ask)
         int64_t low =
             largest_fit(w, k, d, lo, hi); /* one more is enough, if even the least is not too much */
         k[d] = low;
-        if (low < hi && fits(w, k))
+        if (low < hi && cost_of(w, k) < w->budget * (1 - 1e-12))
             low++;
         lo = low;
         free(k);
