@@ -34,10 +34,11 @@ LIB_OBJ += $(if $(wildcard $(KERNEL_SRC)),$(BUILD)/lib/compute/cpu/kernels-porta
 endif
 TOOLS := $(patsubst tools/%.c,$(BUILD)/bin/%,$(wildcard tools/*.c))
 UNITS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/test_*.c))
+PEERS := $(patsubst test/peers/%.c,$(BUILD)/test/%,$(wildcard test/peers/*.c))
 
 all: $(TOOLS) ## build the tools into build/bin (the default)
 
-units: $(UNITS)
+units: $(UNITS) $(PEERS)
 
 $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
@@ -46,6 +47,10 @@ $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
 $(BUILD)/test/%: $(BUILD)/test/unit/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+$(BUILD)/test/%: $(BUILD)/test/peers/%.o $(BUILD)/libheracles.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/libheracles.a: $(LIB_OBJ)
 	rm -f $@ && $(AR) rcs $@ $^
@@ -105,7 +110,7 @@ check-long: deps-long ## unit tests under valgrind (slow)
 	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run --valgrind test/unit
 
 lint: ## formatting (clang-format) and static checks (cppcheck)
-	clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/bench/*.c)
+	clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
 	cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
 		--suppress=missingIncludeSystem '-Djson_object_foreach(o,k,v)=for(;;)' \
 		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-torch.set_num_threads(2)
+# One thread: with Debian's serial OpenBLAS as its BLAS, PyTorch calls dgemm from several threads at once, and that
+# build then hands two of them the same work buffer and returns wrong products.
+torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 
 # Two summation orders in float64 differ by about 1e-15 times a growth of a few hundred over 50 layers.
