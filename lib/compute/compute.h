@@ -6,14 +6,16 @@
  *
  *     hr_exec *e = hr_exec_new(model, &opts, &err);
  *     fill hr_exec_input(e); hr_exec_forward(e, 0, n, HR_BN_FOLDED);
- *     fill hr_exec_dlogits(e) (hr_loss_ce does); hr_exec_backward(e, 0, n, HR_DX);
+ *     fill hr_exec_dlogits(e) (hr_loss_ce does); hr_exec_backward(e, 0, n, HR_BN_FOLDED, HR_DX);
  *     read hr_exec_dinput(e).
  *
- * Batch norm has three modes:
+ * Batch norm has four modes:
  *   HR_BN_FOLDED        running statistics, a scale and shift in the convolution's epilogue. Samples do not
- * see each other, so a call may cover any range [n0,n1) of whole chunks, runs on the calling thread, and
- * calls for disjoint ranges may run at the same time (hr_exec_chunks does that). HR_BN_BATCH statistics of
- * the batch, running values untouched. The range must be the batch [0,n); the call runs on all threads.
+ * see each other, so a call may cover any range [n0,n1) that begins at a chunk, runs on the calling thread,
+ * and calls for disjoint ranges may run at the same time (hr_exec_chunks does that). HR_DX only.
+ *   HR_BN_RUNNING       the same numbers (but for rounding), layer by layer over the whole batch [0,n) on all
+ *                       threads; HR_DW is possible: statistics are constants then.
+ *   HR_BN_BATCH         statistics of the batch, running values untouched; whole batch, all threads.
  *   HR_BN_BATCH_UPDATE  the same, and running_mean/running_var move (variance unbiased, as PyTorch).
  *
  * Determinism: sums over samples (statistics, dgamma, dbeta, DW, losses) are partial sums per chunk of
@@ -30,32 +32,31 @@
 
 enum { HR_CHUNK = 8 };
 
-enum hr_bn_mode { HR_BN_FOLDED, HR_BN_BATCH, HR_BN_BATCH_UPDATE };
-extern const char *const hr_bn_mode_names[4]; /* "folded", "batch", "batch+update", NULL */
+enum hr_bn_mode { HR_BN_FOLDED, HR_BN_BATCH, HR_BN_BATCH_UPDATE, HR_BN_RUNNING };
+extern const char *const hr_bn_mode_names[5]; /* "folded", "batch", "batch+update", "running", NULL */
 
 enum { HR_DX = 1, HR_DW = 2 }; /* flags of a backward pass; they combine */
 
 typedef struct hr_exec hr_exec;
 typedef struct hr_exec_opts {
-    int batch;   /* largest batch */
-    int threads; /* 0: hr_default_threads() */
-    bool train;  /* plan for batch statistics and DW too; without it only HR_BN_FOLDED and HR_DX are allowed,
-                    unless batch_stats is set */
-    bool batch_stats; /* plan for HR_BN_BATCH without DW: the search's rewards */
+    int batch;        /* largest batch */
+    int threads;      /* 0: hr_default_threads() */
+    bool train;       /* plan for every mode and for HR_DW */
+    bool batch_stats; /* plan for every mode, without HR_DW: the search's rewards */
 } hr_exec_opts;
 
-/* Plan m. m is borrowed and must outlive the executor; its tensor table must not grow or shrink meanwhile,
- * their values may change (then call hr_exec_params). Returns the executor, or NULL with err set: HR_EINVAL.
- */
+/* Plan m, which must have passed hr_model_check, and take over its parameters. m is borrowed and outlives the
+ * executor; its tensor table must not grow or shrink meanwhile; values may change (then call hr_exec_params).
+ * Returns the executor, or NULL with err set: HR_EINVAL (a layer beyond the engine's limits, batch < 1). */
 hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err);
 void hr_exec_free(hr_exec *e); /* NULL is allowed */
 
-/* Take over the model's current parameters. Effective weights are weight * mask where `masks[i]` (uint8, one
- * per weight in torch layout, or one per input channel when channel[i]) is given for layer node i; masks may
- * be NULL (then the model's own active masks count). Call after every update of the parameters. */
+/* Take over the model's current parameters and running statistics. Call after every change of them. A layer's
+ * effective weight is weight * mask, with the mask of hr_exec_set_mask or else the model's own active one. */
 void hr_exec_params(hr_exec *e);
-/* Use mask (borrowed; float32 0/1 multipliers in the weight's torch layout, NULL: the model's own active mask
- * or none) for node from the next hr_exec_params on. */
+/* From the next hr_exec_params on, multiply the weight of layer `node` (conv2d or linear) with mask:
+ * borrowed, one float per weight in torch layout; NULL: the model's own active mask (as it was at
+ * hr_exec_new), or none. */
 void hr_exec_set_mask(hr_exec *e, int node, const float *mask);
 
 /* Buffers, owned by the executor, for up to opts.batch samples. */
@@ -66,16 +67,14 @@ float *hr_exec_dinput(hr_exec *e);          /* (N,h,w,c): d loss / d pixel after
 size_t hr_exec_input_len(const hr_exec *e); /* h*w*c */
 int hr_exec_threads(const hr_exec *e);
 
-/* Run samples [n0,n1). See above for what each mode allows. HR_BN_FOLDED: n0 must be a multiple of
- * HR_CHUNK. */
+/* Run samples [n0,n1); see above for what each mode allows. */
 void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);
-/* Backward of the last forward over the same range. HR_DW needs opts.train and covers the whole batch; it
- * OVERWRITES the gradients, which are the sum over samples of what dlogits says (divide in dlogits for a
- * mean). In HR_BN_FOLDED, DW is allowed too (statistics are constants then), over the whole batch. */
-void hr_exec_backward(hr_exec *e, int n0, int n1, unsigned flags);
-/* Gradient with respect to the *effective* parameter (weight after mask) of tensor t, in torch layout, or
- * NULL if t is no trainable parameter. For a masked weight the caller multiplies by the mask (finetune) or by
- * the weight (scores). */
+/* Backward of the last forward over the same range in the same mode. HR_DW (opts.train; not in HR_BN_FOLDED)
+ * OVERWRITES the gradients: sums over samples of what dlogits says, so divide in dlogits for a mean. Without
+ * HR_DX only what HR_DW needs is computed. */
+void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned flags);
+/* Gradient of tensor t in torch layout (for a weight: with respect to the *effective* weight, so the caller
+ * multiplies by the mask to finetune, or by the weight to train scores), or NULL if t is not trainable. */
 const float *hr_exec_grad(const hr_exec *e, int tensor);
 
 /* Call fn(ctx, n0, n1) for every chunk of [0,n), spread over the executor's threads. Inside fn, HR_BN_FOLDED

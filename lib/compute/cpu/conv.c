@@ -1,0 +1,408 @@
+/* lib/compute/cpu/conv.c -- convolution as an implicit GEMM.
+ *
+ * Forward. With P = hout*wout pixels and T = kh*kw taps, a chunk of samples is the product
+ *     y (ns*P, co) = A (ns*P, T*ci) W (T*ci, co),
+ * where row p of A is the ci channels of the T input pixels under p. A is never built: the GEMM tile takes a
+ * pointer per (tap, row), made from a table of offsets; pixels in the padding point to zeros. Weights are
+ * packed into panels of a few output channels, [co/panel][tap][ci][panel], zero-filled at the edge. Rows are
+ * worked off in blocks, all panels of a block in turn, so that a block's output is still in the first-level
+ * cache for the epilogue.
+ *
+ * Gradient to the input. dx at input pixel q is the sum over the taps t for which some output pixel p saw q
+ * under t: W_t^T dy_p. Which taps these are depends only on q modulo the stride, so pixels are sorted into
+ * stride*stride classes, each again an implicit GEMM over dy with its own packed panels.
+ *
+ * Gradient to the weights. dW (T*ci, co) = A^T dy, tile by tile in registers over a block of pixels.
+ *
+ * Gathering. With few input channels (an image) both ideas starve: a tap is one or three values, and dx has
+ * one or three columns. Then rows of A are copied together (im2col, a block at a time), and dx goes through
+ * dA = dy W^T (T*ci columns) and is summed back into the pixels (col2im). */
+#include "compute/cpu/conv.h"
+
+#include "base/base.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ROW_TILES = 8,   /* tiles of mr rows in a forward or dx block */
+    DW_PIXELS = 256, /* pixels in a dw block */
+    GATHER_BELOW = 8 /* gather when there are fewer input channels */
+};
+
+/* Pixels in the padding read their channels from here. */
+static const float zeros[HR_CONV_MAX_PADDED + HR_SLACK] __attribute__((aligned(64)));
+
+static int panel_width(const hr_kernels *k, int columns)
+{
+    return columns > k->vw ? 2 * k->vw : k->vw;
+}
+
+static int div_up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+/* ---- planning ------------------------------------------------------------------------------------------ */
+
+static void plan_forward(hr_conv *c)
+{
+    c->off = hr_xmalloc((size_t)c->hout * c->wout * c->taps * sizeof *c->off);
+    int32_t *o = c->off;
+    for (int oh = 0; oh < c->hout; oh++)
+        for (int ow = 0; ow < c->wout; ow++)
+            for (int t = 0; t < c->taps; t++) {
+                int h = oh * c->stride - c->pad + t / c->kw, w = ow * c->stride - c->pad + t % c->kw;
+                bool inside = h >= 0 && h < c->hin && w >= 0 && w < c->win;
+                *o++ = inside ? (h * c->win + w) * c->ci : -1;
+            }
+}
+
+static void plan_class(hr_conv *c, hr_conv_class *g, int rh, int rw)
+{
+    g->tap = hr_xmalloc((size_t)c->taps * sizeof *g->tap);
+    for (int t = 0; t < c->taps; t++)
+        if (t / c->kw % c->stride == rh && t % c->kw % c->stride == rw)
+            g->tap[g->ntaps++] = t;
+    size_t pixels = (size_t)c->hin * c->win;
+    g->pix = hr_xmalloc(pixels * sizeof *g->pix);
+    g->off = hr_xmalloc(pixels * (size_t)(g->ntaps ? g->ntaps : 1) * sizeof *g->off);
+    for (int h = 0; h < c->hin; h++)
+        for (int w = 0; w < c->win; w++) {
+            if ((h + c->pad) % c->stride != rh || (w + c->pad) % c->stride != rw)
+                continue;
+            int32_t *o = g->off + (size_t)g->npix * g->ntaps;
+            g->pix[g->npix++] = h * c->win + w;
+            for (int i = 0; i < g->ntaps; i++) {
+                int a = h + c->pad - g->tap[i] / c->kw, b = w + c->pad - g->tap[i] % c->kw;
+                int oh = a / c->stride, ow = b / c->stride;
+                bool inside = a >= 0 && b >= 0 && oh < c->hout && ow < c->wout;
+                o[i] = inside ? (oh * c->wout + ow) * c->co : -1;
+            }
+        }
+    g->packed = c->wb_len;
+    c->wb_len += (size_t)div_up(c->ci, c->panel_b) * g->ntaps * c->co * c->panel_b;
+}
+
+void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx)
+{
+    c->taps = c->kh * c->kw;
+    c->gather = c->ci < GATHER_BELOW && c->taps > 1;
+    c->plain = c->taps == 1 && c->stride == 1 && c->pad == 0;
+    c->panel_f = panel_width(k, c->co);
+    c->wf_len = (size_t)div_up(c->co, c->panel_f) * c->taps * c->ci * c->panel_f;
+    c->wf = hr_xaligned(c->wf_len + HR_SLACK, sizeof *c->wf);
+    plan_forward(c);
+    if (!wants_dx)
+        return;
+    if (c->gather) {
+        c->panel_b = panel_width(k, c->taps * c->ci);
+        c->wb_len = (size_t)div_up(c->taps * c->ci, c->panel_b) * c->co * c->panel_b;
+    } else {
+        c->panel_b = panel_width(k, c->ci);
+        c->nclass = c->stride * c->stride;
+        c->cls = hr_xcalloc((size_t)c->nclass, sizeof *c->cls);
+        for (int i = 0; i < c->nclass; i++)
+            plan_class(c, &c->cls[i], i / c->stride, i % c->stride);
+    }
+    c->wb = hr_xaligned(c->wb_len + HR_SLACK, sizeof *c->wb);
+}
+
+void hr_conv_release(hr_conv *c)
+{
+    for (int i = 0; i < c->nclass; i++) {
+        free(c->cls[i].tap);
+        free(c->cls[i].pix);
+        free(c->cls[i].off);
+    }
+    free(c->cls);
+    free(c->off);
+    free(c->wf);
+    free(c->wb);
+}
+
+/* ---- packing ------------------------------------------------------------------------------------------- */
+
+void hr_conv_pack(hr_conv *c, const float *w)
+{
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co;
+    size_t pf = (size_t)c->panel_f, pb = (size_t)c->panel_b;
+    /* wf[o/pf][t][i][o%pf] */
+    for (size_t o = 0; o < co; o++) {
+        float *panel = c->wf + o / pf * taps * ci * pf + o % pf;
+        for (size_t i = 0; i < ci; i++)
+            for (size_t t = 0; t < taps; t++)
+                panel[(t * ci + i) * pf] = w[(o * ci + i) * taps + t];
+    }
+    if (!c->wb)
+        return;
+    if (c->gather) {
+        /* wb[j/pb][o][j%pb], column j = t*ci + i */
+        for (size_t o = 0; o < co; o++)
+            for (size_t i = 0; i < ci; i++)
+                for (size_t t = 0; t < taps; t++) {
+                    size_t j = t * ci + i;
+                    c->wb[(j / pb * co + o) * pb + j % pb] = w[(o * ci + i) * taps + t];
+                }
+        return;
+    }
+    for (int q = 0; q < c->nclass; q++) {
+        /* wb[i/pb][tap of the class][o][i%pb] */
+        const hr_conv_class *g = &c->cls[q];
+        size_t nt = (size_t)g->ntaps;
+        for (size_t i = 0; i < ci; i++) {
+            float *panel = c->wb + g->packed + i / pb * nt * co * pb + i % pb;
+            for (size_t t = 0; t < nt; t++)
+                for (size_t o = 0; o < co; o++)
+                    panel[(t * co + o) * pb] = w[(o * ci + i) * taps + (size_t)g->tap[t]];
+        }
+    }
+}
+
+/* ---- scratch ------------------------------------------------------------------------------------------- */
+
+/* One thread's scratch: pointers, then floats. */
+typedef struct work {
+    const float **ptr;
+    float *val;
+} work;
+
+static size_t pointer_count(const hr_conv *c, const hr_kernels *k)
+{
+    size_t block = (size_t)(ROW_TILES * k->mr) * (size_t)c->taps;
+    return block > DW_PIXELS ? block : DW_PIXELS;
+}
+
+size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k)
+{
+    size_t block = (size_t)(ROW_TILES * k->mr), depth = (size_t)c->taps * (size_t)c->ci;
+    size_t values = block * (size_t)c->ci; /* a dx block before it is scattered */
+    if (c->gather) {
+        size_t rows = block > DW_PIXELS ? block : DW_PIXELS;
+        values = (rows + (size_t)c->hout * (size_t)c->wout) * depth;
+    }
+    return pointer_count(c, k) * sizeof(float *) + (values + 2 * HR_SLACK) * sizeof(float);
+}
+
+static work lay_out(void *scratch, const hr_conv *c, const hr_kernels *k)
+{
+    return (work){scratch, (float *)((const float **)scratch + pointer_count(c, k))};
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------------- */
+
+/* Walks pixel rows of a chunk: row r is pixel p of sample s. */
+typedef struct row {
+    int s, p;
+} row;
+
+static inline row row_at(int r, int per_sample)
+{
+    return (row){r / per_sample, r % per_sample};
+}
+
+static inline void row_next(row *r, int per_sample)
+{
+    if (++r->p == per_sample) {
+        r->p = 0;
+        r->s++;
+    }
+}
+
+/* Pointers [tile][tap][mr] for rows [r0, r0+n) of an operand whose samples are `stride` floats apart; off is
+ * (pixel, ntaps). Rows that fill up the last tile repeat the last valid one. */
+static void point_rows(const float **ptr, const float *base, size_t stride, const int32_t *off, int ntaps,
+                       int per_sample, int r0, int n, int mr)
+{
+    row at = row_at(r0, per_sample);
+    for (int i = 0; i < n; i++) {
+        const int32_t *o = off + (size_t)at.p * (size_t)ntaps;
+        const float *sample = base + (size_t)at.s * stride;
+        const float **p = ptr + (size_t)(i / mr) * (size_t)(ntaps * mr) + i % mr;
+        for (int t = 0; t < ntaps; t++)
+            p[t * mr] = o[t] < 0 ? zeros : sample + o[t];
+        row_next(&at, per_sample);
+    }
+    for (int i = n; i % mr; i++) {
+        const float **p = ptr + (size_t)(i / mr) * (size_t)(ntaps * mr) + i % mr;
+        for (int t = 0; t < ntaps; t++)
+            p[t * mr] = p[t * mr - 1];
+    }
+}
+
+/* The same for contiguous rows of `width` floats: one tap. */
+static void point_plain(const float **ptr, const float *first, size_t width, int n, int mr)
+{
+    for (int i = 0; i < n; i++)
+        ptr[i] = first + (size_t)i * width;
+    for (int i = n; i % mr; i++)
+        ptr[i] = ptr[i - 1];
+}
+
+/* Copy rows [r0, r0+n) of A together: col (n, taps*ci). */
+static void gather_rows(const hr_conv *c, const float *x, int r0, int n, float *col)
+{
+    int per_sample = c->hout * c->wout, ci = c->ci;
+    size_t sample = (size_t)c->hin * c->win * c->ci;
+    row at = row_at(r0, per_sample);
+    for (int i = 0; i < n; i++) {
+        const int32_t *o = c->off + (size_t)at.p * (size_t)c->taps;
+        const float *xs = x + (size_t)at.s * sample;
+        for (int t = 0; t < c->taps; t++)
+            for (int j = 0; j < ci; j++)
+                *col++ = o[t] < 0 ? 0 : xs[o[t] + j];
+        row_next(&at, per_sample);
+    }
+}
+
+/* c (n rows, columns, ldc) (+)= rows under ptr times packed panels b of `panel` columns, depth k per tap. */
+static void block_gemm(const hr_kernels *ker, const float *const *ptr, int n, int ntaps, int k,
+                       const float *b, int panel, int columns, float *c, size_t ldc, bool add)
+{
+    size_t panel_len = (size_t)ntaps * (size_t)k * (size_t)panel;
+    for (int j = 0; j < columns; j += panel, b += panel_len) {
+        int w = columns - j < panel ? columns - j : panel;
+        for (int i = 0; i < n; i += ker->mr) {
+            int m = n - i < ker->mr ? n - i : ker->mr;
+            ker->gemm(m, w, panel, ntaps, k, ptr + (size_t)i * (size_t)ntaps, b, c + (size_t)i * ldc + j, ldc,
+                      add);
+        }
+    }
+}
+
+/* ---- forward ------------------------------------------------------------------------------------------- */
+
+void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
+                     const hr_epilogue *e, void *scratch)
+{
+    work w = lay_out(scratch, c, k);
+    int pixels = c->hout * c->wout, rows = ns * pixels, block = ROW_TILES * k->mr;
+    size_t co = (size_t)c->co, depth = (size_t)c->taps * (size_t)c->ci;
+    bool finish = e && (e->scale || e->shift || e->res || e->relu);
+    for (int r = 0; r < rows; r += block) {
+        int n = rows - r < block ? rows - r : block;
+        float *out = y + (size_t)r * co;
+        int ntaps = 1, len = (int)depth;
+        if (c->gather) {
+            gather_rows(c, x, r, n, w.val);
+            point_plain(w.ptr, w.val, depth, n, k->mr);
+        } else if (c->plain) {
+            point_plain(w.ptr, x + (size_t)r * (size_t)c->ci, (size_t)c->ci, n, k->mr);
+        } else {
+            ntaps = c->taps;
+            len = c->ci;
+            point_rows(w.ptr, x, (size_t)c->hin * c->win * c->ci, c->off, ntaps, pixels, r, n, k->mr);
+        }
+        block_gemm(k, w.ptr, n, ntaps, len, c->wf, c->panel_f, c->co, out, co, false);
+        if (finish)
+            k->affine((size_t)n, c->co, out, out, e->scale, e->shift, e->res ? e->res + (size_t)r * co : NULL,
+                      e->relu);
+    }
+}
+
+/* ---- gradient to the input ------------------------------------------------------------------------------
+ */
+
+static void dx_class(const hr_conv *c, const hr_conv_class *g, const hr_kernels *k, const float *dy, int ns,
+                     float *dx, bool add, const work *w)
+{
+    int rows = ns * g->npix, block = ROW_TILES * k->mr, in_pixels = c->hin * c->win;
+    size_t ci = (size_t)c->ci, sample_dy = (size_t)c->hout * c->wout * c->co;
+    bool in_order = g->npix == in_pixels;
+    for (int r = 0; r < rows; r += block) {
+        int n = rows - r < block ? rows - r : block;
+        if (c->plain)
+            point_plain(w->ptr, dy + (size_t)r * (size_t)c->co, (size_t)c->co, n, k->mr);
+        else
+            point_rows(w->ptr, dy, sample_dy, g->off, g->ntaps, g->npix, r, n, k->mr);
+        if (in_order) {
+            block_gemm(k, w->ptr, n, g->ntaps, c->co, c->wb + g->packed, c->panel_b, c->ci,
+                       dx + (size_t)r * ci, ci, add);
+            continue;
+        }
+        block_gemm(k, w->ptr, n, g->ntaps, c->co, c->wb + g->packed, c->panel_b, c->ci, w->val, ci, false);
+        row at = row_at(r, g->npix);
+        for (int i = 0; i < n; i++) {
+            k->copy(ci, dx + ((size_t)at.s * (size_t)in_pixels + (size_t)g->pix[at.p]) * ci,
+                    w->val + (size_t)i * ci, add);
+            row_next(&at, g->npix);
+        }
+    }
+}
+
+/* dx of one sample through dA (col2im). */
+static void dx_gathered(const hr_conv *c, const hr_kernels *k, const float *dy, float *dx, bool add,
+                        const work *w)
+{
+    int pixels = c->hout * c->wout, block = ROW_TILES * k->mr, depth = c->taps * c->ci;
+    for (int r = 0; r < pixels; r += block) {
+        int n = pixels - r < block ? pixels - r : block;
+        point_plain(w->ptr, dy + (size_t)r * (size_t)c->co, (size_t)c->co, n, k->mr);
+        block_gemm(k, w->ptr, n, 1, c->co, c->wb, c->panel_b, depth, w->val + (size_t)r * (size_t)depth,
+                   (size_t)depth, false);
+    }
+    if (!add)
+        memset(dx, 0, (size_t)c->hin * c->win * c->ci * sizeof *dx);
+    const float *a = w->val;
+    for (int i = 0; i < pixels * c->taps; i++, a += c->ci)
+        if (c->off[i] >= 0)
+            for (int j = 0; j < c->ci; j++)
+                dx[c->off[i] + j] += a[j];
+}
+
+void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
+                void *scratch)
+{
+    work w = lay_out(scratch, c, k);
+    if (!c->gather) {
+        for (int q = 0; q < c->nclass; q++)
+            dx_class(c, &c->cls[q], k, dy, ns, dx, add, &w);
+        return;
+    }
+    size_t sample_x = (size_t)c->hin * c->win * c->ci, sample_y = (size_t)c->hout * c->wout * c->co;
+    for (int s = 0; s < ns; s++)
+        dx_gathered(c, k, dy + (size_t)s * sample_y, dx + (size_t)s * sample_x, add, &w);
+}
+
+/* ---- gradient to the weights -----------------------------------------------------------------------------
+ */
+
+/* part (m, o1-o0) (+)= transpose(rows under ptr) dy over np pixels. */
+static void block_outer(const hr_kernels *k, const float *const *ptr, int np, int m, const float *dy,
+                        size_t co, int o0, int o1, float *part, bool add)
+{
+    int columns = o1 - o0, panel = panel_width(k, columns);
+    for (int i = 0; i < m; i += k->mo)
+        for (int j = 0; j < columns; j += panel)
+            k->outer(m - i < k->mo ? m - i : k->mo, columns - j < panel ? columns - j : panel, panel, np, ptr,
+                     (size_t)i, dy + o0 + j, co, part + (size_t)i * (size_t)columns + j, (size_t)columns,
+                     add);
+}
+
+void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int o0,
+                int o1, float *part, void *scratch)
+{
+    work w = lay_out(scratch, c, k);
+    int pixels = c->hout * c->wout, rows = ns * pixels;
+    size_t depth = (size_t)c->taps * (size_t)c->ci, co = (size_t)c->co, columns = (size_t)(o1 - o0);
+    size_t sample = (size_t)c->hin * c->win * c->ci;
+    for (int r = 0; r < rows; r += DW_PIXELS) {
+        int n = rows - r < DW_PIXELS ? rows - r : DW_PIXELS;
+        const float *d = dy + (size_t)r * co;
+        if (c->gather) {
+            gather_rows(c, x, r, n, w.val);
+            point_plain(w.ptr, w.val, depth, n, 1);
+            block_outer(k, w.ptr, n, (int)depth, d, co, o0, o1, part, r > 0);
+            continue;
+        }
+        for (int t = 0; t < c->taps; t++) {
+            row at = row_at(r, pixels);
+            for (int i = 0; i < n; i++) {
+                int32_t o = c->off[(size_t)at.p * (size_t)c->taps + (size_t)t];
+                w.ptr[i] = o < 0 ? zeros : x + (size_t)at.s * sample + o;
+                row_next(&at, pixels);
+            }
+            block_outer(k, w.ptr, n, c->ci, d, co, o0, o1, part + (size_t)t * (size_t)c->ci * columns, r > 0);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+/* lib/compute/cpu/conv.h -- one convolution (or linear layer: a 1x1 convolution on a 1x1 map), planned for
+ * the kernels in use. All calls work on a chunk of `ns` samples, NHWC, on the calling thread. */
+#ifndef HR_COMPUTE_CPU_CONV_H
+#define HR_COMPUTE_CPU_CONV_H
+
+#include <stdint.h>
+
+#include "compute/cpu/kernels.h"
+
+/* A layer with padding has at most this many channels, in and out. */
+enum { HR_CONV_MAX_PADDED = 4096 };
+
+/* Input pixels whose gradient takes the same kernel positions: (ih + pad) % stride and (iw + pad) % stride
+ * agree. */
+typedef struct hr_conv_class {
+    int ntaps, npix;
+    int *tap;      /* (ntaps) kernel position kh*KW + kw */
+    int32_t *pix;  /* (npix) input pixel */
+    int32_t *off;  /* (npix, ntaps) offset of the output pixel in a sample's dy, or -1 outside the map */
+    size_t packed; /* where its panels begin in wb */
+} hr_conv_class;
+
+typedef struct hr_conv {
+    int ci, co, kh, kw, stride, pad, hin, win, hout, wout;
+    int taps;
+    bool gather;  /* few input channels: rows are gathered (im2col) instead of pointed at */
+    bool plain;   /* 1x1, stride 1, no padding: row r of the output is row r of the input */
+    int panel_f;  /* columns of a packed panel, forward (output channels) ... */
+    int panel_b;  /* ... and backward (input channels, or taps*ci when gathering) */
+    int32_t *off; /* (hout*wout, taps) offset of the input pixel in a sample, or -1 in the padding */
+    int nclass;
+    hr_conv_class *cls; /* not when gathering */
+    float *wf, *wb;     /* packed weights */
+    size_t wf_len, wb_len;
+} hr_conv;
+
+/* What follows the sum on the way out; all fields may be NULL / false. res is laid out as y. */
+typedef struct hr_epilogue {
+    const float *scale, *shift, *res;
+    bool relu;
+} hr_epilogue;
+
+/* Plan c, whose geometry fields (first line of the struct) are set. wants_dx: make the backward tables too.
+ */
+void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx);
+void hr_conv_release(hr_conv *c);
+/* Pack weights w (co, ci, kh, kw), torch layout. */
+void hr_conv_pack(hr_conv *c, const float *w);
+
+/* Bytes of scratch that a thread needs for c. */
+size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k);
+/* y (ns,hout,wout,co) = conv(x (ns,hin,win,ci)), then the epilogue. */
+void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
+                     const hr_epilogue *e, void *scratch);
+/* dx (+)= transposed conv of dy. */
+void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
+                void *scratch);
+/* part (taps*ci, o1-o0) = sum over the chunk's pixels of x (taps*ci) times dy (co), output channels [o0,o1).
+ */
+void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int o0,
+                int o1, float *part, void *scratch);
+
+#endif

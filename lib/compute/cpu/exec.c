@@ -1,0 +1,652 @@
+/* lib/compute/cpu/exec.c -- forward and backward passes over the planned steps.
+ *
+ * Two ways to walk. Depth first (HR_BN_FOLDED): one thread takes a chunk of samples through all steps. Layer
+ * by layer (the other modes): all threads take a step together, chunk q on thread q mod threads, and meet
+ * only where batch statistics or weight gradients are merged. Both call the same chunk functions.
+ *
+ * Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167). With M values per channel, xh = (z-mean)*inv:
+ *     y  = gamma*xh + beta                                 s1 = sum dy = dbeta,  s2 = sum dy*xh = dgamma
+ *     dz = gamma*inv*(dy - s1/M - xh*s2/M)  =  dy*k1 + z*k2 + k3   per channel. */
+#include "compute/cpu/plan.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+const char *const hr_bn_mode_names[5] = {"folded", "batch", "batch+update", "running", NULL};
+
+/* Denormals cost a hundred times the cycles of other numbers and carry nothing here. */
+static void flush_denormals(void)
+{
+#if defined(__SSE__)
+    _mm_setcsr(_mm_getcsr() | 0x8040); /* FTZ | DAZ */
+#endif
+}
+
+/* ---- making
+ * ------------------------------------------------------------------------------------------------ */
+
+hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err)
+{
+    if (opts->batch < 1 || opts->threads < 0) {
+        hr_fail(err, HR_EINVAL, "batch %d with %d threads: both must be positive", opts->batch,
+                opts->threads);
+        return NULL;
+    }
+    hr_exec *e = hr_xcalloc(1, sizeof *e);
+    e->m = m;
+    e->k = hr_kernels_get();
+    e->opts = *opts;
+    if (!e->opts.threads)
+        e->opts.threads = hr_default_threads();
+    e->chunks = (opts->batch + HR_CHUNK - 1) / HR_CHUNK;
+    if (hr_plan(e, err)) {
+        hr_exec_free(e);
+        return NULL;
+    }
+    hr_exec_params(e);
+    return e;
+}
+
+void hr_exec_free(hr_exec *e)
+{
+    if (!e)
+        return;
+    hr_plan_release(e);
+    free(e);
+}
+
+float *hr_exec_input(hr_exec *e)
+{
+    return e->input;
+}
+
+float *hr_exec_logits(hr_exec *e)
+{
+    return e->logits;
+}
+
+float *hr_exec_dlogits(hr_exec *e)
+{
+    return e->dlogits;
+}
+
+float *hr_exec_dinput(hr_exec *e)
+{
+    return e->dinput;
+}
+
+size_t hr_exec_input_len(const hr_exec *e)
+{
+    return e->steps[0].len;
+}
+
+int hr_exec_threads(const hr_exec *e)
+{
+    return e->opts.threads;
+}
+
+uint64_t hr_exec_tasks(const hr_exec *e, int thread)
+{
+    return e->tasks[thread];
+}
+
+const float *hr_exec_grad(const hr_exec *e, int tensor)
+{
+    return e->grads[tensor];
+}
+
+void hr_exec_set_mask(hr_exec *e, int node, const float *mask)
+{
+    int step = -1;
+    for (int i = 1; i < e->nsteps; i++)
+        if (e->steps[i].kind == HR_STEP_CONV && e->steps[i].node == node)
+            step = i;
+    if (step < 0)
+        BUG("node %d has no weight to mask", node);
+    e->steps[step].mask = mask;
+}
+
+static const float *param(const hr_exec *e, int node, int role)
+{
+    int t = e->m->nodes[node].param[role];
+    return t < 0 ? NULL : hr_tensor_f32(&e->m->tensors[t]);
+}
+
+static void take_weights(hr_exec *e, hr_step *s)
+{
+    const float *w = param(e, s->node, HR_P_WEIGHT), *mask = s->mask ? s->mask : s->own_mask;
+    if (mask) {
+        size_t n = (size_t)s->conv.co * (size_t)s->conv.ci * (size_t)s->conv.taps;
+        for (size_t i = 0; i < n; i++)
+            s->eff[i] = w[i] * mask[i];
+        w = s->eff;
+    }
+    hr_conv_pack(&s->conv, w);
+}
+
+/* The step's affine map from running statistics. */
+static void take_affine(const hr_exec *e, hr_step *s)
+{
+    const hr_node *n = &e->m->nodes[s->node];
+    const float *bias = s->bias ? param(e, s->node, HR_P_BIAS) : NULL;
+    if (bias)
+        memcpy(s->bias, bias, (size_t)s->c * sizeof *bias);
+    if (s->kind == HR_STEP_AFFINE) {
+        for (int c = 0; c < s->c; c++) {
+            s->scale[c] = (float)(1.0 / n->std[c]);
+            s->shift[c] = (float)(-n->mean[c] / n->std[c]);
+        }
+    } else if (s->bn >= 0) {
+        const float *gamma = param(e, s->bn, HR_P_WEIGHT), *beta = param(e, s->bn, HR_P_BIAS);
+        const float *mean = param(e, s->bn, HR_P_MEAN), *var = param(e, s->bn, HR_P_VAR);
+        for (int c = 0; c < s->c; c++) {
+            double inv = 1.0 / sqrt((double)var[c] + e->m->nodes[s->bn].bn_eps);
+            double scale = (gamma ? (double)gamma[c] : 1.0) * inv;
+            s->scale[c] = (float)scale;
+            s->shift[c] = (float)((beta ? (double)beta[c] : 0.0) +
+                                  ((bias ? (double)bias[c] : 0.0) - (double)mean[c]) * scale);
+        }
+    } else if (bias) {
+        for (int c = 0; c < s->c; c++) {
+            s->scale[c] = 1;
+            s->shift[c] = bias[c];
+        }
+    }
+}
+
+void hr_exec_params(hr_exec *e)
+{
+#pragma omp parallel for schedule(dynamic, 1) num_threads(e->opts.threads)
+    for (int i = 1; i < e->nsteps; i++) {
+        hr_step *s = &e->steps[i];
+        if (s->kind == HR_STEP_CONV)
+            take_weights(e, s);
+        if (s->scale)
+            take_affine(e, s);
+    }
+}
+
+/* ---- chunks
+ * ------------------------------------------------------------------------------------------------ */
+
+static float *y_of(const hr_step *s, int q)
+{
+    return s->y + (size_t)q * s->y_step;
+}
+
+static float *z_of(const hr_step *s, int q)
+{
+    return s->z ? s->z + (size_t)q * s->z_step : NULL;
+}
+
+static float *g_of(const hr_step *s, int q)
+{
+    return s->g + (size_t)q * s->g_step;
+}
+
+static double *part_of(const hr_step *s, int q, int which)
+{
+    return s->part + ((size_t)q * 3 + (size_t)which) * (size_t)s->c;
+}
+
+static size_t pixels(const hr_step *s)
+{
+    return (size_t)s->h * (size_t)s->w;
+}
+
+static bool batch_norm_of(enum hr_bn_mode mode)
+{
+    return mode == HR_BN_BATCH || mode == HR_BN_BATCH_UPDATE;
+}
+
+/* What the batch norm of step s normalises: the raw convolution, or the input activation. */
+static float *bn_input(const hr_exec *e, const hr_step *s, int q)
+{
+    return s->kind == HR_STEP_BN ? y_of(&e->steps[s->in], q) : z_of(s, q);
+}
+
+/* First part of a step's forward on chunk q of ns samples. With a batch norm outside HR_BN_FOLDED this ends
+ * at the raw values. */
+static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode mode, void *scratch)
+{
+    const hr_step *in = &e->steps[s->in], *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
+    const float *x = y_of(in, q);
+    float *y = y_of(s, q);
+    size_t rows = (size_t)ns * pixels(s);
+    switch (s->kind) {
+    case HR_STEP_INPUT:
+        break;
+    case HR_STEP_CONV:
+        if (s->bn >= 0 && mode != HR_BN_FOLDED) {
+            hr_conv_forward(&s->conv, e->k, x, ns, z_of(s, q), &(hr_epilogue){.shift = s->bias}, scratch);
+        } else {
+            hr_epilogue out = {s->bn >= 0 ? s->scale : NULL, s->shift, in2 ? y_of(in2, q) : NULL, s->relu};
+            hr_conv_forward(&s->conv, e->k, x, ns, y, &out, scratch);
+        }
+        break;
+    case HR_STEP_AFFINE:
+        e->k->affine(rows, s->c, x, y, s->scale, s->shift, NULL, false);
+        break;
+    case HR_STEP_BN:
+        if (mode == HR_BN_FOLDED)
+            e->k->affine(rows, s->c, x, y, s->scale, s->shift, NULL, s->relu);
+        break;
+    case HR_STEP_ADD:
+        e->k->affine(rows, s->c, x, y, NULL, NULL, y_of(in2, q), s->relu);
+        break;
+    case HR_STEP_RELU:
+        e->k->affine(rows, s->c, x, y, NULL, NULL, NULL, true);
+        break;
+    case HR_STEP_MAXPOOL:
+    case HR_STEP_AVGPOOL:
+    case HR_STEP_FLATTEN:
+        hr_pool_forward(s, &e->m->nodes[s->node], in, x, ns, y);
+        break;
+    }
+}
+
+/* Second part, outside HR_BN_FOLDED: normalise. */
+static void forward_finish(hr_exec *e, hr_step *s, int q, int ns)
+{
+    const float *res = s->in2 >= 0 ? y_of(&e->steps[s->in2], q) : NULL;
+    e->k->affine((size_t)ns * pixels(s), s->c, bn_input(e, s, q), y_of(s, q), s->bscale, s->bshift, res,
+                 s->relu);
+}
+
+/* First part of a step's backward: through the relu and into the second operand. g becomes the gradient of
+ * the batch norm's output, or of the operation's. */
+static void backward_begin(hr_exec *e, hr_step *s, int q, int ns)
+{
+    size_t n = (size_t)ns * s->len;
+    float *g = g_of(s, q);
+    if (s->relu || s->kind == HR_STEP_RELU)
+        e->k->relu_back(n, g, y_of(s, q));
+    if (s->in2 >= 0)
+        e->k->copy(n, g_of(&e->steps[s->in2], q), g, s->in2_add);
+}
+
+/* Second part: through the batch norm (g*k1 + z*k2 + k3, or g*scale) and the operation. dx: the operand's
+ * gradient is wanted. */
+static void backward_finish(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode mode, bool dx,
+                            void *scratch)
+{
+    const hr_step *in = &e->steps[s->in];
+    float *g = g_of(s, q), *to = g_of(in, q);
+    size_t rows = (size_t)ns * pixels(s);
+    bool affine = s->bn >= 0 || s->kind == HR_STEP_AFFINE;
+    bool batch = batch_norm_of(mode) && s->bn >= 0;
+    const float *z = batch ? bn_input(e, s, q) : NULL, *k1 = batch ? s->k1 : s->scale;
+    switch (s->kind) {
+    case HR_STEP_INPUT:
+        break;
+    case HR_STEP_CONV:
+        if (affine)
+            e->k->grad_affine(rows, s->c, g, z, k1, s->k2, s->k3, g, false);
+        if (dx)
+            hr_conv_dx(&s->conv, e->k, g, ns, to, s->in_add, scratch);
+        break;
+    case HR_STEP_AFFINE:
+    case HR_STEP_BN:
+        if (dx)
+            e->k->grad_affine(rows, s->c, g, z, k1, s->k2, s->k3, to, s->in_add);
+        break;
+    case HR_STEP_ADD:
+    case HR_STEP_RELU:
+        if (dx)
+            e->k->copy((size_t)ns * s->len, to, g, s->in_add);
+        break;
+    case HR_STEP_MAXPOOL:
+    case HR_STEP_AVGPOOL:
+    case HR_STEP_FLATTEN:
+        if (dx)
+            hr_pool_backward(s, &e->m->nodes[s->node], in, y_of(in, q), g, ns, to, s->in_add);
+        break;
+    }
+}
+
+/* ---- depth first
+ * -------------------------------------------------------------------------------------------- */
+
+static void check_range(const hr_exec *e, int n0, int n1, bool whole)
+{
+    if (n0 < 0 || n1 <= n0 || n1 > e->opts.batch || n0 % HR_CHUNK || (whole && n0))
+        BUG("samples %d..%d of a batch of %d", n0, n1, e->opts.batch);
+}
+
+static int chunk_size(int q, int n1)
+{
+    return n1 - q * HR_CHUNK < HR_CHUNK ? n1 - q * HR_CHUNK : HR_CHUNK;
+}
+
+static void folded_forward(hr_exec *e, int n0, int n1)
+{
+    int t = omp_get_thread_num();
+    for (int q = n0 / HR_CHUNK; q * HR_CHUNK < n1; q++) {
+        for (int i = 1; i < e->nsteps; i++)
+            forward_begin(e, &e->steps[i], q, chunk_size(q, n1), HR_BN_FOLDED, e->scratch[t]);
+        e->tasks[t]++;
+    }
+}
+
+static void start_gradient(hr_exec *e, int q, int ns)
+{
+    hr_step *last = &e->steps[e->nsteps - 1];
+    memcpy(g_of(last, q), e->dlogits + (size_t)q * HR_CHUNK * last->len,
+           (size_t)ns * last->len * sizeof(float));
+}
+
+static void folded_backward(hr_exec *e, int n0, int n1)
+{
+    int t = omp_get_thread_num();
+    for (int q = n0 / HR_CHUNK; q * HR_CHUNK < n1; q++) {
+        int ns = chunk_size(q, n1);
+        start_gradient(e, q, ns);
+        for (int i = e->nsteps - 1; i > 0; i--) {
+            backward_begin(e, &e->steps[i], q, ns);
+            backward_finish(e, &e->steps[i], q, ns, HR_BN_FOLDED, true, e->scratch[t]);
+        }
+        e->tasks[t]++;
+    }
+}
+
+void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx)
+{
+    check_range(e, 0, n, true);
+    int chunks = (n + HR_CHUNK - 1) / HR_CHUNK;
+#pragma omp parallel num_threads(e->opts.threads)
+    {
+        flush_denormals();
+#pragma omp for schedule(dynamic, 1)
+        for (int q = 0; q < chunks; q++)
+            fn(ctx, q * HR_CHUNK, q * HR_CHUNK + chunk_size(q, n));
+    }
+}
+
+static void infer_chunk(void *ctx, int n0, int n1)
+{
+    folded_forward(ctx, n0, n1);
+}
+
+void hr_exec_infer(hr_exec *e, int n)
+{
+    hr_exec_chunks(e, n, infer_chunk, e);
+}
+
+/* ---- layer by layer
+ * ------------------------------------------------------------------------------------------ */
+
+/* One thread's view of a whole-batch pass. */
+typedef struct crew {
+    int thread, threads, n, chunks;
+    enum hr_bn_mode mode;
+} crew;
+
+static crew crew_of(int n, enum hr_bn_mode mode)
+{
+    flush_denormals();
+    return (crew){omp_get_thread_num(), omp_get_num_threads(), n, (n + HR_CHUNK - 1) / HR_CHUNK, mode};
+}
+
+/* This thread's share [lo,hi) of n things that any thread may do. */
+static void share(const crew *w, int n, int *lo, int *hi)
+{
+    *lo = (int)((int64_t)n * w->thread / w->threads);
+    *hi = (int)((int64_t)n * (w->thread + 1) / w->threads);
+}
+
+#define EACH_OWN_CHUNK(w, q) for (int q = (w)->thread; q < (w)->chunks; q += (w)->threads)
+
+/* Merge the chunks' means and squared deviations of channel c (Chan, Golub & LeVeque 1979) in a fixed tree.
+ */
+static void merge_stats(const hr_step *s, const crew *w, int c, double *mean, double *m2)
+{
+    double mu[w->chunks], q[w->chunks], n[w->chunks];
+    for (int i = 0; i < w->chunks; i++) {
+        mu[i] = part_of(s, i, 0)[c];
+        q[i] = part_of(s, i, 1)[c];
+        n[i] = (double)chunk_size(i, w->n) * (double)pixels(s);
+    }
+    for (int half = 1; half < w->chunks; half *= 2)
+        for (int i = 0; i + half < w->chunks; i += 2 * half) {
+            double d = mu[i + half] - mu[i], total = n[i] + n[i + half];
+            mu[i] += d * n[i + half] / total;
+            q[i] += q[i + half] + d * d * n[i] * n[i + half] / total;
+            n[i] = total;
+        }
+    *mean = mu[0];
+    *m2 = q[0];
+}
+
+static double merge_sums(const hr_step *s, const crew *w, int which, int c)
+{
+    double v[w->chunks];
+    for (int i = 0; i < w->chunks; i++)
+        v[i] = part_of(s, i, which)[c];
+    for (int half = 1; half < w->chunks; half *= 2)
+        for (int i = 0; i + half < w->chunks; i += 2 * half)
+            v[i] += v[i + half];
+    return v[0];
+}
+
+/* Statistics of this thread's channels: mean, inv, and the affine map that they make. */
+static void settle_stats(hr_exec *e, hr_step *s, const crew *w)
+{
+    const hr_node *bn = &e->m->nodes[s->bn];
+    const float *gamma = param(e, s->bn, HR_P_WEIGHT), *beta = param(e, s->bn, HR_P_BIAS);
+    float *rmean = hr_tensor_f32(&e->m->tensors[bn->param[HR_P_MEAN]]);
+    float *rvar = hr_tensor_f32(&e->m->tensors[bn->param[HR_P_VAR]]);
+    double count = (double)w->n * (double)pixels(s);
+    int lo, hi;
+    share(w, s->c, &lo, &hi);
+    for (int c = lo; c < hi; c++) {
+        double mean = (double)rmean[c], var = (double)rvar[c];
+        if (batch_norm_of(w->mode)) {
+            double m2;
+            merge_stats(s, w, c, &mean, &m2);
+            var = m2 / count;
+            if (w->mode == HR_BN_BATCH_UPDATE) {
+                double unbiased = count > 1 ? m2 / (count - 1) : var, a = bn->bn_momentum;
+                rmean[c] = (float)((1 - a) * (double)rmean[c] + a * mean);
+                rvar[c] = (float)((1 - a) * (double)rvar[c] + a * unbiased);
+            }
+        }
+        double inv = 1.0 / sqrt(var + bn->bn_eps), scale = (gamma ? (double)gamma[c] : 1.0) * inv;
+        s->mean[c] = (float)mean;
+        s->inv[c] = (float)inv;
+        s->bscale[c] = (float)scale;
+        s->bshift[c] = (float)((beta ? (double)beta[c] : 0.0) - mean * scale);
+    }
+}
+
+static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
+{
+    EACH_OWN_CHUNK(w, q)
+    {
+        int ns = chunk_size(q, w->n);
+        forward_begin(e, s, q, ns, w->mode, e->scratch[w->thread]);
+        if (s->bn >= 0 && batch_norm_of(w->mode))
+            e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, q), part_of(s, q, 0), part_of(s, q, 1));
+        e->tasks[w->thread]++;
+    }
+    if (s->bn < 0)
+        return;
+#pragma omp barrier
+    settle_stats(e, s, w);
+#pragma omp barrier
+    EACH_OWN_CHUNK(w, q)
+    forward_finish(e, s, q, chunk_size(q, w->n));
+}
+
+void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
+{
+    if (bn == HR_BN_FOLDED) {
+        check_range(e, n0, n1, false);
+        folded_forward(e, n0, n1);
+        return;
+    }
+    check_range(e, n0, n1, true);
+    if (!e->opts.train && !e->opts.batch_stats)
+        BUG("batch norm mode '%s' was not planned", hr_bn_mode_names[bn]);
+#pragma omp parallel num_threads(e->opts.threads)
+    {
+        crew w = crew_of(n1, bn);
+        for (int i = 1; i < e->nsteps; i++)
+            layer_forward(e, &e->steps[i], &w);
+    }
+}
+
+/* From the merged sums: dgamma, dbeta, and the affine map of the gradient, for this thread's channels. */
+static void settle_sums(hr_exec *e, hr_step *s, const crew *w, bool dw)
+{
+    const hr_node *bn = &e->m->nodes[s->bn];
+    float *dgamma = bn->param[HR_P_WEIGHT] >= 0 ? e->grads[bn->param[HR_P_WEIGHT]] : NULL;
+    float *dbeta = bn->param[HR_P_BIAS] >= 0 ? e->grads[bn->param[HR_P_BIAS]] : NULL;
+    double count = (double)w->n * (double)pixels(s);
+    int lo, hi;
+    share(w, s->c, &lo, &hi);
+    for (int c = lo; c < hi; c++) {
+        double s1 = merge_sums(s, w, 0, c), s2 = merge_sums(s, w, 1, c);
+        if (dw && dgamma)
+            dgamma[c] = (float)s2;
+        if (dw && dbeta)
+            dbeta[c] = (float)s1;
+        double k1 = (double)s->bscale[c], xh = k1 * (double)s->inv[c] * s2 / count;
+        s->k1[c] = (float)k1;
+        s->k2[c] = (float)-xh;
+        s->k3[c] = (float)(xh * (double)s->mean[c] - k1 * s1 / count);
+    }
+}
+
+/* ---- weight gradients
+ * -------------------------------------------------------------------------------------- */
+
+static void add_into(float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        a[i] += b[i];
+}
+
+/* Put rows [r0,r1) of a (taps*ci, o1-o0) block into the (co,ci,kh,kw) gradient. */
+static void put_dw(const hr_conv *c, const float *block, int o0, int o1, int r0, int r1, float *grad)
+{
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, columns = (size_t)(o1 - o0);
+    for (int r = r0; r < r1; r++) {
+        size_t t = (size_t)r / ci, i = (size_t)r % ci;
+        const float *row = block + (size_t)r * columns;
+        for (size_t o = 0; o < columns; o++)
+            grad[(((size_t)o0 + o) * ci + i) * taps + t] = row[o];
+    }
+}
+
+/* Chunk-wise partial sums are there: add them up in the tree, each thread some rows. */
+static void reduce_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
+{
+    const hr_conv *c = &s->conv;
+    int lo, hi;
+    share(w, c->taps * c->ci, &lo, &hi);
+    size_t at = (size_t)lo * (size_t)c->co, n = (size_t)(hi - lo) * (size_t)c->co;
+    for (int half = 1; half < w->chunks; half *= 2)
+        for (int i = 0; i + half < w->chunks; i += 2 * half)
+            add_into(e->dw_part + (size_t)i * e->dw_part_len + at,
+                     e->dw_part + (size_t)(i + half) * e->dw_part_len + at, n);
+    put_dw(c, e->dw_part, 0, c->co, lo, hi, grad);
+}
+
+/* Large weights: each panel of output channels is one task that goes through all chunks and keeps one partial
+ * sum per level of the same tree, like the carries of a binary counter. */
+static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
+{
+    const hr_conv *c = &s->conv;
+    int panel = c->co > e->k->vw ? 2 * e->k->vw : e->k->vw, depth = c->taps * c->ci;
+#pragma omp for schedule(dynamic, 1)
+    for (int o0 = 0; o0 < c->co; o0 += panel) {
+        int o1 = o0 + panel < c->co ? o0 + panel : c->co, top = 0;
+        size_t len = (size_t)depth * (size_t)(o1 - o0);
+        int size[64];
+        for (int q = 0; q < w->chunks; q++) {
+            size[top] = 1;
+            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q), g_of(s, q), chunk_size(q, w->n), o0, o1,
+                       e->tile[w->thread] + (size_t)top * e->tile_len, e->scratch[w->thread]);
+            for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
+                add_into(e->tile[w->thread] + (size_t)(top - 2) * e->tile_len,
+                         e->tile[w->thread] + (size_t)(top - 1) * e->tile_len, len);
+                size[top - 2] += size[top - 1];
+            }
+        }
+        put_dw(c, e->tile[w->thread], o0, o1, 0, depth, grad);
+        e->tasks[w->thread]++;
+    }
+}
+
+static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags)
+{
+    bool dw = flags & HR_DW, dx = (flags & HR_DX) || e->steps[s->in].trainable;
+    bool sums = s->bn >= 0 && (dw || batch_norm_of(w->mode));
+    float *grad = dw && s->kind == HR_STEP_CONV ? e->grads[e->m->nodes[s->node].param[HR_P_WEIGHT]] : NULL;
+    float *dbias = dw && s->bias ? e->grads[e->m->nodes[s->node].param[HR_P_BIAS]] : NULL;
+    bool chunkwise = grad && !s->dw_tiles;
+
+    EACH_OWN_CHUNK(w, q)
+    {
+        int ns = chunk_size(q, w->n);
+        backward_begin(e, s, q, ns);
+        if (sums)
+            e->k->grad_sums((size_t)ns * pixels(s), s->c, g_of(s, q), bn_input(e, s, q), s->mean, s->inv,
+                            part_of(s, q, 0), part_of(s, q, 1));
+        e->tasks[w->thread]++;
+    }
+    if (sums) {
+#pragma omp barrier
+        settle_sums(e, s, w, dw);
+#pragma omp barrier
+    }
+    EACH_OWN_CHUNK(w, q)
+    {
+        int ns = chunk_size(q, w->n);
+        backward_finish(e, s, q, ns, w->mode, dx, e->scratch[w->thread]);
+        if (dbias)
+            e->k->grad_sums((size_t)ns * pixels(s), s->c, g_of(s, q), NULL, NULL, NULL, part_of(s, q, 2),
+                            NULL);
+        if (chunkwise)
+            hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], q), g_of(s, q), ns, 0, s->conv.co,
+                       e->dw_part + (size_t)q * e->dw_part_len, e->scratch[w->thread]);
+    }
+    if (!grad)
+        return;
+#pragma omp barrier
+    if (dbias) {
+        int lo, hi;
+        share(w, s->c, &lo, &hi);
+        for (int c = lo; c < hi; c++)
+            dbias[c] = (float)merge_sums(s, w, 2, c);
+    }
+    if (chunkwise)
+        reduce_dw(e, s, w, grad);
+    else
+        tile_dw(e, s, w, grad);
+#pragma omp barrier
+}
+
+void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned flags)
+{
+    check_range(e, n0, n1, bn != HR_BN_FOLDED);
+    if ((flags & HR_DW) && (bn == HR_BN_FOLDED || !e->opts.train))
+        BUG("weight gradients were not planned");
+    if (bn == HR_BN_FOLDED) {
+        folded_backward(e, n0, n1);
+        return;
+    }
+#pragma omp parallel num_threads(e->opts.threads)
+    {
+        crew w = crew_of(n1, bn);
+        EACH_OWN_CHUNK(&w, q)
+        start_gradient(e, q, chunk_size(q, n1));
+        for (int i = e->nsteps - 1; i > 0; i--)
+            layer_backward(e, &e->steps[i], &w, flags);
+    }
+}

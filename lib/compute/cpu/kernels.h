@@ -1,0 +1,54 @@
+/* lib/compute/cpu/kernels.h -- the table of inner loops, one table per instruction set.
+ *
+ * kernels.c is compiled once for each set; isa.c picks a table at run time. All matrices are row-major
+ * float32. "rows" are pixels (sample-major), columns are channels. Reads may run up to HR_SLACK floats past
+ * the last row of an operand, whose values there do not matter; every buffer of the executor has that much
+ * room behind it. */
+#ifndef HR_COMPUTE_CPU_KERNELS_H
+#define HR_COMPUTE_CPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { HR_SLACK = 64, HR_MAX_MR = 12, HR_MAX_VW = 16 };
+
+typedef struct hr_kernels {
+    const char *name;
+    int vw; /* floats in a vector; a packed panel is vw columns wide, or 2*vw when there are more than vw
+               columns */
+    int mr; /* rows of a gemm tile */
+    int mo; /* rows of an outer tile */
+
+    /* One tile of an implicit GEMM:
+     *   c[i][j] (+)= sum_t sum_k a_t[i][k] * b[t][k][j],   i < m <= mr,  j < n <= panel
+     * a points to taps*mr row pointers, [tap][row], each to k contiguous floats (rows past m repeat a valid
+     * one); b is a packed panel (taps, k, panel). add: add to c instead of overwriting it. */
+    void (*gemm)(int m, int n, int panel, int taps, int k, const float *const *a, const float *b, float *c,
+                 size_t ldc, bool add);
+    /* One tile of a weight gradient:
+     *   c[i][j] (+)= sum_p a[p][i] * b[p*ldb + j],   i < m <= mo,  j < n <= panel,  p < np */
+    void (*outer)(int m, int n, int panel, int np, const float *const *a, size_t i0, const float *b,
+                  size_t ldb, float *c, size_t ldc, bool add);
+    /* y = z*scale + shift (+ res), then max(.,0) if relu. scale, shift are per column; scale may be NULL (1),
+     * shift NULL (0), res NULL. y may be z. */
+    void (*affine)(size_t rows, int ch, const float *z, float *y, const float *scale, const float *shift,
+                   const float *res, bool relu);
+    /* g = y > 0 ? g : 0 over n values. */
+    void (*relu_back)(size_t n, float *g, const float *y);
+    /* dst (+)= src over n values. */
+    void (*copy)(size_t n, float *dst, const float *src, bool add);
+    /* Per column: mean and sum of squared deviations of the rows. */
+    void (*stats)(size_t rows, int ch, const float *z, double *mean, double *m2);
+    /* Per column: s1 = sum g, s2 = sum g*(z - mean)*inv. z may be NULL (then s2 is not touched). */
+    void (*grad_sums)(size_t rows, int ch, const float *g, const float *z, const float *mean,
+                      const float *inv, double *s1, double *s2);
+    /* out (+)= g*k1 + z*k2 + k3, columns k1, k2, k3; z may be NULL (then k2, k3 are not read). out may be g.
+     */
+    void (*grad_affine)(size_t rows, int ch, const float *g, const float *z, const float *k1, const float *k2,
+                        const float *k3, float *out, bool add);
+} hr_kernels;
+
+/* The table for this machine, or the one that HERACLES_ISA names. Never NULL. */
+const hr_kernels *hr_kernels_get(void);
+
+#endif

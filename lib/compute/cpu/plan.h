@@ -1,0 +1,87 @@
+/* lib/compute/cpu/plan.h -- an executor's inside: the planned steps and their memory.
+ *
+ * Steps. A node list is fused into steps, each of which writes one activation y:
+ *     conv2d | linear  [+ batchnorm] [+ add of an activation that exists already] [+ relu]
+ *     batchnorm [+ relu], normalize, add [+ relu], relu, pools, flatten
+ * A node is taken into a step when the step's value so far has no other reader. Nodes that change nothing
+ * (flatten of a 1x1 map, adaptive pooling to the size it has) vanish. Step 0 is the image.
+ *
+ * Memory. Activations y, raw convolution outputs z (kept only for batch statistics) and gradients g of one
+ * chunk of HR_CHUNK samples lie together in that chunk's part of one arena, so that the depth-first passes of
+ * HR_BN_FOLDED stay in a core's cache. y and z have places of their own; a gradient lives from the backward
+ * of the last reader of its activation to the backward of the step itself, and shares its place with others.
+ */
+#ifndef HR_COMPUTE_CPU_PLAN_H
+#define HR_COMPUTE_CPU_PLAN_H
+
+#include "compute/compute.h"
+#include "compute/cpu/conv.h"
+
+enum hr_step_kind {
+    HR_STEP_INPUT,
+    HR_STEP_CONV,
+    HR_STEP_AFFINE, /* normalize */
+    HR_STEP_BN,
+    HR_STEP_ADD,
+    HR_STEP_RELU,
+    HR_STEP_MAXPOOL,
+    HR_STEP_AVGPOOL, /* all average pools: bins of their own sizes */
+    HR_STEP_FLATTEN
+};
+
+typedef struct hr_step {
+    enum hr_step_kind kind;
+    int node;    /* the conv2d, linear, pool, ... */
+    int bn;      /* batchnorm node, or -1 */
+    int in, in2; /* steps read: the operand; the residual or second summand, or -1 */
+    bool relu;
+    bool in_add,
+        in2_add;    /* in the backward pass, add to the operand's gradient: it has been written already */
+    bool trainable; /* parameters here or upstream: without HR_DX only such gradients are computed */
+    int c, h, w;
+    size_t len; /* c*h*w */
+    /* Buffers of chunk q begin at y + q*y_step and so on, in floats. */
+    float *y, *z, *g;
+    size_t y_step, z_step, g_step;
+    hr_conv conv;
+    bool dw_tiles;         /* large weight: DW works on panels of output channels instead of chunks */
+    const float *mask;     /* of hr_exec_set_mask */
+    float *own_mask, *eff; /* the model's own mask as floats; weight * mask */
+    float *scale, *shift;  /* (c) from running statistics and bias */
+    float *bias;           /* (c) conv bias alone, or NULL */
+    float *mean, *inv, *bscale, *bshift; /* (c) of the batch: mean, 1/sqrt(var+eps); as an affine map */
+    float *k1, *k2, *k3;                 /* (c) gradient of the batch norm as an affine map */
+    double *part;                        /* (chunks, 3, c) per-chunk sums: mean and m2, or s1 and s2; bias */
+} hr_step;
+
+struct hr_exec {
+    hr_model *m;
+    const hr_kernels *k;
+    hr_exec_opts opts;
+    int chunks;
+    hr_step *steps;
+    int nsteps;
+    int *value; /* (nodes) step that holds a node's value, or -1 */
+    float *arena;
+    float *input, *dinput, *logits, *dlogits;
+    float **grads;  /* (tensors) */
+    float *dw_part; /* (chunks, largest chunk-wise dW) */
+    size_t dw_part_len;
+    char **scratch; /* (threads) */
+    float **tile;   /* (threads) partial sums of a dW panel, one per level of the tree */
+    int levels;     /* of the merge tree over chunks */
+    size_t tile_len;
+    uint64_t *tasks; /* (threads) */
+};
+
+/* Fuse, connect and lay out. Returns 0 or HR_EINVAL. */
+int hr_plan(hr_exec *e, hr_err *err);
+void hr_plan_release(hr_exec *e);
+
+/* pool.c: forward and backward of the parameterless steps for ns samples. */
+void hr_pool_forward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x, int ns,
+                     float *y);
+void hr_pool_backward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x,
+                      const float *g, int ns, float *dx, bool add);
+
+#endif
