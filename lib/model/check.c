@@ -4,21 +4,17 @@
  * The order matters: names first (so that messages can use them), then tensors by themselves, then node by
  * node in execution order (a node's inputs are known good by then), then what concerns several nodes: who is
  * read, ties, prune records and masks. All sizes are bounded before they are multiplied. */
-#include "model/model.h"
+#include "model/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    MAX_NODES = 8192,
-    MAX_TENSORS = 65536,
-    MAX_NAME = 255,
     MAX_DIM = 1 << 24,       /* channels, features, height, width */
     MAX_WINDOW = 4096,       /* kernel, stride */
     MAX_ACTIVATION = 1 << 30 /* elements of one sample's activation */
 };
-static const int64_t MAX_ELEMENTS = (int64_t)1 << 40;
 static const int64_t MAX_MACS = (int64_t)1 << 60;
 
 struct check {
@@ -38,7 +34,7 @@ struct check {
 static bool sound_name(const char *s)
 {
     size_t n = s ? strlen(s) : 0;
-    if (n < 1 || n > MAX_NAME)
+    if (n < 1 || n > HR_MAX_NAME)
         return false;
     for (size_t i = 0; i < n; i++)
         if (s[i] <= 0x20 || s[i] >= 0x7f)
@@ -46,22 +42,9 @@ static bool sound_name(const char *s)
     return true;
 }
 
-static int by_tensor_name(const void *a, const void *b)
-{
-    return strcmp((*(const hr_tensor *const *)a)->name, (*(const hr_tensor *const *)b)->name);
-}
-
 static int by_node_id(const void *a, const void *b)
 {
     return strcmp((*(const hr_node *const *)a)->id, (*(const hr_node *const *)b)->id);
-}
-
-static const hr_tensor *find_tensor(const struct check *k, char *name)
-{
-    hr_tensor key = {.name = name};
-    const hr_tensor *p = &key;
-    const hr_tensor **hit = bsearch(&p, k->by_name, (size_t)k->m->ntensors, sizeof *hit, by_tensor_name);
-    return hit ? *hit : NULL;
 }
 
 static const hr_node *find_node(const struct check *k, char *id)
@@ -75,24 +58,24 @@ static const hr_node *find_node(const struct check *k, char *id)
 static int check_names(struct check *k)
 {
     const hr_model *m = k->m;
-    if (m->nnodes < 1 || m->nnodes > MAX_NODES)
-        return BAD(HR_EFORMAT, "%d nodes, 1 to %d are possible", m->nnodes, MAX_NODES);
-    if (m->ntensors < 0 || m->ntensors > MAX_TENSORS)
-        return BAD(HR_EFORMAT, "%d tensors, up to %d are possible", m->ntensors, MAX_TENSORS);
+    if (m->nnodes < 1 || m->nnodes > HR_MAX_NODES)
+        return BAD(HR_EFORMAT, "%d nodes, 1 to %d are possible", m->nnodes, HR_MAX_NODES);
+    if (m->ntensors < 0 || m->ntensors > HR_MAX_TENSORS)
+        return BAD(HR_EFORMAT, "%d tensors, up to %d are possible", m->ntensors, HR_MAX_TENSORS);
     if (!sound_name(m->arch))
-        return BAD(HR_EFORMAT, "the architecture's name is not 1 to %d printable characters", MAX_NAME);
+        return BAD(HR_EFORMAT, "the architecture's name is not 1 to %d printable characters", HR_MAX_NAME);
     for (int i = 0; i < m->nnodes; i++) {
         if (!sound_name(m->nodes[i].id))
-            return BAD(HR_EFORMAT, "the id of node %d is not 1 to %d printable characters", i, MAX_NAME);
+            return BAD(HR_EFORMAT, "the id of node %d is not 1 to %d printable characters", i, HR_MAX_NAME);
         k->by_id[i] = &m->nodes[i];
     }
     for (int i = 0; i < m->ntensors; i++) {
         if (!sound_name(m->tensors[i].name))
-            return BAD(HR_EFORMAT, "the name of tensor %d is not 1 to %d printable characters", i, MAX_NAME);
-        k->by_name[i] = &m->tensors[i];
+            return BAD(HR_EFORMAT, "the name of tensor %d is not 1 to %d printable characters", i,
+                       HR_MAX_NAME);
     }
     qsort(k->by_id, (size_t)m->nnodes, sizeof *k->by_id, by_node_id);
-    qsort(k->by_name, (size_t)m->ntensors, sizeof *k->by_name, by_tensor_name);
+    k->by_name = hr_tensors_sorted(m);
     for (int i = 1; i < m->nnodes; i++)
         if (strcmp(k->by_id[i - 1]->id, k->by_id[i]->id) == 0)
             return BAD(HR_EFORMAT, "two nodes have the id '%s'", k->by_id[i]->id);
@@ -113,7 +96,7 @@ static int check_tensor(struct check *k, const hr_tensor *t)
                    HR_MAX_DIMS);
     int64_t n = 1;
     for (int i = 0; i < t->ndim; i++) {
-        if (t->shape[i] < 1 || t->shape[i] > MAX_ELEMENTS / n)
+        if (t->shape[i] < 1 || t->shape[i] > HR_MAX_ELEMENTS / n)
             return BAD(HR_EFORMAT, "tensor '%s': size %lld of dimension %d is out of range", t->name,
                        (long long)t->shape[i], i);
         n *= t->shape[i];
@@ -171,7 +154,7 @@ static const struct rule {
 static int check_params(struct check *k, const hr_node *n)
 {
     const struct rule *r = &rules[n->op];
-    char name[2 * MAX_NAME];
+    char name[2 * HR_MAX_NAME];
     for (int p = 0; p < HR_P_COUNT; p++) {
         int t = n->param[p];
         bool required = r->required >> p & 1, allowed = required || (r->optional >> p & 1);
@@ -244,6 +227,10 @@ static int check_numbers(struct check *k, const hr_node *n, int channels)
     if (channels > HR_MAX_CHANNELS_NORM)
         return BAD(HR_ESHAPE, "normalize '%s' takes up to %d channels, it reads %d", n->id,
                    HR_MAX_CHANNELS_NORM, channels);
+    for (int i = channels; i < HR_MAX_CHANNELS_NORM; i++)
+        if (n->std[i] != 0)
+            return BAD(HR_ESHAPE, "normalize '%s' has values for channel %d, it reads %d channels", n->id, i,
+                       channels);
     for (int i = 0; i < channels; i++)
         if (!isfinite(n->mean[i]) || !isfinite(n->std[i]) || n->std[i] <= 0)
             return BAD(HR_EFORMAT, "normalize '%s': mean %g and std %g of channel %d make no scale", n->id,
@@ -425,9 +412,9 @@ static int check_prune(struct check *k, int i)
     if (!layer)
         return HR_OK;
 
-    char name[2 * MAX_NAME];
+    char name[2 * HR_MAX_NAME];
     snprintf(name, sizeof name, "%s.mask", n->id);
-    const hr_tensor *mask = find_tensor(k, name);
+    const hr_tensor *mask = hr_tensors_search(k->by_name, k->m->ntensors, name);
     bool active = p->set && p->active;
     if (active != (mask != NULL))
         return BAD(HR_EFORMAT, "layer '%s' has %s", n->id,
@@ -452,7 +439,6 @@ int hr_model_check(hr_model *m, const char *where, hr_err *err)
         .m = m,
         .where = where,
         .err = err,
-        .by_name = hr_xcalloc(m->ntensors > 0 ? (size_t)m->ntensors : 1, sizeof *check.by_name),
         .by_id = hr_xcalloc(m->nnodes > 0 ? (size_t)m->nnodes : 1, sizeof *check.by_id),
         .read = hr_xcalloc(m->nnodes > 0 ? (size_t)m->nnodes : 1, sizeof *check.read),
     };

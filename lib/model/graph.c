@@ -1,5 +1,5 @@
 /* lib/model/graph.c -- building, copying and editing a model: its nodes and its table of tensors. */
-#include "model/model.h"
+#include "model/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +112,28 @@ int hr_model_find(const hr_model *m, const char *name)
         if (strcmp(m->tensors[i].name, name) == 0)
             return i;
     return -1;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const hr_tensor *const *)a)->name, (*(const hr_tensor *const *)b)->name);
+}
+
+const hr_tensor **hr_tensors_sorted(const hr_model *m)
+{
+    const hr_tensor **sorted = hr_xcalloc((size_t)m->ntensors, sizeof *sorted);
+    for (int i = 0; i < m->ntensors; i++)
+        sorted[i] = &m->tensors[i];
+    qsort(sorted, (size_t)m->ntensors, sizeof *sorted, by_name);
+    return sorted;
+}
+
+const hr_tensor *hr_tensors_search(const hr_tensor **sorted, int n, char *name)
+{
+    hr_tensor key = {.name = name};
+    const hr_tensor *p = &key;
+    const hr_tensor **hit = bsearch(&p, sorted, (size_t)n, sizeof *sorted, by_name);
+    return hit ? *hit : NULL;
 }
 
 hr_tensor *hr_model_node_tensor(const hr_model *m, int node, const char *suffix)

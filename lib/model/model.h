@@ -53,7 +53,8 @@ typedef struct hr_node {
                                 is 1, pad 0; all other nodes have kh = kw = stride = 1, pad = 0 */
     double bn_eps,
         bn_momentum; /* batchnorm; PyTorch's meaning of momentum (0.1: new = 0.9 old + 0.1 batch) */
-    double mean[HR_MAX_CHANNELS_NORM], std[HR_MAX_CHANNELS_NORM]; /* normalize */
+    double mean[HR_MAX_CHANNELS_NORM],
+        std[HR_MAX_CHANNELS_NORM]; /* normalize; 0 behind the input's channels */
     char *tie;   /* conv2d that is a block's shortcut: id of the block's first convolution, which
                     reads the same input and lends it its channel rate; else NULL */
     int c, h, w; /* shape of the output */
