@@ -460,46 +460,34 @@ int hr_model_check(hr_model *m, const char *where, hr_err *err)
 /* ---- values
  * ------------------------------------------------------------------------------------------------ */
 
-/* Is any of n words' exponent field all ones? No branch inside, so that the compiler vectorises it. */
-static bool any_special32(const uint32_t *v, int64_t n, uint32_t exponent)
-{
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++)
-        bad |= (v[i] & exponent) == exponent;
-    return bad;
-}
+/* Does a number's exponent field hold all ones: infinity or NaN? In blocks of a fixed length without
+ * branches, which compilers turn into vector code: this runs over every weight of every file that is loaded.
+ */
+#define SPECIAL(name, word, exponent)                                                                        \
+    static bool name(const void *data, int64_t n)                                                            \
+    {                                                                                                        \
+        enum { BLOCK = 1024 };                                                                               \
+        const word *v = data;                                                                                \
+        word bad = 0;                                                                                        \
+        for (; n >= BLOCK && !bad; n -= BLOCK, v += BLOCK)                                                   \
+            for (int i = 0; i < BLOCK; i++)                                                                  \
+                bad |= (word) - ((v[i] & (exponent)) == (exponent));                                         \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            bad |= (word) - ((v[i] & (exponent)) == (exponent));                                             \
+        return bad != 0;                                                                                     \
+    }
+SPECIAL(special_f32, uint32_t, 0x7f800000u)
+SPECIAL(special_f64, uint64_t, 0x7ff0000000000000u)
+SPECIAL(special_f16, uint16_t, 0x7c00u)
+SPECIAL(special_bf16, uint16_t, 0x7f80u)
 
-static bool any_special16(const uint16_t *v, int64_t n, uint16_t exponent)
-{
-    uint16_t bad = 0;
-    for (int64_t i = 0; i < n; i++)
-        bad |= (v[i] & exponent) == exponent;
-    return bad;
-}
-
-static bool any_special64(const uint64_t *v, int64_t n, uint64_t exponent)
-{
-    uint64_t bad = 0;
-    for (int64_t i = 0; i < n; i++)
-        bad |= (v[i] & exponent) == exponent;
-    return bad;
-}
-
+/* Among elements from .. from+n-1. */
 static bool any_special(const hr_tensor *t, int64_t from, int64_t n)
 {
+    static bool (*const special[HR_DTYPE_COUNT])(const void *, int64_t) = {
+        [HR_F32] = special_f32, [HR_F64] = special_f64, [HR_F16] = special_f16, [HR_BF16] = special_bf16};
     const char *p = (const char *)t->data + (size_t)from * hr_dtype_size(t->dtype);
-    switch (t->dtype) {
-    case HR_F32:
-        return any_special32((const void *)p, n, 0x7f800000);
-    case HR_F64:
-        return any_special64((const void *)p, n, 0x7ff0000000000000);
-    case HR_F16:
-        return any_special16((const void *)p, n, 0x7c00);
-    case HR_BF16:
-        return any_special16((const void *)p, n, 0x7f80);
-    default:
-        return false;
-    }
+    return special[t->dtype] && special[t->dtype](p, n);
 }
 
 int hr_model_check_finite(const hr_model *m, const char *where, hr_err *err)
