@@ -75,6 +75,8 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(CC) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS)' >$@
 
+# The compiler writes these beside the objects; without the empty rule make would try to build them.
+$(BUILD)/%.d: ;
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
 # ---- dependencies: Debian 12 packages -----------------------------------------------------------------------
