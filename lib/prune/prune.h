@@ -8,7 +8,7 @@
  * the lower index; in channel mode the first layer keeps all image channels unless prune_first.
  *
  * Files: budget.c (what a strategy costs), rules.c (uniform, ERK, LAMP, ...), strategy.c (specs, strategy
- * files, claims), mask.c (scores and masks), apply.c (what is written into a model). */
+ * files, claims), table.c (per-layer tables), mask.c (scores and masks), apply.c (what is written into a model). */
 #ifndef HR_PRUNE_H
 #define HR_PRUNE_H
 
@@ -87,6 +87,10 @@ HR_MUST_CHECK int hr_spec_check(const char *spec, hr_err *err);
  * "history"}: weight mode lists all layers; channel mode lists the decision layers (no tied shortcuts).
  * Caller owns it. */
 json_t *hr_strategy_json(const hr_strategy *s, const hr_model *m, const hr_layers *ls);
+/* Write a table of the strategy, one row per layer with what is left of it, to path: JSON when the name ends
+ * in .json, else tab-separated with a head line. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_strategy_report(const hr_strategy *s, const hr_model *m, const hr_layers *ls,
+                                     const char *path, hr_err *err);
 /* The rate that an ID claims: 0.1 for "010_0", "01_uni", "010"; 0.01 for "001_1"; 0.5 for "05_0_all" (ALG
  * 7.1: the rate without its dot); 0.1 for "erk:0.1"; 0 when it claims none ("search-0"). */
 double hr_id_rate(const char *id);

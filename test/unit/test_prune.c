@@ -456,7 +456,7 @@ static void test_an_entry_survives_the_way_through_a_file(void **state)
     (void)state;
     struct net n = open_net("resS", true);
     for (int reg = 0; reg < 2; reg++) {
-        hr_strategy s = make(&n, "erk:0.3", (enum hr_reg)reg, HR_MEASURE_INOUT), back;
+        hr_strategy s = make(&n, "erk:0.3", (enum hr_reg)reg, HR_MEASURE_INOUT), back, other;
         s.history = json_pack("{s:s}", "tool", "ddpg-search");
         json_t *file = json_pack("{s:{s:{s:o}}}", "resS", hr_reg_names[reg], "search-0",
                                  hr_strategy_json(&s, n.m, &n.ls));
@@ -472,9 +472,10 @@ static void test_an_entry_survives_the_way_through_a_file(void **state)
         assert_near(back.claimed.inout, b.inout, 1e-14); /* 15 digits in the file */
         hr_err err = HR_ERR_INIT;
         assert_int_equal(
-            hr_strategy_make(&s, path, (enum hr_reg) !reg, n.m, &n.ls, false, HR_MEASURE_INOUT, &err),
+            hr_strategy_make(&other, path, (enum hr_reg) !reg, n.m, &n.ls, false, HR_MEASURE_INOUT, &err),
             HR_EINVAL);
         assert_non_null(strstr(err.msg, "pruning, not for"));
+        hr_strategy_release(&s);
         hr_strategy_release(&back);
         json_decref(file);
         free(text);
