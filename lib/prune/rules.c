@@ -9,7 +9,8 @@
  * rounded down to whole counts, and what is left of the budget goes to the layers with the largest
  * remainders, one weight or channel each. lamp, global    keep everything with score >= t. t is bisected over
  * the bit patterns of floats; of the scores just below the final t, which exceed the budget together, as many
- * are kept as fit, first layer first. Every layer's best score counts as infinite, so no layer dies.
+ * are kept as fit, first layer first, and then single lower ones where the budget still has room.
+ *                   Every layer's best score counts as infinite, so no layer dies.
  *
  * All costs grow with every count, which is what makes bisection right. Each entry of a count array stands
  * for one layer; a tied shortcut (channel mode) is never decided, it copies its block's first convolution. */
@@ -254,6 +255,26 @@ static void fill_layer(struct solver *v, int i, int64_t most, int64_t *kept)
     copy_ties(v, kept);
 }
 
+/* Spend what is left: one more of the best score that still fits, until none does. */
+static void fill_rest(struct solver *v, float *const *scores, int64_t *kept)
+{
+    bool *full = hr_xcalloc((size_t)v->ls->n, sizeof *full);
+    for (;;) {
+        int best = -1;
+        for (int i = 0; i < v->ls->n; i++) {
+            full[i] = full[i] || tied(v, i) || kept[i] >= size(v, i);
+            if (!full[i] && (best < 0 || scores[i][kept[i]] > scores[best][kept[best]]))
+                best = i;
+        }
+        if (best < 0)
+            break;
+        int64_t before = kept[best];
+        fill_layer(v, best, before + 1, kept);
+        full[best] = kept[best] == before;
+    }
+    free(full);
+}
+
 static bool solve_threshold(struct solver *v, bool lamp, int64_t *kept)
 {
     int n = v->ls->n;
@@ -280,6 +301,7 @@ static bool solve_threshold(struct solver *v, bool lamp, int64_t *kept)
         for (int i = 0; below >= 0 && i < n; i++)
             if (!tied(v, i) && !fixed(v, i))
                 fill_layer(v, i, count_above(scores[i], size(v, i), float_of_bits((uint32_t)below)), kept);
+        fill_rest(v, scores, kept);
     }
     for (int i = 0; i < n; i++)
         free(scores[i]);
