@@ -65,6 +65,7 @@ float *hr_exec_logits(hr_exec *e);          /* (N,classes) */
 float *hr_exec_dlogits(hr_exec *e);         /* (N,classes): filled by the caller before backward; kept */
 float *hr_exec_dinput(hr_exec *e);          /* (N,h,w,c): d loss / d pixel after HR_DX */
 size_t hr_exec_input_len(const hr_exec *e); /* h*w*c */
+int hr_exec_classes(const hr_exec *e);
 int hr_exec_threads(const hr_exec *e);
 
 /* Run samples [n0,n1); see above for what each mode allows. */

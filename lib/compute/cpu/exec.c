@@ -85,6 +85,11 @@ size_t hr_exec_input_len(const hr_exec *e)
     return e->steps[0].len;
 }
 
+int hr_exec_classes(const hr_exec *e)
+{
+    return e->m->classes;
+}
+
 int hr_exec_threads(const hr_exec *e)
 {
     return e->opts.threads;
