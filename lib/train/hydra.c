@@ -1,0 +1,58 @@
+/* lib/train/hydra.c -- HYDRA's importance scores: where they start, the mask they mean, their gradient.
+ * train.h states the formulas; Sehwag et al. 2020 (arXiv:2002.10509) section 3.1 and their released code. */
+#include "train/train.h"
+
+#include <math.h>
+
+void hr_hydra_init(float *s, const float *w, const hr_layer *l, enum hr_reg reg)
+{
+    int64_t n = hr_score_count(l, reg);
+    double fan = (double)l->in;
+    if (reg == HR_REG_WEIGHT) {
+        fan *= l->kh * l->kw;
+        for (int64_t i = 0; i < n; i++)
+            s[i] = w[i];
+    } else {
+        hr_score_weights(w, l, reg, HR_SCORE_L1, s);
+    }
+    float top = 0.0f;
+    for (int64_t i = 0; i < n; i++)
+        top = fmaxf(top, fabsf(s[i]));
+    float scale = (float)sqrt(6.0 / fan);
+    for (int64_t i = 0; i < n && top > 0.0f; i++)
+        s[i] = scale * s[i] / top;
+}
+
+void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, float *scratch,
+                   uint8_t *mask)
+{
+    int64_t n = hr_score_count(l, reg);
+    for (int64_t i = 0; i < n; i++)
+        scratch[i] = fabsf(s[i]);
+    hr_topk_mask(scratch, n, kept, mask);
+}
+
+static float sign(float v)
+{
+    return (float)((v > 0.0f) - (v < 0.0f));
+}
+
+void hr_hydra_grad(float *ds, const float *dw_eff, const float *w, const float *s, const hr_layer *l,
+                   enum hr_reg reg)
+{
+    if (reg == HR_REG_WEIGHT) {
+        for (int64_t i = 0; i < l->n; i++)
+            ds[i] = sign(s[i]) * dw_eff[i] * w[i];
+        return;
+    }
+    int area = l->kh * l->kw;
+    for (int i = 0; i < l->in; i++) {
+        double sum = 0.0;
+        for (int o = 0; o < l->out; o++) {
+            int64_t at = ((int64_t)o * l->in + i) * area;
+            for (int k = 0; k < area; k++)
+                sum += (double)dw_eff[at + k] * w[at + k];
+        }
+        ds[i] = sign(s[i]) * (float)sum;
+    }
+}

@@ -1,0 +1,354 @@
+/* lib/train/serve.c -- the evaluator of the search: what is the dense network worth under this strategy?
+ *
+ * One JSON object a line. We speak first:
+ *
+ *     {"proto":1,"reg":"weight","layers":[{"name":"conv1","n":144},...],"batches":5,"images":500,"digest":...}
+ *
+ * layers are the decisions in strategy order: all layers for weight; for channel those that have an entry of
+ * their own, as a tied shortcut takes its block's conv1's kept count (and its own scores). digest is over
+ * everything that a reply depends on, so that a search can tell whether it talks to the same evaluator again.
+ * Then, as often as asked:
+ *
+ *     request  {"id":7,"kept":[144,230,...],"batches":[0,5]}
+ *     reply    {"id":7,"n":500,"clean":301,"robust":122,"params":7707,"macs":...,"constant":true}
+ *
+ * counts over the batches [a,b) (all, when not given), params and macs of what is kept, and constant only
+ * when every image got the same class: no attack can hurt such a network, which is why it looks good.
+ * A request that makes no sense gets {"id":..,"error":".."}.
+ *
+ * Every layer's scores are sorted once, at the start: rank r of an entry says that r others come before it,
+ * so a mask is `rank < kept`, the same set as hr_topk_mask's, and a request costs no sort. Batches are fixed,
+ * the noise belongs to the images: one strategy has one outcome, whatever was asked before (ALG 6.6, sound).
+ */
+#include "train/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LINE_MAX_BYTES = 1 << 20 };
+
+struct ranked {
+    const hr_layer *l;
+    int64_t n, kept; /* scores; those that the mask keeps now, 0: no mask was made yet */
+    uint32_t *rank;  /* (n) */
+    uint8_t *chosen; /* (n) */
+    float *mask;     /* (l->n) */
+};
+
+struct server {
+    hr_model *m;
+    const hr_dataset *ds;
+    const hr_serve_opts *o;
+    hr_layers layers;
+    struct ranked *r; /* one per layer */
+    int decisions;
+    hr_exec *e;
+    uint32_t *begin; /* first image of every batch, and the end */
+    uint32_t batches;
+    hr_eval_attack clean, pgd;
+    float *x;
+    int32_t *y, *pred;
+    uint32_t *rows, *index;
+};
+
+/* ---- ranks and masks ----------------------------------------------------------------------------------- */
+
+static int by_key(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void rank_layer(struct ranked *r, const hr_layer *l, const float *w, enum hr_reg reg)
+{
+    r->l = l;
+    r->n = hr_score_count(l, reg);
+    r->rank = hr_xmalloc((size_t)r->n * sizeof *r->rank);
+    r->chosen = hr_xcalloc((size_t)r->n, 1);
+    r->mask = hr_xaligned((size_t)l->n, sizeof *r->mask);
+    float *score = hr_xmalloc((size_t)r->n * sizeof *score);
+    uint64_t *key = hr_xmalloc((size_t)r->n * sizeof *key);
+    hr_score_weights(w, l, reg, HR_SCORE_L1, score);
+    for (int64_t i = 0; i < r->n; i++) {
+        /* The bits of floats >= 0 are ordered as the floats are: largest first, then the lower index. */
+        float s = fabsf(score[i]);
+        uint32_t bits;
+        memcpy(&bits, &s, sizeof bits);
+        key[i] = (uint64_t)(UINT32_MAX - bits) << 32 | (uint32_t)i;
+    }
+    qsort(key, (size_t)r->n, sizeof *key, by_key);
+    for (int64_t i = 0; i < r->n; i++)
+        r->rank[(uint32_t)key[i]] = (uint32_t)i;
+    free(score);
+    free(key);
+}
+
+static void set_kept(struct ranked *r, enum hr_reg reg, int64_t kept)
+{
+    if (r->kept == kept)
+        return;
+    r->kept = kept;
+    for (int64_t i = 0; i < r->n; i++)
+        r->chosen[i] = r->rank[i] < kept;
+    hr_mask_expand(r->chosen, r->l, reg, r->mask);
+}
+
+/* Entry of the request that layer i obeys. */
+static int decision(const struct server *s, int i)
+{
+    return s->o->reg == HR_REG_WEIGHT ? i : s->layers.l[i].channel_index;
+}
+
+static bool decides(const struct server *s, int i)
+{
+    return s->o->reg == HR_REG_WEIGHT || s->layers.l[i].tie < 0;
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------ */
+
+struct request {
+    const json_t *kept;
+    uint32_t from, to; /* batches */
+};
+
+static int parse_request(const struct server *s, const json_t *j, struct request *q, hr_err *err)
+{
+    if (!json_is_object(j))
+        return hr_fail(err, HR_EFORMAT, "a request is a JSON object");
+    if (!json_is_integer(json_object_get(j, "id")))
+        return hr_fail(err, HR_EFORMAT, "'id' is no whole number");
+    q->kept = json_object_get(j, "kept");
+    if (!json_is_array(q->kept) || json_array_size(q->kept) != (size_t)s->decisions)
+        return hr_fail(err, HR_EFORMAT, "'kept' must be a list of %d whole numbers", s->decisions);
+    for (int i = 0; i < s->layers.n; i++) {
+        const json_t *k = json_array_get(q->kept, (size_t)decision(s, i));
+        if (!json_is_integer(k) || json_integer_value(k) < 1 || json_integer_value(k) > s->r[i].n)
+            return hr_fail(err, HR_EFORMAT, "'kept' of layer '%s' must be a whole number in 1..%lld",
+                           s->layers.l[i].name, (long long)s->r[i].n);
+    }
+    q->from = 0;
+    q->to = s->batches;
+    const json_t *range = json_object_get(j, "batches");
+    if (range) {
+        const json_t *a = json_array_get(range, 0), *b = json_array_get(range, 1);
+        if (json_array_size(range) != 2 || !json_is_integer(a) || !json_is_integer(b) ||
+            json_integer_value(a) < 0 || json_integer_value(b) > s->batches ||
+            json_integer_value(a) >= json_integer_value(b))
+            return hr_fail(err, HR_EFORMAT, "'batches' must be [a,b] with 0 <= a < b <= %u", s->batches);
+        q->from = (uint32_t)json_integer_value(a);
+        q->to = (uint32_t)json_integer_value(b);
+    }
+    return HR_OK;
+}
+
+static uint32_t count_right(struct server *s, const hr_eval_attack *a, int n)
+{
+    uint32_t count = 0;
+    hr_eval_batch(s->e, a, 0, s->x, s->y, s->index, n, s->pred);
+    for (int i = 0; i < n; i++)
+        count += s->pred[i] == s->y[i];
+    return count;
+}
+
+static json_t *evaluate(struct server *s, const struct request *q)
+{
+    int64_t params = 0, macs = 0;
+    for (int i = 0; i < s->layers.n; i++) {
+        const hr_layer *l = &s->layers.l[i];
+        struct ranked *r = &s->r[i];
+        set_kept(r, s->o->reg, json_integer_value(json_array_get(q->kept, (size_t)decision(s, i))));
+        int64_t weights = r->kept * (l->n / r->n);
+        params += weights;
+        macs += weights * l->hout * l->wout;
+    }
+    hr_exec_params(s->e);
+
+    uint32_t images = 0, clean = 0, robust = 0;
+    int32_t first = -1;
+    bool constant = true;
+    for (uint32_t b = q->from; b < q->to; b++) {
+        int n = (int)(s->begin[b + 1] - s->begin[b]);
+        for (int i = 0; i < n; i++) {
+            s->rows[i] = s->begin[b] + (uint32_t)i;
+            s->index[i] = s->ds->index[s->rows[i]];
+        }
+        hr_batch_fill(s->ds, s->rows, n, s->x, s->y);
+        clean += count_right(s, &s->clean, n);
+        if (b == q->from)
+            first = s->pred[0];
+        for (int i = 0; i < n; i++)
+            constant &= s->pred[i] == first;
+        robust += count_right(s, &s->pgd, n);
+        images += (uint32_t)n;
+    }
+    json_t *j =
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "n", (json_int_t)images, "clean", (json_int_t)clean, "robust",
+                  (json_int_t)robust, "params", (json_int_t)params, "macs", (json_int_t)macs);
+    if (constant)
+        json_object_set_new(j, "constant", json_true());
+    return j;
+}
+
+static json_t *answer(struct server *s, const char *line, size_t n)
+{
+    hr_err err = HR_ERR_INIT;
+    json_error_t je;
+    struct request q = {0};
+    json_t *request = json_loadb(line, n, JSON_REJECT_DUPLICATES, &je), *reply = json_object();
+    const json_t *id = json_object_get(request, "id");
+    json_object_set_new(reply, "id",
+                        json_is_integer(id) ? json_integer(json_integer_value(id)) : json_null());
+    if (!request)
+        hr_fail(&err, HR_EFORMAT, "not JSON: %s", je.text);
+    if (request && parse_request(s, request, &q, &err) == HR_OK) {
+        json_t *result = evaluate(s, &q);
+        json_object_update(reply, result);
+        json_decref(result);
+    } else {
+        json_object_set_new(reply, "error", json_string(err.msg));
+    }
+    json_decref(request);
+    return reply;
+}
+
+/* ---- lines --------------------------------------------------------------------------------------------- */
+
+/* The next line without its newline into buf; a line of LINE_MAX_BYTES or more is read over and *n says
+ * LINE_MAX_BYTES. Returns false at the end of input. */
+static bool read_line(FILE *in, char *buf, size_t *n)
+{
+    int c;
+    *n = 0;
+    while ((c = getc(in)) != EOF && c != '\n')
+        if (*n < LINE_MAX_BYTES)
+            buf[(*n)++] = (char)c;
+    return c != EOF || *n > 0;
+}
+
+static int say(FILE *out, json_t *j, hr_err *err)
+{
+    char *text = hr_json_text(j, 0);
+    fprintf(out, "%s\n", text);
+    free(text);
+    json_decref(j);
+    if (fflush(out) || ferror(out))
+        return hr_fail(err, HR_EIO, "<stdout>: the search does not read our replies any more");
+    return HR_OK;
+}
+
+static int talk(struct server *s, FILE *in, FILE *out, hr_err *err)
+{
+    char *line = hr_xmalloc(LINE_MAX_BYTES);
+    size_t n;
+    int rc = HR_OK;
+    while (!rc && read_line(in, line, &n)) {
+        if (n == LINE_MAX_BYTES)
+            rc = say(out, json_pack("{s:n, s:s}", "id", "error", "the line is too long"), err);
+        else if (n > 0)
+            rc = say(out, answer(s, line, n), err);
+    }
+    free(line);
+    return rc;
+}
+
+/* ---- start --------------------------------------------------------------------------------------------- */
+
+static json_t *greeting(const struct server *s)
+{
+    const hr_serve_opts *o = s->o;
+    hr_buf b = {0};
+    hr_buf_printf(&b, "%s %s %s %s eps %.17g step %.17g steps %d batch %d seed %u", o->digest, s->ds->digest,
+                  hr_reg_names[o->reg], hr_bn_mode_names[o->bn], o->eps, o->step, o->steps, o->batch,
+                  o->seed);
+    for (uint32_t i = 0; i < s->ds->n; i++) /* a subset keeps its places in the file, which key the noise */
+        hr_buf_printf(&b, " %u", s->ds->index[i]);
+    char hex[65];
+    hr_sha256 *h = hr_sha256_new();
+    hr_sha256_add(h, b.data, b.len);
+    hr_sha256_end(h, hex);
+    hr_buf_release(&b);
+
+    json_t *j = json_pack("{s:i, s:s}", "proto", 1, "reg", hr_reg_names[o->reg]), *list = json_array();
+    for (int i = 0; i < s->layers.n; i++)
+        if (decides(s, i))
+            json_array_append_new(
+                list, json_pack("{s:s, s:I}", "name", s->layers.l[i].name, "n", (json_int_t)s->r[i].n));
+    json_object_set_new(j, "layers", list);
+    json_object_set_new(j, "batches", json_integer(s->batches));
+    json_object_set_new(j, "images", json_integer(s->ds->n));
+    json_object_set_new(j, "digest", json_string(hex));
+    return j;
+}
+
+static void cut_batches(struct server *s)
+{
+    s->begin = hr_xcalloc((size_t)s->ds->n + 1, sizeof *s->begin);
+    for (uint32_t at = 0; at < s->ds->n;) {
+        at = hr_eval_batch_end(at, s->ds->n, s->o->batch, s->o->bn);
+        s->begin[++s->batches] = at;
+    }
+}
+
+static void release(struct server *s)
+{
+    hr_exec_free(s->e);
+    for (int i = 0; s->r && i < s->layers.n; i++) {
+        free(s->r[i].rank);
+        free(s->r[i].chosen);
+        free(s->r[i].mask);
+    }
+    free(s->r);
+    free(s->begin);
+    free(s->x);
+    free(s->y);
+    free(s->pred);
+    free(s->rows);
+    free(s->index);
+    hr_layers_release(&s->layers);
+}
+
+int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in, FILE *out, hr_err *err)
+{
+    struct server s = {.m = m, .ds = ds, .o = o, .layers = hr_layers_of(m)};
+    int rc = HR_OK;
+    for (int i = 0; !rc && i < s.layers.n; i++)
+        if (m->prune[s.layers.l[i].node].active)
+            rc = hr_fail(err, HR_EINVAL, "%s: the network is pruned; a search needs the dense one", o->name);
+    hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .batch_stats = o->bn != HR_BN_FOLDED};
+    if (!rc && !(s.e = hr_exec_new(m, &eo, err)))
+        rc = err->code;
+    if (rc)
+        goto out;
+
+    s.decisions = o->reg == HR_REG_WEIGHT ? s.layers.n : s.layers.channel_n;
+    s.r = hr_xcalloc((size_t)s.layers.n, sizeof *s.r);
+    for (int i = 0; i < s.layers.n; i++) {
+        const hr_layer *l = &s.layers.l[i];
+        rank_layer(&s.r[i], l, hr_tensor_f32(&m->tensors[l->weight]), o->reg);
+        hr_exec_set_mask(s.e, l->node, s.r[i].mask);
+    }
+    cut_batches(&s);
+    s.clean = (hr_eval_attack){.name = "clean", .clean = true, .restarts = 1, .opts = {.bn = o->bn}};
+    s.pgd = (hr_eval_attack){.name = "pgd",
+                             .restarts = 1,
+                             .opts = {.eps = (float)o->eps,
+                                      .step = (float)o->step,
+                                      .steps = o->steps,
+                                      .random_start = true,
+                                      .bn = o->bn,
+                                      .seed = o->seed,
+                                      .stream = HR_STREAM_EVAL}};
+    size_t batch = (size_t)o->batch;
+    s.x = hr_xaligned(batch * hr_exec_input_len(s.e), sizeof *s.x);
+    s.y = hr_xcalloc(batch, sizeof *s.y);
+    s.pred = hr_xcalloc(batch, sizeof *s.pred);
+    s.rows = hr_xcalloc(batch, sizeof *s.rows);
+    s.index = hr_xcalloc(batch, sizeof *s.index);
+    rc = say(out, greeting(&s), err);
+    if (!rc)
+        rc = talk(&s, in, out, err);
+out:
+    release(&s);
+    return rc;
+}

@@ -1,0 +1,438 @@
+/* lib/train/train.c -- the loop of all training stages.
+ *
+ * A stage is a list of trainees: arrays of numbers that the optimiser moves, each with a rule that makes its
+ * gradient out of the executor's, which is the gradient of the *effective* parameter (weight after mask):
+ *
+ *     PLAIN    g = d                      weights and biases of a dense network, batch norm, biases
+ *     MASKED   g = d * mask               weights in finetune: what is pruned stays exactly zero
+ *     SCORES   g = sign(s) * d * w        popup scores in prune (hydra.c); the masks move with them
+ *
+ * One step: fill the batch, attack it with the network as it is (batch norm folded by default), run the
+ * attacked images forward with batch statistics (running statistics move), cross-entropy, backward to the
+ * parameters, one optimiser step per trainee, new masks in prune, and the executor takes the parameters over.
+ *
+ * Sums over samples come from the executor's fixed tree, and a trainee is updated by one thread, so the
+ * result has the same bits for any number of threads. */
+#include "train/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const hr_stage_names[4] = {"pretrain", "prune", "finetune", NULL};
+const char *const hr_objective_names[3] = {"pgd", "natural", NULL};
+
+enum rule { PLAIN, MASKED, SCORES };
+
+struct trainee {
+    enum rule rule;
+    const char *name; /* of the tensor, for messages */
+    float *value;     /* what is trained, n numbers in the model */
+    size_t n;
+    float *gradient;   /* (n); NULL for PLAIN */
+    float *buf, *buf2; /* (n) the optimiser's; buf2 is Adam's */
+    int tensor;        /* whose gradient the executor has */
+    /* MASKED and SCORES */
+    const hr_layer *layer;
+    enum hr_reg reg;
+    int64_t kept;
+    float *mask; /* multipliers in the weight's layout */
+    /* SCORES */
+    const float *weight;
+    float *scratch;  /* (n) */
+    uint8_t *chosen; /* (n) */
+};
+
+struct trainer {
+    hr_model *m;
+    const hr_train_opts *o;
+    hr_layers layers;
+    hr_exec *e;
+    struct trainee *list;
+    int n;
+    int64_t steps; /* done so far */
+    /* one batch */
+    float *x;
+    int32_t *y, *pred;
+    uint32_t *index;
+    double *loss;
+};
+
+/* ---- stages -------------------------------------------------------------------------------------------- */
+
+static int check_stage(const struct trainer *t, hr_err *err)
+{
+    enum hr_stage stage = t->o->stage;
+    int active = 0, planned = 0;
+    const char *without = NULL;
+    for (int i = 0; i < t->layers.n; i++) {
+        const hr_prune *p = &t->m->prune[t->layers.l[i].node];
+        active += p->set && p->active;
+        planned += p->set && !p->active;
+        if (!p->set && !without)
+            without = t->layers.l[i].name;
+    }
+    if (stage == HR_STAGE_PRETRAIN && active)
+        return hr_fail(err, HR_EINVAL, "%s: the network is pruned; --stage pretrain trains dense networks",
+                       t->o->name);
+    if (stage == HR_STAGE_PRUNE && active)
+        return hr_fail(err, HR_EINVAL,
+                       "%s: the network is pruned already; --stage prune needs dense weights with planned "
+                       "rates (maskapply --plan)",
+                       t->o->name);
+    if (stage == HR_STAGE_PRUNE && !planned)
+        return hr_fail(
+            err, HR_EINVAL,
+            "%s: no layer has a planned rate; --stage prune needs one per layer (maskapply --plan)",
+            t->o->name);
+    if (stage == HR_STAGE_PRUNE && without)
+        return hr_fail(err, HR_EINVAL, "%s: layer '%s' has no planned rate, others have", t->o->name,
+                       without);
+    if (stage == HR_STAGE_FINETUNE && !active)
+        return hr_fail(err, HR_EINVAL,
+                       "%s: no layer has an active mask; --stage finetune needs a pruned network (maskapply, "
+                       "or --stage prune)",
+                       t->o->name);
+    return HR_OK;
+}
+
+/* Put initial scores of every layer into the model. Tensors move in memory: call before taking pointers. */
+static void add_scores(struct trainer *t)
+{
+    for (int i = 0; i < t->layers.n; i++) {
+        const hr_layer *l = &t->layers.l[i];
+        enum hr_reg reg = t->m->prune[l->node].reg;
+        const hr_tensor *w = &t->m->tensors[l->weight];
+        int64_t shape[HR_MAX_DIMS];
+        for (int d = 0; d < w->ndim; d++)
+            shape[d] = reg == HR_REG_WEIGHT || d == 1 ? w->shape[d] : 1;
+        char *name = hr_xasprintf("%s.popup_scores", l->name);
+        int s = hr_model_add_tensor(t->m, name, HR_F32, w->ndim, shape);
+        hr_hydra_init(hr_tensor_f32(&t->m->tensors[s]), hr_tensor_f32(&t->m->tensors[l->weight]), l, reg);
+        free(name);
+    }
+}
+
+static struct trainee *add_trainee(struct trainer *t, enum rule rule, int tensor, hr_tensor *value)
+{
+    struct trainee *p = &t->list[t->n++];
+    size_t n = (size_t)hr_tensor_count(value);
+    *p = (struct trainee){.rule = rule, .name = value->name, .value = hr_tensor_f32(value), .n = n};
+    p->tensor = tensor;
+    p->buf = hr_xaligned(n, sizeof(float));
+    if (t->o->optimizer == HR_ADAM)
+        p->buf2 = hr_xaligned(n, sizeof(float));
+    if (rule != PLAIN)
+        p->gradient = hr_xaligned(n, sizeof(float));
+    return p;
+}
+
+/* The mask that p's scores mean now. */
+static void choose(struct trainee *p)
+{
+    hr_hydra_mask(p->value, p->layer, p->reg, p->kept, p->scratch, p->chosen);
+    hr_mask_expand(p->chosen, p->layer, p->reg, p->mask);
+}
+
+static void add_layer(struct trainer *t, const hr_layer *l)
+{
+    hr_tensor *w = &t->m->tensors[l->weight];
+    const hr_prune *record = &t->m->prune[l->node];
+    struct trainee *p;
+    if (t->o->stage == HR_STAGE_PRUNE) {
+        p = add_trainee(t, SCORES, l->weight, hr_model_node_tensor(t->m, l->node, "popup_scores"));
+        p->weight = hr_tensor_f32(w);
+        p->scratch = hr_xaligned(p->n, sizeof(float));
+        p->chosen = hr_xaligned(p->n, 1);
+    } else if (t->o->stage == HR_STAGE_FINETUNE && record->set && record->active) {
+        p = add_trainee(t, MASKED, l->weight, w);
+    } else {
+        add_trainee(t, PLAIN, l->weight, w);
+        return;
+    }
+    p->layer = l;
+    p->reg = record->reg;
+    p->kept = record->kept;
+    p->mask = hr_xaligned((size_t)l->n, sizeof(float));
+    if (p->rule == SCORES)
+        choose(p);
+    else
+        hr_mask_expand(hr_model_node_tensor(t->m, l->node, "mask")->data, l, p->reg, p->mask);
+    hr_exec_set_mask(t->e, l->node, p->mask);
+}
+
+static void add_trainees(struct trainer *t)
+{
+    hr_model *m = t->m;
+    bool prune = t->o->stage == HR_STAGE_PRUNE;
+    t->list = hr_xcalloc((size_t)m->nnodes * 2, sizeof *t->list);
+    for (int i = 0, layer = 0; i < m->nnodes; i++) {
+        const hr_node *node = &m->nodes[i];
+        bool norm = node->op == HR_OP_BATCHNORM;
+        if (layer < t->layers.n && t->layers.l[layer].node == i)
+            add_layer(t, &t->layers.l[layer++]);
+        else if (norm && !(prune && t->o->freeze_bn))
+            add_trainee(t, PLAIN, node->param[HR_P_WEIGHT], &m->tensors[node->param[HR_P_WEIGHT]]);
+        if (node->param[HR_P_BIAS] >= 0 && (norm ? !(prune && t->o->freeze_bn) : !prune))
+            add_trainee(t, PLAIN, node->param[HR_P_BIAS], &m->tensors[node->param[HR_P_BIAS]]);
+    }
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------ */
+
+static const float *gradient(const struct trainer *t, struct trainee *p)
+{
+    const float *d = hr_exec_grad(t->e, p->tensor);
+    if (p->rule == PLAIN)
+        return d;
+    if (p->rule == SCORES)
+        hr_hydra_grad(p->gradient, d, p->weight, p->value, p->layer, p->reg);
+    else
+        for (size_t i = 0; i < p->n; i++)
+            p->gradient[i] = p->mask[i] != 0.0f ? d[i] : 0.0f;
+    return p->gradient;
+}
+
+static void update(struct trainer *t, double lr)
+{
+    const hr_train_opts *o = t->o;
+    int64_t step = t->steps++;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(hr_exec_threads(t->e))
+    for (int i = 0; i < t->n; i++) {
+        struct trainee *p = &t->list[i];
+        const float *g = gradient(t, p);
+        if (o->optimizer == HR_SGD)
+            hr_sgd_step(p->value, g, p->buf, p->n, (float)lr, (float)o->momentum, (float)o->weight_decay,
+                        step == 0);
+        else
+            hr_adam_step(p->value, g, p->buf, p->buf2, p->n, (float)lr, (float)o->weight_decay, step + 1);
+        if (p->rule == SCORES)
+            choose(p);
+    }
+    hr_exec_params(t->e);
+}
+
+static int right(const struct trainer *t, int n)
+{
+    int count = 0;
+    hr_argmax(hr_exec_logits(t->e), 0, n, t->m->classes, t->pred);
+    for (int i = 0; i < n; i++)
+        count += t->pred[i] == t->y[i];
+    return count;
+}
+
+static hr_attack_opts training_attack(const hr_train_opts *o, int epoch)
+{
+    hr_attack_opts a = {.eps = (float)o->eps,
+                        .step = (float)o->step,
+                        .steps = o->steps,
+                        .random_start = o->random_start,
+                        .loss = HR_LOSS_CE,
+                        .bn = o->attack_bn,
+                        .seed = o->seed,
+                        .stream = HR_STREAM_ATTACK,
+                        .c0 = (uint32_t)epoch};
+    if (epoch <
+        o->schedule.warmup_epochs) { /* the published warm-up loss: one step from the image, ALG 3.4 */
+        a.steps = 1;
+        a.random_start = false;
+    }
+    return a;
+}
+
+struct tally {
+    uint32_t n;
+    uint64_t clean, robust;
+    double loss; /* sum */
+};
+
+static void train_batch(struct trainer *t, const hr_dataset *ds, const uint32_t *rows, int n, int epoch,
+                        double lr, struct tally *sum)
+{
+    const hr_train_opts *o = t->o;
+    bool natural = o->objective == HR_OBJ_NATURAL;
+    int classes = t->m->classes;
+    size_t bytes = (size_t)n * hr_exec_input_len(t->e) * sizeof(float);
+    hr_batch_fill(ds, rows, n, t->x, t->y);
+    if (o->augment_pad > 0 || o->flip)
+        hr_batch_augment(ds, rows, n, t->x, o->augment_pad, o->flip, o->seed, (uint32_t)epoch);
+    for (int i = 0; i < n; i++)
+        t->index[i] = ds->index[rows[i]];
+
+    if (natural || o->log_clean)
+        memcpy(hr_exec_input(t->e), t->x, bytes);
+    if (!natural) {
+        if (o->log_clean) {
+            hr_exec_infer(t->e, n);
+            sum->clean += (uint64_t)right(t, n);
+        }
+        hr_attack_opts a = training_attack(o, epoch);
+        hr_attack_pgd(t->e, &a, t->x, t->y, t->index, n);
+    }
+    hr_exec_forward(t->e, 0, n, HR_BN_BATCH_UPDATE);
+    hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, classes, 1.0f / (float)n, t->loss, hr_exec_dlogits(t->e));
+    *(natural ? &sum->clean : &sum->robust) += (uint64_t)right(t, n);
+    sum->loss += hr_tree_sum(t->loss, (size_t)n);
+    sum->n += (uint32_t)n;
+    hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
+    update(t, lr);
+}
+
+/* ---- epochs -------------------------------------------------------------------------------------------- */
+
+static int check_finite(const struct trainer *t, int epoch, hr_err *err)
+{
+    for (int i = 0; i < t->n; i++)
+        for (size_t k = 0; k < t->list[i].n; k++)
+            if (!isfinite(t->list[i].value[k]))
+                return hr_fail(err, HR_EDIVERGED,
+                               "diverged: after epoch %d '%s' holds %g; a smaller --lr may help", epoch + 1,
+                               t->list[i].name, (double)t->list[i].value[k]);
+    hr_err inner = HR_ERR_INIT;
+    if (hr_model_check_finite(t->m, t->o->name, &inner)) /* running statistics */
+        return hr_fail(err, HR_EDIVERGED, "diverged: after epoch %d: %s", epoch + 1, inner.msg);
+    return HR_OK;
+}
+
+static double percent(uint64_t part, uint32_t n)
+{
+    return n ? 100.0 * (double)part / n : NAN;
+}
+
+static int train_epoch(struct trainer *t, const hr_dataset *ds, uint32_t *order, int epoch, hr_epoch *log,
+                       hr_err *err)
+{
+    const hr_train_opts *o = t->o;
+    struct tally sum = {0};
+    uint32_t batch = (uint32_t)o->batch, full = ds->n / batch, rest = ds->n % batch;
+    uint32_t steps = full + (rest >= 2);
+    bool natural = o->objective == HR_OBJ_NATURAL;
+    double lr = 0.0;
+    hr_permutation(order, ds->n, o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch);
+    for (uint32_t s = 0; s < steps; s++) {
+        lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
+        train_batch(t, ds, order + s * batch, (int)(s < full ? batch : rest), epoch, lr, &sum);
+        if (!isfinite(sum.loss))
+            return hr_fail(err, HR_EDIVERGED,
+                           "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
+                           sum.loss, s + 1, epoch + 1);
+        if (o->on_step)
+            o->on_step(o->ctx, epoch + 1, sum.n, percent(natural ? sum.clean : sum.robust, sum.n));
+    }
+    *log = (hr_epoch){.epoch = epoch + 1, .split = "train", .loss = sum.loss / sum.n, .lr = lr};
+    log->clean = natural || o->log_clean ? percent(sum.clean, sum.n) : NAN;
+    log->robust = natural ? NAN : percent(sum.robust, sum.n);
+    return check_finite(t, epoch, err);
+}
+
+static hr_epoch measure(struct trainer *t, const hr_dataset *probe, int epoch, double lr)
+{
+    const hr_train_opts *o = t->o;
+    hr_eval_attack clean = {.name = "clean", .clean = true, .restarts = 1};
+    hr_eval_attack pgd = {.name = "pgd", .restarts = 1, .opts = training_attack(o, INT32_MAX)};
+    pgd.opts.bn = HR_BN_FOLDED;
+    pgd.opts.stream = HR_STREAM_EVAL;
+    pgd.opts.c0 = 0;
+    hr_eval_result a = hr_eval_run(t->e, o->batch, probe, &clean, NULL, NULL);
+    hr_eval_result b = hr_eval_run(t->e, o->batch, probe, &pgd, NULL, NULL);
+    return (hr_epoch){.epoch = epoch + 1,
+                      .split = "eval",
+                      .loss = o->objective == HR_OBJ_NATURAL ? a.loss : b.loss,
+                      .clean = a.accuracy,
+                      .robust = b.accuracy,
+                      .lr = lr};
+}
+
+static int run(struct trainer *t, const hr_dataset *train, const hr_dataset *probe, hr_err *err)
+{
+    const hr_train_opts *o = t->o;
+    uint32_t *order = hr_xmalloc(train->n * sizeof *order);
+    int rc = HR_OK;
+    for (int epoch = 0; !rc && epoch < o->schedule.warmup_epochs + o->schedule.epochs; epoch++) {
+        hr_epoch log = {0};
+        rc = train_epoch(t, train, order, epoch, &log, err);
+        if (!rc && o->on_epoch)
+            rc = o->on_epoch(o->ctx, &log, err);
+        if (!rc && probe && o->on_epoch) {
+            log = measure(t, probe, epoch, log.lr);
+            rc = o->on_epoch(o->ctx, &log, err);
+        }
+    }
+    free(order);
+    return rc;
+}
+
+static void release(struct trainer *t)
+{
+    hr_exec_free(t->e);
+    for (int i = 0; i < t->n; i++) {
+        struct trainee *p = &t->list[i];
+        free(p->gradient);
+        free(p->buf);
+        free(p->buf2);
+        free(p->mask);
+        free(p->scratch);
+        free(p->chosen);
+    }
+    free(t->list);
+    free(t->x);
+    free(t->y);
+    free(t->pred);
+    free(t->index);
+    free(t->loss);
+    hr_layers_release(&t->layers);
+}
+
+/* The masks that the last scores mean become the model's. The tensor table grows: the executor goes first. */
+static void write_masks(struct trainer *t)
+{
+    hr_exec_free(t->e);
+    t->e = NULL;
+    for (int i = 0; i < t->layers.n; i++) {
+        const hr_layer *l = &t->layers.l[i];
+        const hr_tensor *s = hr_model_node_tensor(t->m, l->node, "popup_scores");
+        size_t n = (size_t)hr_tensor_count(s);
+        float *size = hr_xmalloc(n * sizeof *size);
+        for (size_t k = 0; k < n; k++)
+            size[k] = fabsf(hr_tensor_f32(s)[k]);
+        hr_model_set_mask(t->m, l, size);
+        free(size);
+    }
+}
+
+int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, const hr_train_opts *o,
+             hr_err *err)
+{
+    struct trainer t = {.m = m, .o = o, .layers = hr_layers_of(m)};
+    int rc = check_stage(&t, err);
+    if (!rc && (train->n < 2 || o->batch < 2))
+        rc = hr_fail(err, HR_EINVAL, "training needs at least 2 images and batches of 2: %u images, batch %d",
+                     train->n, o->batch);
+    if (rc)
+        goto out;
+
+    if (o->stage == HR_STAGE_PRUNE)
+        add_scores(&t);
+    if (o->stage == HR_STAGE_FINETUNE)
+        hr_model_zero_pruned(m, &t.layers);
+    hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .train = true};
+    t.e = hr_exec_new(m, &eo, err);
+    if (!t.e) {
+        rc = err->code;
+        goto out;
+    }
+    add_trainees(&t);
+    hr_exec_params(t.e);
+    size_t batch = (size_t)o->batch;
+    t.x = hr_xaligned(batch * hr_exec_input_len(t.e), sizeof *t.x);
+    t.y = hr_xcalloc(batch, sizeof *t.y);
+    t.pred = hr_xcalloc(batch, sizeof *t.pred);
+    t.index = hr_xcalloc(batch, sizeof *t.index);
+    t.loss = hr_xcalloc(batch, sizeof *t.loss);
+    rc = run(&t, train, probe, err);
+    if (!rc && o->stage == HR_STAGE_PRUNE)
+        write_masks(&t);
+out:
+    release(&t);
+    return rc;
+}

@@ -1,0 +1,196 @@
+/* lib/train/train.h -- training robust networks, pruning them with HYDRA, and measuring what they are worth.
+ *
+ * Four parts, one header: optimisers and schedules (optim.c), HYDRA's scores (hydra.c), the training loop of
+ * all stages (train.c), and evaluation, as one record (eval.c) or as a service for the search (serve.c).
+ *
+ * Pixels, eps and step are in [0,1]; rates are fractions kept; accuracies are percentages. */
+#ifndef HR_TRAIN_H
+#define HR_TRAIN_H
+
+#include "attack/attack.h"
+#include "base/base.h"
+#include "compute/compute.h"
+#include "data/data.h"
+#include "model/model.h"
+#include "prune/prune.h"
+
+/* ---- optimisers and schedules (optim.c) ---------------------------------------------------------------- */
+
+enum hr_optimizer { HR_SGD, HR_ADAM };
+extern const char *const hr_optimizer_names[3]; /* "sgd", "adam", NULL */
+
+/* One SGD step on p[0..n) in PyTorch's form (torch.optim.SGD, dampening 0, no Nesterov):
+ *     d = g + wd*p;   buf = first ? d : momentum*buf + d;   p -= lr*buf
+ * buf (n) is the caller's and is written even when momentum is 0. */
+void hr_sgd_step(float *p, const float *g, float *buf, size_t n, float lr, float momentum, float wd,
+                 bool first);
+/* One Adam step (Kingma and Ba 2015, arXiv:1412.6980, Algorithm 1; torch.optim.Adam: betas 0.9 and 0.999,
+ * eps 1e-8 behind the root, weight decay added to the gradient). t counts steps from 1; m and v (n) start at
+ * zero. */
+void hr_adam_step(float *p, const float *g, float *m, float *v, size_t n, float lr, float wd, int64_t t);
+
+enum hr_schedule_kind {
+    HR_LR_COSINE,       /* lr * (1 + cos(pi * t/E)) / 2, t in epochs, moving with every step */
+    HR_LR_COSINE_EPOCH, /* the same held constant within an epoch: as published, without its offset of one
+                           epoch (ALG 3.2) */
+    HR_LR_STEP,         /* lr, lr/10 from 3/4 of the epochs on, lr/100 from 9/10 on */
+    HR_LR_MULTISTEP,    /* lr * gamma^(milestones passed) */
+    HR_LR_CONSTANT,
+};
+extern const char *const hr_schedule_names[6]; /* "cosine", "cosine-epoch", "step", "multistep", "constant" */
+
+enum { HR_MAX_MILESTONES = 16 };
+typedef struct hr_schedule {
+    enum hr_schedule_kind kind;
+    double lr;
+    int epochs;        /* E, without the warm-up epochs: the loop runs warmup_epochs + epochs */
+    int warmup_steps;  /* the first steps after the warm-up epochs ramp up: lr * (i+1)/warmup_steps */
+    int warmup_epochs; /* epochs at warmup_lr before the schedule starts (SVHN's published setting) */
+    double warmup_lr;
+    double gamma;
+    int milestones[HR_MAX_MILESTONES], nmilestones; /* epochs, ascending */
+} hr_schedule;
+/* Learning rate of step `step` (from 0) of `steps` in epoch `epoch` (from 0, warm-up epochs included). */
+double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t steps);
+
+/* ---- HYDRA's scores (hydra.c) -------------------------------------------------------------------------- */
+
+/* Sehwag et al. 2020, arXiv:2002.10509. A layer has one score s per weight, or per input channel; the network
+ * runs with w_eff = w * mask, mask = the `kept` largest |s|. hr_score_count(l, reg) scores per layer. */
+
+/* Scaled initialisation from the trained weights w (torch layout):
+ *   weight   s = sqrt(6/fan_in) * w / max|w|,  fan_in = in*kh*kw
+ *   channel  s = sqrt(6/in) * L1 / max L1 of the input channels (the published code sums over other memory
+ *            than a channel's; this is what it intends, ALG 4) */
+void hr_hydra_init(float *s, const float *w, const hr_layer *l, enum hr_reg reg);
+/* mask (n bytes, n scores): 1 for the kept largest |s|, ties to the lower index. scratch: n floats. */
+void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, float *scratch,
+                   uint8_t *mask);
+/* Straight-through gradient: the mask's own derivative with respect to |s| is taken as 1, for kept and pruned
+ * entries alike, so
+ *     ds = sign(s) * dw_eff * w          (channel: summed over the output channels and the kernel)
+ * dw_eff, w in torch layout. */
+void hr_hydra_grad(float *ds, const float *dw_eff, const float *w, const float *s, const hr_layer *l,
+                   enum hr_reg reg);
+
+/* ---- training (train.c) -------------------------------------------------------------------------------- */
+
+/* What a stage trains, and what it leaves alone (ALG 3.1):
+ *   pretrain   everything; a dense network. Refuses active masks.
+ *   prune      the scores, and batch norm's scale and shift unless freeze_bn. Weights and biases stay as they
+ *              are. Needs planned keep-counts (maskapply --plan) and dense weights. Scores start from the
+ *              weights; at the end LAYER.popup_scores and the active LAYER.mask are in the model.
+ *   finetune   everything under the active masks. Pruned weights are set to zero first, get no gradient, and
+ *              are exactly zero at the end.
+ * Running statistics of batch norm move in every stage. */
+enum hr_stage { HR_STAGE_PRETRAIN, HR_STAGE_PRUNE, HR_STAGE_FINETUNE };
+extern const char *const hr_stage_names[4];
+
+enum hr_objective {
+    HR_OBJ_PGD,    /* mean cross-entropy of attacked images (Madry et al. 2018; ALG 3.4 "PGD-AT") */
+    HR_OBJ_NATURAL /* mean cross-entropy of the images */
+};
+extern const char *const hr_objective_names[3]; /* "pgd", "natural", NULL */
+
+/* One line of the log. NaN: not measured. */
+typedef struct hr_epoch {
+    int epoch;         /* from 1 */
+    const char *split; /* "train": as met during the epoch; "eval": measured after it */
+    double loss;       /* mean, of what the objective looks at */
+    double clean, robust;
+    double lr; /* at the epoch's last step */
+} hr_epoch;
+
+typedef struct hr_train_opts {
+    enum hr_stage stage;
+    enum hr_objective objective;
+    hr_schedule schedule;
+    enum hr_optimizer optimizer;
+    double momentum, weight_decay; /* decay applies to every trained parameter, scores included */
+    int batch, threads;            /* threads 0: all there are; the result does not depend on it */
+    double eps, step;              /* the training attack and the probe's */
+    int steps;
+    bool random_start;
+    enum hr_bn_mode attack_bn;
+    bool freeze_bn;       /* prune: batch norm's scale and shift are not trained */
+    int augment_pad;      /* random crop from this many zeros around the image; 0: none */
+    bool flip, log_clean; /* log_clean: an extra pass per batch for the train line's clean accuracy */
+    uint32_t seed;
+    const char *name; /* the model's file, for messages */
+
+    void *ctx; /* of the two functions below; both may be NULL */
+    /* after every epoch, once per split; a non-zero return (with err set) ends the training with it */
+    int (*on_epoch)(void *ctx, const hr_epoch *e, hr_err *err);
+    /* after every step: images done in this epoch and the accuracy so far */
+    void (*on_step)(void *ctx, int epoch, uint32_t done, double accuracy);
+} hr_train_opts;
+
+/* Train m in place on train. probe (may be NULL) is measured after every epoch, clean and under the training
+ * attack with folded batch norm. The order of an epoch is a permutation drawn on HR_STREAM_SHUFFLE; the last,
+ * smaller batch is used when it holds at least two images. The same bits for any number of threads.
+ * Returns 0; HR_EINVAL (the stage does not fit the model's masks, fewer than two images); HR_EDIVERGED (a
+ * loss or parameter is not finite; m is then of no use); or what on_epoch returned. */
+HR_MUST_CHECK int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe,
+                           const hr_train_opts *o, hr_err *err);
+
+/* ---- evaluation (eval.c) ------------------------------------------------------------------------------- */
+
+typedef struct hr_eval_attack {
+    char name[16]; /* "clean", "fgsm", "pgd20", "cw" */
+    bool clean;    /* no attack; the rest is unused but restarts (1) and opts.bn */
+    int restarts;
+    double eps, step; /* as asked for; opts has them in float */
+    hr_attack_opts opts;
+} hr_eval_attack;
+typedef struct hr_eval_result {
+    uint32_t images, correct;
+    double accuracy; /* percent */
+    double balanced; /* percent: mean over the classes present of the share of their images classified right
+                        (ALG 8.2) */
+    double loss;     /* mean cross-entropy, of the first restart */
+} hr_eval_result;
+
+enum { HR_MAX_ATTACKS = 16 };
+/* Parse a list such as "clean,fgsm,pgd20,cw" (ALG 8.1): pgdK is K steps, cwK or cw (20) steps on the margin
+ * loss, both from a random start; fgsm is one step of eps from the image. list holds HR_MAX_ATTACKS; *n
+ * receives their number. Noise of an image is keyed by the kind of attack, the restart and its index, so no
+ * result depends on the batch size, the number of threads, or the other attacks. Returns 0 or HR_EINVAL. */
+HR_MUST_CHECK int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, double eps, double step,
+                                int restarts, enum hr_bn_mode bn, uint32_t seed, hr_err *err);
+/* Classify one batch of at most the executor's: x (n,h,w,c), y and index (n); pred (n) receives classes, -1
+ * where a logit is NaN. The logits stay in the executor. */
+void hr_eval_batch(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
+                   const uint32_t *index, int n, int32_t *pred);
+/* Measure ds. An image counts as correct when it is after every restart. batch: at most the executor's, at
+ * least 3 with batch statistics. tick (may be NULL) is called after every batch. */
+hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a,
+                           void (*tick)(void *ctx, uint32_t done, double accuracy), void *ctx);
+/* End of the batch that starts at image `at`: at + batch, but never past n, and one image earlier where a
+ * single image would be left over for the last batch and statistics of the batch are wanted. */
+uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode bn);
+
+/* The evaluation record, one JSON object (report.h describes it); caller owns it. label may be NULL: the
+ * strategy's id, or "dense". data_name, images and data_digest describe the whole test set. */
+json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *label, const char *data_name,
+                       uint32_t images, const char *data_digest, const hr_eval_attack *attacks,
+                       const hr_eval_result *results, int n, int batch);
+
+/* ---- the evaluator of the search (serve.c) ------------------------------------------------------------- */
+
+typedef struct hr_serve_opts {
+    enum hr_reg reg;
+    enum hr_bn_mode bn; /* of the clean pass and the attack; HR_BN_BATCH as published */
+    double eps, step;
+    int steps, batch, threads;
+    uint32_t seed;
+    const char *name, *digest; /* of the model: its file for messages, its SHA-256 */
+} hr_serve_opts;
+
+/* Answer strategies, JSON lines from `in` to `out`, until the end of input (ARCHITECTURE 4, "Evaluator
+ * protocol"; serve.c). Masks are made from the dense weights, |w| or L1 of the input channel. Batches and
+ * noise are the same in every evaluation. A bad request is answered with an error, and serving goes on.
+ * Returns 0; HR_EINVAL (m is not dense); HR_EIO (out). */
+HR_MUST_CHECK int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in, FILE *out,
+                           hr_err *err);
+
+#endif

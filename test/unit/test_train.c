@@ -1,0 +1,565 @@
+/* test/unit/test_train.c -- optimisers against PyTorch's numbers, HYDRA's gradient against differences of the
+ * loss, and what each stage of training moves and leaves alone. */
+#include "nets.h"
+
+#include "compute/ref.h"
+#include "train/train.h"
+
+enum { C = 1, H = 8, W = 8, LEN = C * H * W, CLASSES = 3 };
+
+/* ---- optimisers and schedules -------------------------------------------------------------------------- */
+
+static const float grads[3][4] = {
+    {0.5f, -0.25f, 1.0f, 0.0f}, {0.125f, 0.75f, -1.0f, 2.0f}, {-0.5f, 0.5f, 0.25f, -4.0f}};
+
+/* torch 1.13: torch.optim.SGD([p], lr=0.1, momentum=0.9, weight_decay=0.01) from (1, -2, 0.5, 0). */
+static void test_sgd_gives_pytorchs_numbers(void **state)
+{
+    (void)state;
+    static const double want[3][4] = {
+        {0.9490000009536743, -1.9730000495910645, 0.3995000123977661, 0.0},
+        {0.8896510004997253, -2.0217270851135254, 0.4086505174636841, -0.20000000298023224},
+        {0.8853472471237183, -2.1135597229003906, 0.3914773166179657, 0.020199989899992943}};
+    float p[4] = {1, -2, 0.5f, 0}, buf[4] = {9, 9, 9, 9};
+    for (int s = 0; s < 3; s++) {
+        hr_sgd_step(p, grads[s], buf, 4, 0.1f, 0.9f, 0.01f, s == 0);
+        for (int i = 0; i < 4; i++)
+            assert_near(p[i], want[s][i], 2e-7); /* one unit in the last place of 2, at most */
+    }
+}
+
+/* torch 1.13: torch.optim.Adam([p], lr=0.1, weight_decay=0.01) from (1, -2, 0.5, 0). */
+static void test_adam_gives_pytorchs_numbers(void **state)
+{
+    (void)state;
+    static const double want[3][4] = {
+        {0.9000000357627869, -1.899999976158142, 0.4000000059604645, 0.0},
+        {0.8162770867347717, -1.946602702140808, 0.40481334924697876, -0.07441367954015732},
+        {0.8125665187835693, -2.0108041763305664, 0.3971779942512512, -0.042979106307029724}};
+    float p[4] = {1, -2, 0.5f, 0}, m[4] = {0}, v[4] = {0};
+    for (int s = 0; s < 3; s++) {
+        hr_adam_step(p, grads[s], m, v, 4, 0.1f, 0.01f, s + 1);
+        for (int i = 0; i < 4; i++)
+            assert_near(p[i], want[s][i],
+                        4e-7); /* as above, and the bias corrections are rounded elsewhere */
+    }
+}
+
+static void test_schedules_follow_their_formulas(void **state)
+{
+    (void)state;
+    hr_schedule s = {.kind = HR_LR_COSINE, .lr = 0.1, .epochs = 4};
+    assert_near(hr_schedule_lr(&s, 0, 0, 10), 0.1, 0);
+    assert_near(hr_schedule_lr(&s, 2, 0, 10), 0.05, 1e-12);
+    assert_near(hr_schedule_lr(&s, 3, 5, 10), 0.05 * (1 + cos(M_PI * 3.5 / 4)), 1e-12);
+    s.kind = HR_LR_COSINE_EPOCH;
+    assert_near(hr_schedule_lr(&s, 3, 5, 10), 0.05 * (1 + cos(M_PI * 3 / 4)), 1e-12);
+    s.warmup_steps = 15; /* runs over into the second epoch */
+    assert_near(hr_schedule_lr(&s, 0, 0, 10), 0.1 / 15, 1e-12);
+    assert_near(hr_schedule_lr(&s, 1, 4, 10), 0.05 * (1 + cos(M_PI / 4)) * 15 / 15, 1e-12);
+    s.warmup_steps = 0;
+    s.warmup_epochs = 2;
+    s.warmup_lr = 0.03;
+    assert_near(hr_schedule_lr(&s, 1, 9, 10), 0.03, 0);
+    assert_near(hr_schedule_lr(&s, 4, 0, 10), 0.05, 1e-12); /* the third of four */
+    s = (hr_schedule){.kind = HR_LR_STEP, .lr = 1, .epochs = 20};
+    assert_near(hr_schedule_lr(&s, 14, 9, 10), 1, 0);
+    assert_near(hr_schedule_lr(&s, 15, 0, 10), 0.1, 0);
+    assert_near(hr_schedule_lr(&s, 18, 0, 10), 0.01, 0);
+    s = (hr_schedule){
+        .kind = HR_LR_MULTISTEP, .lr = 1, .epochs = 20, .gamma = 0.5, .milestones = {3, 7}, .nmilestones = 2};
+    assert_near(hr_schedule_lr(&s, 2, 0, 1), 1, 0);
+    assert_near(hr_schedule_lr(&s, 3, 0, 1), 0.5, 0);
+    assert_near(hr_schedule_lr(&s, 7, 0, 1), 0.25, 0);
+    s.kind = HR_LR_CONSTANT;
+    assert_near(hr_schedule_lr(&s, 19, 0, 1), 1, 0);
+}
+
+/* ---- helpers ------------------------------------------------------------------------------------------- */
+
+/* Images whose class can be seen: band k of rows is bright in class k. */
+static hr_dataset new_images(uint32_t n)
+{
+    hr_dataset ds = {.n = n, .c = C, .h = H, .w = W, .classes = CLASSES};
+    ds.pixels = hr_xmalloc((size_t)n * LEN);
+    ds.labels = hr_xmalloc(n * sizeof *ds.labels);
+    ds.index = hr_xmalloc(n * sizeof *ds.index);
+    for (uint32_t i = 0; i < n; i++) {
+        float noise[LEN];
+        hr_fill_uniform(noise, LEN, 0, 90, 2, HR_STREAM_TEST, 0, 0, i);
+        ds.labels[i] = (int32_t)(i * 7 % CLASSES);
+        ds.index[i] = 3 * i + 1;
+        for (int p = 0; p < LEN; p++)
+            ds.pixels[i * LEN + (uint32_t)p] =
+                (uint8_t)(noise[p] + (p / (W * 3) == ds.labels[i] ? 150.0f : 30.0f));
+    }
+    memset(ds.digest, 'd', 64);
+    return ds;
+}
+
+static hr_model *new_net(void)
+{
+    hr_model *m = net_new(C, H, W);
+    int a = net_relu(m, net_bn(m, net_conv(m, 0, 6, 3, 3, 1, 1, NET_NO_BIAS)));
+    int b = net_relu(m, net_bn(m, net_conv(m, a, 8, 3, 3, 2, 1, NET_BIAS)));
+    net_done(m, net_linear(m, net_flatten(m, b), CLASSES, NET_BIAS), 9);
+    return m;
+}
+
+static hr_train_opts defaults(enum hr_stage stage)
+{
+    return (hr_train_opts){.stage = stage,
+                           .objective = HR_OBJ_PGD,
+                           .schedule = {.kind = HR_LR_COSINE, .lr = 0.05, .epochs = 2},
+                           .momentum = 0.9,
+                           .weight_decay = 1e-3,
+                           .batch = 16,
+                           .threads = 1,
+                           .eps = 0.05,
+                           .step = 0.02,
+                           .steps = 3,
+                           .random_start = true,
+                           .seed = 11,
+                           .name = "net.nn"};
+}
+
+static void must_train(hr_model *m, const hr_dataset *ds, const hr_train_opts *o)
+{
+    hr_err err = HR_ERR_INIT;
+    assert_ok(hr_train(m, ds, NULL, o, &err), err);
+}
+
+static bool same_bytes(const hr_model *a, int ta, const hr_model *b, int tb)
+{
+    const hr_tensor *x = &a->tensors[ta], *y = &b->tensors[tb];
+    return hr_tensor_count(x) == hr_tensor_count(y) &&
+           !memcmp(x->data, y->data, (size_t)hr_tensor_count(x) * hr_dtype_size(x->dtype));
+}
+
+/* Write rate as the plan, or as active masks, into every layer. */
+static void prune_all(hr_model *m, enum hr_reg reg, double rate, bool active)
+{
+    hr_layers ls = hr_layers_of(m);
+    hr_strategy s = {.reg = reg, .n = ls.n};
+    s.rate = hr_xcalloc((size_t)ls.n, sizeof *s.rate);
+    s.kept = hr_xcalloc((size_t)ls.n, sizeof *s.kept);
+    for (int i = 0; i < ls.n; i++) {
+        int64_t n = hr_score_count(&ls.l[i], reg);
+        s.kept[i] = reg == HR_REG_CHANNEL && i == 0 ? n : hr_kept(rate, n);
+        s.rate[i] = (double)s.kept[i] / (double)n;
+    }
+    hr_model_set_strategy(m, &ls, &s, active, HR_SCORE_L1);
+    hr_strategy_release(&s);
+    hr_layers_release(&ls);
+}
+
+/* ---- HYDRA --------------------------------------------------------------------------------------------- */
+
+static void test_scores_start_from_the_weights(void **state)
+{
+    (void)state;
+    const hr_layer l = {.in = 2, .out = 2, .kh = 1, .kw = 2, .n = 8};
+    const float w[8] = {1, -2, 3, 4, 0.5f, 0, -8, 1}; /* (O,I,1,2) */
+    float s[8];
+    hr_hydra_init(s, w, &l, HR_REG_WEIGHT);
+    for (int i = 0; i < 8; i++)
+        assert_near(s[i], sqrt(6.0 / 4) * w[i] / 8, 1e-7);
+    hr_hydra_init(s, w, &l, HR_REG_CHANNEL); /* L1: 1+2+.5+0 = 3.5 and 3+4+8+1 = 16 */
+    assert_near(s[0], sqrt(6.0 / 2) * 3.5 / 16, 1e-7);
+    assert_near(s[1], sqrt(6.0 / 2), 1e-7);
+}
+
+static double ref_loss(hr_ref *r, const int32_t *y, int n, double *dz)
+{
+    double loss = 0;
+    hr_ref_forward(r, n, HR_BN_BATCH);
+    const double *z = hr_ref_logits(r);
+    for (int i = 0; i < n; i++, z += CLASSES) {
+        double sum = 0;
+        for (int k = 0; k < CLASSES; k++)
+            sum += exp(z[k]);
+        loss += (log(sum) - z[y[i]]) / n;
+        for (int k = 0; dz && k < CLASSES; k++)
+            dz[i * CLASSES + k] = (exp(z[k]) / sum - (k == y[i])) / n;
+    }
+    return loss;
+}
+
+/* The mask of a layer relaxed to real numbers: w_eff = w * mask. With positive scores ds = d loss / d mask at
+ * the mask in use, for kept and pruned entries alike; the loss's central difference along one entry of the
+ * mask must give it. */
+static void check_score_gradient(enum hr_reg reg)
+{
+    enum { N = 5 };
+    hr_model *m = new_net();
+    hr_layers ls = hr_layers_of(m);
+    const hr_layer *l = &ls.l[1];
+    const float *w = hr_tensor_f32(&m->tensors[l->weight]);
+    int64_t n = hr_score_count(l, reg);
+    float *score = hr_xmalloc((size_t)n * sizeof *score), *ds = hr_xmalloc((size_t)n * sizeof *ds);
+    float *scratch = hr_xmalloc((size_t)n * sizeof *scratch), *mask = hr_xmalloc((size_t)l->n * sizeof *mask);
+    float *d = hr_xmalloc((size_t)l->n * sizeof *d);
+    uint8_t *chosen = hr_xmalloc((size_t)n);
+    hr_fill_uniform(score, (size_t)n, 0.1f, 1, 5, HR_STREAM_TEST, 0, 0, 0);
+    hr_hydra_mask(score, l, reg, n / 2, scratch, chosen);
+    hr_mask_expand(chosen, l, reg, mask);
+
+    hr_ref *r = hr_ref_new(m, N);
+    int32_t y[N] = {0, 1, 2, 0, 1};
+    float x[N * LEN];
+    double dz[N * CLASSES], *weff = hr_ref_param(r, l->weight);
+    hr_fill_uniform(x, N * LEN, 0, 1, 6, HR_STREAM_TEST, 0, 0, 0);
+    for (int i = 0; i < N * LEN; i++)
+        hr_ref_input(r)[i] = x[i];
+    for (int64_t i = 0; i < l->n; i++)
+        weff[i] = (double)w[i] * mask[i];
+    ref_loss(r, y, N, dz);
+    hr_ref_backward(r, N, dz);
+    for (int64_t i = 0; i < l->n; i++)
+        d[i] = (float)hr_ref_grad(r, l->weight)[i];
+    hr_hydra_grad(ds, d, w, score, l, reg);
+
+    const double h = 1e-6;
+    for (int64_t i = 0; i < n; i++) {
+        double f[2];
+        for (int side = 0; side < 2; side++) {
+            for (int64_t k = 0; k < l->n; k++) {
+                bool mine = reg == HR_REG_WEIGHT ? k == i : k / (l->kh * l->kw) % l->in == i;
+                weff[k] = w[k] * (mask[k] + (mine ? side ? h : -h : 0));
+            }
+            f[side] = ref_loss(r, y, N, NULL);
+        }
+        /* d and ds are floats: 1e-7 of a sum of up to 8*9 products near 0.01; the difference itself is good
+         * to 1e-16/h = 1e-10. A ReLU within h of its kink would show as an outlier; the seeds have none. */
+        assert_near(ds[i], (f[1] - f[0]) / (2 * h), 2e-7);
+        float plus = score[i], negated = ds[i];
+        score[i] = -plus;
+        hr_hydra_grad(ds, d, w, score, l, reg);
+        assert_near(ds[i], -negated, 0);
+        score[i] = plus;
+        hr_hydra_grad(ds, d, w, score, l, reg);
+    }
+    free(score);
+    free(ds);
+    free(scratch);
+    free(mask);
+    free(d);
+    free(chosen);
+    hr_ref_free(r);
+    hr_layers_release(&ls);
+    hr_model_free(m);
+}
+
+static void test_score_gradient_is_the_derivative_of_a_relaxed_mask(void **state)
+{
+    (void)state;
+    check_score_gradient(HR_REG_WEIGHT);
+    check_score_gradient(HR_REG_CHANNEL);
+}
+
+/* ---- stages -------------------------------------------------------------------------------------------- */
+
+/* One step without momentum's past on the whole data set: p - lr * (g + wd * p), g the oracle's. */
+static void test_a_step_moves_along_the_oracles_gradient(void **state)
+{
+    (void)state;
+    enum { N = 16 };
+    hr_dataset ds = new_images(N);
+    hr_model *m = new_net(), *before = hr_model_copy(m);
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    o.objective = HR_OBJ_NATURAL;
+    o.schedule.epochs = 1;
+    must_train(m, &ds, &o);
+
+    hr_ref *r = hr_ref_new(before, N);
+    double dz[N * CLASSES];
+    for (int i = 0; i < N * LEN; i++) /* one channel: NHWC and NCHW are the same */
+        hr_ref_input(r)[i] = (double)(ds.pixels[i] / 255.0f);
+    ref_loss(r, ds.labels, N, dz);
+    hr_ref_backward(r, N, dz);
+    int trained = 0;
+    for (int t = 0; t < before->ntensors; t++) {
+        const double *g = hr_ref_grad(r, t);
+        const float *p0 = hr_tensor_f32(&before->tensors[t]), *p1 = hr_tensor_f32(&m->tensors[t]);
+        for (int64_t i = 0; g && i < hr_tensor_count(&before->tensors[t]); i++) {
+            double want = p0[i] - 0.05 * (g[i] + 1e-3 * p0[i]);
+            /* float gradients are right to about 1e-6 of their size (below 1 here), times the rate */
+            assert_near(p1[i], want, 1e-6);
+            trained += fabs(g[i]) > 1e-3;
+        }
+    }
+    assert_true(trained > 300);
+    hr_ref_free(r);
+    hr_dataset_release(&ds);
+    hr_model_free(m);
+    hr_model_free(before);
+}
+
+static void test_same_bytes_for_one_and_two_threads(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(50);
+    for (int stage = HR_STAGE_PRETRAIN; stage <= HR_STAGE_FINETUNE; stage++)
+        for (int adam = 0; adam < 2; adam++) {
+            hr_model *m[2];
+            for (int k = 0; k < 2; k++) {
+                m[k] = new_net();
+                if (stage != HR_STAGE_PRETRAIN)
+                    prune_all(m[k], HR_REG_WEIGHT, 0.3, stage == HR_STAGE_FINETUNE);
+                hr_train_opts o = defaults(stage);
+                o.threads = k + 1;
+                o.optimizer = adam ? HR_ADAM : HR_SGD;
+                o.attack_bn = adam ? HR_BN_BATCH : HR_BN_FOLDED;
+                must_train(m[k], &ds, &o);
+            }
+            assert_int_equal(m[0]->ntensors, m[1]->ntensors);
+            for (int t = 0; t < m[0]->ntensors; t++)
+                assert_true(same_bytes(m[0], t, m[1], t));
+            hr_model_free(m[0]);
+            hr_model_free(m[1]);
+        }
+    hr_dataset_release(&ds);
+}
+
+static int role_of(const hr_model *m, int tensor, enum hr_op *op)
+{
+    for (int i = 0; i < m->nnodes; i++)
+        for (int role = 0; role < HR_P_COUNT; role++)
+            if (m->nodes[i].op != HR_OP_INPUT && m->nodes[i].param[role] == tensor) {
+                *op = m->nodes[i].op;
+                return role;
+            }
+    return -1;
+}
+
+static void check_prune(enum hr_reg reg, bool freeze_bn)
+{
+    hr_dataset ds = new_images(48);
+    hr_model *m = new_net();
+    prune_all(m, reg, 0.4, false);
+    hr_model *before = hr_model_copy(m);
+    hr_train_opts o = defaults(HR_STAGE_PRUNE);
+    o.freeze_bn = freeze_bn;
+    must_train(m, &ds, &o);
+
+    for (int t = 0; t < before->ntensors; t++) {
+        enum hr_op op = HR_OP_INPUT;
+        int role = role_of(before, t, &op), now = hr_model_find(m, before->tensors[t].name);
+        bool affine = op == HR_OP_BATCHNORM && role <= HR_P_BIAS;
+        bool statistic = op == HR_OP_BATCHNORM && role > HR_P_BIAS;
+        bool moves = statistic || (affine && !freeze_bn);
+        if (same_bytes(before, t, m, now) != !moves)
+            fail_msg("%s: %s", before->tensors[t].name, moves ? "did not move" : "moved");
+    }
+    hr_layers ls = hr_layers_of(m);
+    for (int i = 0; i < ls.n; i++) {
+        const hr_layer *l = &ls.l[i];
+        const hr_prune *p = &m->prune[l->node];
+        const hr_tensor *mask = hr_model_node_tensor(m, l->node, "mask");
+        const float *s = hr_tensor_f32(hr_model_node_tensor(m, l->node, "popup_scores"));
+        int64_t n = hr_score_count(l, reg), kept = 0;
+        float *init = hr_xmalloc((size_t)n * sizeof *init), low = INFINITY, high = 0;
+        assert_true(p->set && p->active && p->kept == before->prune[l->node].kept);
+        hr_hydra_init(init, hr_tensor_f32(&m->tensors[l->weight]), l, reg);
+        assert_memory_not_equal(init, s, (size_t)n * sizeof *s);
+        for (int64_t k = 0; k < n; k++) {
+            bool on = ((const uint8_t *)mask->data)[k];
+            kept += on;
+            if (on)
+                low = fminf(low, fabsf(s[k]));
+            else
+                high = fmaxf(high, fabsf(s[k]));
+        }
+        assert_int_equal(kept, p->kept);
+        assert_true(low >= high); /* the kept ones are the largest */
+        free(init);
+    }
+    hr_err err = HR_ERR_INIT;
+    assert_ok(hr_model_check(m, "pruned", &err), err);
+    hr_layers_release(&ls);
+    hr_dataset_release(&ds);
+    hr_model_free(m);
+    hr_model_free(before);
+}
+
+static void test_prune_trains_scores_and_batch_norm_only(void **state)
+{
+    (void)state;
+    check_prune(HR_REG_WEIGHT, false);
+    check_prune(HR_REG_WEIGHT, true);
+    check_prune(HR_REG_CHANNEL, false);
+}
+
+static void test_finetune_keeps_pruned_weights_at_exactly_zero(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(48);
+    for (int reg = HR_REG_WEIGHT; reg <= HR_REG_CHANNEL; reg++) {
+        hr_model *m = new_net();
+        prune_all(m, (enum hr_reg)reg, 0.4, true);
+        hr_model *before = hr_model_copy(m);
+        hr_train_opts o = defaults(HR_STAGE_FINETUNE);
+        must_train(m, &ds, &o);
+        hr_layers ls = hr_layers_of(m);
+        for (int i = 0; i < ls.n; i++) {
+            const hr_layer *l = &ls.l[i];
+            const hr_tensor *mask = hr_model_node_tensor(m, l->node, "mask");
+            const float *w = hr_tensor_f32(&m->tensors[l->weight]),
+                        *w0 = hr_tensor_f32(&before->tensors[l->weight]);
+            float *x = hr_xmalloc((size_t)l->n * sizeof *x);
+            int64_t moved = 0, kept = 0;
+            hr_mask_expand(mask->data, l, (enum hr_reg)reg, x);
+            for (int64_t k = 0; k < l->n; k++) {
+                uint32_t bits;
+                memcpy(&bits, &w[k], sizeof bits);
+                if (x[k] == 0.0f)
+                    assert_int_equal(bits, 0); /* +0, not -0 */
+                kept += x[k] != 0.0f;
+                moved += x[k] != 0.0f && w[k] != w0[k];
+            }
+            assert_true(moved >= kept * 9 / 10); /* decay alone moves every kept weight */
+            free(x);
+        }
+        hr_layers_release(&ls);
+        hr_model_free(m);
+        hr_model_free(before);
+    }
+    hr_dataset_release(&ds);
+}
+
+static void test_a_stage_refuses_a_network_of_another_stage(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(8);
+    static const struct {
+        enum hr_stage stage;
+        int plan; /* 0 dense, 1 planned, 2 active */
+        const char *says;
+    } cases[] = {{HR_STAGE_PRETRAIN, 2, "is pruned"},
+                 {HR_STAGE_PRUNE, 0, "no layer has a planned rate"},
+                 {HR_STAGE_PRUNE, 2, "pruned already"},
+                 {HR_STAGE_FINETUNE, 0, "no layer has an active mask"},
+                 {HR_STAGE_FINETUNE, 1, "no layer has an active mask"}};
+    for (size_t i = 0; i < HR_COUNT(cases); i++) {
+        hr_err err = HR_ERR_INIT;
+        hr_model *m = new_net();
+        if (cases[i].plan)
+            prune_all(m, HR_REG_WEIGHT, 0.5, cases[i].plan == 2);
+        hr_train_opts o = defaults(cases[i].stage);
+        assert_int_equal(hr_train(m, &ds, NULL, &o, &err), HR_EINVAL);
+        assert_non_null(strstr(err.msg, cases[i].says));
+        assert_non_null(strstr(err.msg, "net.nn"));
+        hr_model_free(m);
+    }
+    hr_dataset_release(&ds);
+}
+
+static void test_divergence_is_reported(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(32);
+    hr_model *m = new_net();
+    hr_err err = HR_ERR_INIT;
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    o.schedule.lr = 1e30;
+    assert_int_equal(hr_train(m, &ds, NULL, &o, &err), HR_EDIVERGED);
+    assert_non_null(strstr(err.msg, "diverged"));
+    hr_model_free(m);
+    hr_dataset_release(&ds);
+}
+
+struct seen {
+    uint32_t images, steps;
+    hr_epoch last[2];
+    int epochs;
+};
+
+static void on_step(void *ctx, int epoch, uint32_t done, double accuracy)
+{
+    struct seen *s = ctx;
+    (void)epoch;
+    assert_true(accuracy >= 0 && accuracy <= 100);
+    s->images = done;
+    s->steps++;
+}
+
+static int on_epoch(void *ctx, const hr_epoch *e, hr_err *err)
+{
+    struct seen *s = ctx;
+    s->last[s->epochs++ % 2] = *e;
+    return s->epochs == 6 ? hr_fail(err, HR_EIO, "enough") : HR_OK;
+}
+
+static void test_a_last_batch_of_one_image_is_left_out(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[] = {32, 33, 34, 2}, used[] = {32, 32, 34, 2};
+    for (size_t i = 0; i < HR_COUNT(sizes); i++) {
+        hr_dataset ds = new_images(sizes[i]);
+        hr_model *m = new_net();
+        struct seen s = {0};
+        hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+        o.schedule.epochs = 1;
+        o.ctx = &s;
+        o.on_step = on_step;
+        must_train(m, &ds, &o);
+        assert_int_equal(s.images, used[i]);
+        hr_model_free(m);
+        hr_dataset_release(&ds);
+    }
+    hr_dataset one = new_images(1);
+    hr_model *m = new_net();
+    hr_err err = HR_ERR_INIT;
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    assert_int_equal(hr_train(m, &one, NULL, &o, &err), HR_EINVAL);
+    hr_model_free(m);
+    hr_dataset_release(&one);
+}
+
+static void test_epochs_are_reported_and_the_watcher_can_stop(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(60), probe = new_images(21);
+    hr_model *m = new_net();
+    hr_err err = HR_ERR_INIT;
+    struct seen s = {0};
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    o.schedule.epochs = 9;
+    o.log_clean = true;
+    o.ctx = &s;
+    o.on_epoch = on_epoch;
+    assert_int_equal(hr_train(m, &ds, &probe, &o, &err), HR_EIO);
+    assert_string_equal(err.msg, "enough");
+    assert_int_equal(s.last[0].epoch, 3);
+    assert_string_equal(s.last[0].split, "train");
+    assert_string_equal(s.last[1].split, "eval");
+    for (int i = 0; i < 2; i++) {
+        assert_true(isfinite(s.last[i].loss));
+        assert_true(s.last[i].clean >= s.last[i].robust - 100.0 / 21);
+    }
+    /* classes are bright bands: after three epochs they are told apart, before it is a third */
+    assert_true(s.last[1].clean > 60);
+    hr_dataset_release(&ds);
+    hr_dataset_release(&probe);
+    hr_model_free(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sgd_gives_pytorchs_numbers),
+        cmocka_unit_test(test_adam_gives_pytorchs_numbers),
+        cmocka_unit_test(test_schedules_follow_their_formulas),
+        cmocka_unit_test(test_scores_start_from_the_weights),
+        cmocka_unit_test(test_score_gradient_is_the_derivative_of_a_relaxed_mask),
+        cmocka_unit_test(test_a_step_moves_along_the_oracles_gradient),
+        cmocka_unit_test(test_same_bytes_for_one_and_two_threads),
+        cmocka_unit_test(test_prune_trains_scores_and_batch_norm_only),
+        cmocka_unit_test(test_finetune_keeps_pruned_weights_at_exactly_zero),
+        cmocka_unit_test(test_a_stage_refuses_a_network_of_another_stage),
+        cmocka_unit_test(test_divergence_is_reported),
+        cmocka_unit_test(test_a_last_batch_of_one_image_is_left_out),
+        cmocka_unit_test(test_epochs_are_reported_and_the_watcher_can_stop),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,186 @@
+/* tools/adveval.c -- measure a network clean and under attack, or serve the search as its evaluator. */
+#include "data/data.h"
+#include "model/model.h"
+#include "train/train.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BN_AUTO, BN_FOLDED, BN_BATCH };
+static const char *const bn_names[] = {"auto", "folded", "batch", NULL};
+
+static struct {
+    const char *data, *attacks, *label, *data_name, *output;
+    int64_t limit, restarts, batch, threads, seed, steps;
+    double eps, step;
+    int bn, reg;
+    bool stratified, serve;
+} a = {.attacks = "clean,fgsm,pgd20,cw",
+       .restarts = 1,
+       .batch = 100,
+       .seed = 1,
+       .steps = 10,
+       .eps = 8.0 / 255.0,
+       .step = 2.0 / 255.0};
+
+static const hr_opt options[] = {
+    {"data", 'd', HR_OPT_STRING, &a.data, 0, "FILE", "images (tfrecord)", 0, 0, NULL},
+    {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the record, else on stdout", 0, 0, NULL},
+    {"attacks", 0, HR_OPT_STRING, &a.attacks, HR_OPT_RESULT, "LIST", "some of clean, fgsm, pgdK, cw", 0, 0,
+     NULL},
+    {"limit", 0, HR_OPT_INT, &a.limit, HR_OPT_RESULT, "N", "attack N images, 0: all (clean is on all)", 0,
+     4e9, NULL},
+    {"stratified", 0, HR_OPT_FLAG, &a.stratified, HR_OPT_RESULT, NULL, "N takes as many of each class", 0, 0,
+     NULL},
+    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attacks, pixels in [0,1]", 0, 1, NULL},
+    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "step size of pgd and cw", 0, 1, NULL},
+    {"restarts", 0, HR_OPT_INT, &a.restarts, HR_OPT_RESULT, "N", "random starts of pgd and cw", 1, 10000,
+     NULL},
+    {"bn", 0, HR_OPT_CHOICE, &a.bn, HR_OPT_RESULT, "MODE", "batch norm (auto is folded, serving batch)", 0, 0,
+     bn_names},
+    {"label", 0, HR_OPT_STRING, &a.label, HR_OPT_RESULT, "NAME", "the network's name in tables", 0, 0, NULL},
+    {"data-name", 0, HR_OPT_STRING, &a.data_name, 0, "NAME", "the images' name, else the file's", 0, 0, NULL},
+    {"batch", 0, HR_OPT_INT, &a.batch, 0, "N", "images per pass", 1, 65536, NULL},
+    {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
+    {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
+    {"serve", 0, HR_OPT_FLAG, &a.serve, 0, NULL, "answer strategies, JSON lines stdin to stdout", 0, 0, NULL},
+    {"reg", 'r', HR_OPT_CHOICE, &a.reg, 0, "REG", "serve: what strategies keep", 0, 0, hr_reg_names},
+    {"steps", 0, HR_OPT_INT, &a.steps, 0, "N", "serve: steps of pgd", 0, 100000, NULL},
+    {0}};
+
+static const hr_tool tool = {
+    .name = "adveval",
+    .synopsis = "[OPTION]... -d DATA NET | --serve -r REG -d DATA NET",
+    .summary = "Print one JSON record: accuracy of NET ('-' is stdin) clean and under attack. With --serve,\n"
+               "tell ddpg-search what the dense NET is worth under each strategy that it asks about.\n",
+    .example =
+        "adveval -d test.tfrecord --eps 0.1 --step 0.025 --limit 2000 --stratified -o eval.json net.nn",
+    .opts = options,
+    .min_args = 1,
+    .max_args = 1};
+
+/* "data/FashionMNIST/test.tfrecord" is called "test". */
+static char *plain_name(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    const char *suffix = strstr(base, ".tfrecord");
+    return strcmp(path, "-") ? hr_xasprintf("%.*s", suffix ? (int)(suffix - base) : -1, base)
+                             : hr_xstrdup("stdin");
+}
+
+static void on_batch(void *ctx, uint32_t done, double accuracy)
+{
+    char note[32];
+    snprintf(note, sizeof note, "%.2f %%", accuracy);
+    hr_progress_at(ctx, done, note);
+}
+
+static void measure(hr_exec *e, const hr_dataset *ds, const hr_eval_attack *attack, hr_eval_result *r)
+{
+    hr_progress bar;
+    double start = hr_seconds();
+    hr_progress_start(&bar, attack->name, ds->n);
+    *r = hr_eval_run(e, (int)a.batch, ds, attack, on_batch, &bar);
+    hr_progress_end(&bar);
+    hr_note("%s accuracy %.2f balanced %.2f images %u sec %.1f", attack->name, r->accuracy, r->balanced,
+            r->images, hr_seconds() - start);
+}
+
+/* Clean on all images, then the attacks on the limited set; results in the order of the list. */
+static int measure_all(hr_exec *e, hr_dataset *ds, const hr_eval_attack *list, int n, hr_eval_result *r,
+                       hr_err *err)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i].clean)
+            measure(e, ds, &list[i], &r[i]);
+    int rc = hr_dataset_subset(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, err);
+    for (int i = 0; !rc && i < n; i++)
+        if (!list[i].clean)
+            measure(e, ds, &list[i], &r[i]);
+    return rc;
+}
+
+static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
+{
+    hr_eval_attack list[HR_MAX_ATTACKS];
+    hr_eval_result results[HR_MAX_ATTACKS];
+    int n;
+    enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
+    if (hr_eval_parse(list, &n, a.attacks, a.eps, a.step, (int)a.restarts, bn, (uint32_t)a.seed, err))
+        hr_usage("--attacks: %s", err->msg);
+    hr_exec_opts eo = {.batch = (int)a.batch, .threads = (int)a.threads, .batch_stats = bn != HR_BN_FOLDED};
+    hr_exec *e = hr_exec_new(m, &eo, err);
+    if (!e)
+        return err->code;
+    uint32_t images = ds->n;
+    char *data_name = a.data_name ? hr_xstrdup(a.data_name) : plain_name(a.data), data_digest[65];
+    memcpy(data_digest, ds->digest, sizeof data_digest);
+    int rc = measure_all(e, ds, list, n, results, err);
+    if (!rc) {
+        json_t *j = hr_eval_record(m, digest, a.label, data_name, images, data_digest, list, results, n,
+                                   (int)a.batch);
+        rc = hr_json_save(j, a.output ? a.output : "-", 0, err);
+        json_decref(j);
+    }
+    free(data_name);
+    hr_exec_free(e);
+    return rc;
+}
+
+static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *ds, hr_err *err)
+{
+    int rc = hr_dataset_subset(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, err);
+    hr_serve_opts o = {.reg = (enum hr_reg)a.reg,
+                       .bn = a.bn == BN_FOLDED ? HR_BN_FOLDED : HR_BN_BATCH,
+                       .eps = a.eps,
+                       .step = a.step,
+                       .steps = (int)a.steps,
+                       .batch = (int)a.batch,
+                       .threads = (int)a.threads,
+                       .seed = (uint32_t)a.seed,
+                       .name = name,
+                       .digest = digest};
+    return rc ? rc : hr_serve(m, ds, &o, stdin, stdout, err);
+}
+
+static void check_options(const char *net)
+{
+    bool stdin_used = strcmp(net, "-") == 0;
+    bool folded = a.serve ? a.bn == BN_FOLDED : a.bn != BN_BATCH;
+    if (!a.data)
+        hr_usage("-d DATA is needed");
+    if (stdin_used && (strcmp(a.data, "-") == 0 || a.serve))
+        hr_usage("stdin cannot be the network and %s at once", a.serve ? "the requests" : "the images");
+    if (a.serve && a.output)
+        hr_usage("--serve answers on stdout, -o is for the record");
+    if (!folded && a.batch < 3)
+        hr_usage("--batch: statistics of the batch need at least 3 images");
+    for (const char *const *s = (const char *const[]){a.label, a.data_name, NULL, NULL}; s[0] || s[1]; s++) {
+        json_t *j = s[0] ? json_string(s[0]) : NULL;
+        if (s[0] && !j)
+            hr_usage("--label and --data-name must be UTF-8");
+        json_decref(j);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    hr_err err = HR_ERR_INIT;
+    const char *net = argv[hr_tool_start(&tool, argc, argv)];
+    const char *name = strcmp(net, "-") ? net : "<stdin>";
+    check_options(net);
+
+    hr_model *m = NULL;
+    hr_dataset ds = {0};
+    char digest[65];
+    if (hr_nn_load(net, &m, digest, &err) || hr_dataset_load(&ds, a.data, m->classes, &err))
+        hr_die("%s", err.msg);
+    const hr_node *in = &m->nodes[0];
+    if (hr_dataset_fits(&ds, a.data, in->c, in->h, in->w, m->classes, name, &err) ||
+        (a.serve ? serve(m, name, digest, &ds, &err) : record(m, digest, &ds, &err)))
+        hr_die("%s", err.msg);
+
+    hr_model_free(m);
+    hr_dataset_release(&ds);
+    return hr_tool_finish();
+}

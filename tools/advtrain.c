@@ -1,0 +1,314 @@
+/* tools/advtrain.c -- train, prune or finetune a network on attacked images. */
+#include "data/data.h"
+#include "model/model.h"
+#include "train/train.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    const char *data, *eval, *arch, *mean, *std, *milestones, *log, *output;
+    int stage, objective, optimizer, schedule, attack_bn, augment;
+    int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
+    double lr, warmup_lr, gamma, momentum, weight_decay, eps, step;
+    bool stratified, no_random_start, freeze_bn, log_clean;
+} a = {.eval_limit = 1000,
+       .epochs = 10,
+       .batch = 128,
+       .steps = 10,
+       .lr = 0.1,
+       .warmup_lr = 0.1,
+       .gamma = 0.1,
+       .momentum = 0.9,
+       .weight_decay = 1e-4,
+       .eps = 8.0 / 255.0,
+       .step = 2.0 / 255.0,
+       .stage = HR_STAGE_PRETRAIN,
+       .seed = 1};
+
+enum { AUGMENT_NONE, AUGMENT_CROP, AUGMENT_CROP_FLIP };
+static const char *const augment_names[] = {"none", "crop", "crop-flip", NULL};
+
+static const hr_opt options[] = {
+    {"stage", 0, HR_OPT_CHOICE, &a.stage, HR_OPT_RESULT, "STAGE", "what to do", 0, 0, hr_stage_names},
+    {"data", 'd', HR_OPT_STRING, &a.data, 0, "FILE", "training images (tfrecord)", 0, 0, NULL},
+    {"eval", 'e', HR_OPT_STRING, &a.eval, 0, "FILE", "images to measure after every epoch", 0, 0, NULL},
+    {"eval-limit", 0, HR_OPT_INT, &a.eval_limit, 0, "N", "use N of them, 0: all", 0, 1e9, NULL},
+    {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the trained network ('-' is stdout)", 0, 0, NULL},
+    {"log", 0, HR_OPT_STRING, &a.log, 0, "FILE", "one JSON line per epoch and split", 0, 0, NULL},
+    {"log-clean", 0, HR_OPT_FLAG, &a.log_clean, 0, NULL, "clean training accuracy too (costs a pass)", 0, 0,
+     NULL},
+    {"arch", 0, HR_OPT_STRING, &a.arch, HR_OPT_RESULT, "NAME", "build a new network instead of NET", 0, 0,
+     NULL},
+    {"classes", 0, HR_OPT_INT, &a.classes, HR_OPT_RESULT, "N", "--arch: classes, 0: as in the images", 0, 1e6,
+     NULL},
+    {"mean", 0, HR_OPT_STRING, &a.mean, HR_OPT_RESULT, "A,B,..", "--arch: normalise by mean", 0, 0, NULL},
+    {"std", 0, HR_OPT_STRING, &a.std, HR_OPT_RESULT, "A,B,..", "--arch: and deviation per channel", 0, 0,
+     NULL},
+    {"limit", 0, HR_OPT_INT, &a.limit, HR_OPT_RESULT, "N", "use N training images, 0: all", 0, 4e9, NULL},
+    {"stratified", 0, HR_OPT_FLAG, &a.stratified, HR_OPT_RESULT, NULL, "limits take as many of each class", 0,
+     0, NULL},
+    {"augment", 0, HR_OPT_CHOICE, &a.augment, HR_OPT_RESULT, "HOW", "crop shifts by up to 4 pixels", 0, 0,
+     augment_names},
+    {"epochs", 0, HR_OPT_INT, &a.epochs, HR_OPT_RESULT, "N", "epochs", 1, 100000, NULL},
+    {"batch", 0, HR_OPT_INT, &a.batch, HR_OPT_RESULT, "N", "images per step", 2, 65536, NULL},
+    {"optimizer", 0, HR_OPT_CHOICE, &a.optimizer, HR_OPT_RESULT, "NAME", "optimiser", 0, 0,
+     hr_optimizer_names},
+    {"lr", 0, HR_OPT_REAL, &a.lr, HR_OPT_RESULT, "X", "learning rate", 1e-12, 1e6, NULL},
+    {"momentum", 0, HR_OPT_REAL, &a.momentum, HR_OPT_RESULT, "X", "momentum of sgd", 0, 0.9999, NULL},
+    {"weight-decay", 0, HR_OPT_REAL, &a.weight_decay, HR_OPT_RESULT, "X", "of everything that is trained", 0,
+     10, NULL},
+    {"schedule", 0, HR_OPT_CHOICE, &a.schedule, HR_OPT_RESULT, "NAME", "learning rate", 0, 0,
+     hr_schedule_names},
+    {"milestones", 0, HR_OPT_STRING, &a.milestones, HR_OPT_RESULT, "A,B,..", "multistep: epochs", 0, 0, NULL},
+    {"gamma", 0, HR_OPT_REAL, &a.gamma, HR_OPT_RESULT, "X", "multistep: factor at each", 1e-9, 1, NULL},
+    {"warmup-steps", 0, HR_OPT_INT, &a.warmup_steps, HR_OPT_RESULT, "N", "steps that ramp up to the rate", 0,
+     1e9, NULL},
+    {"warmup-epochs", 0, HR_OPT_INT, &a.warmup_epochs, HR_OPT_RESULT, "N", "FGSM epochs before the others", 0,
+     100000, NULL},
+    {"warmup-lr", 0, HR_OPT_REAL, &a.warmup_lr, HR_OPT_RESULT, "X", "their learning rate", 1e-12, 1e6, NULL},
+    {"loss", 0, HR_OPT_CHOICE, &a.objective, HR_OPT_RESULT, "NAME", "attacked or natural images", 0, 0,
+     hr_objective_names},
+    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attack, pixels in [0,1]", 0, 1, NULL},
+    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "its step size", 0, 1, NULL},
+    {"steps", 0, HR_OPT_INT, &a.steps, HR_OPT_RESULT, "N", "its steps", 0, 100000, NULL},
+    {"no-random-start", 0, HR_OPT_FLAG, &a.no_random_start, HR_OPT_RESULT, NULL, "it starts at the image", 0,
+     0, NULL},
+    {"attack-bn", 0, HR_OPT_CHOICE, &a.attack_bn, HR_OPT_RESULT, "MODE", "its batch norm", 0, 0,
+     hr_bn_mode_names},
+    {"freeze-bn", 0, HR_OPT_FLAG, &a.freeze_bn, HR_OPT_RESULT, NULL, "prune: fixed scale and shift", 0, 0,
+     NULL},
+    {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
+    {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
+    {0}};
+
+static const hr_tool tool = {
+    .name = "advtrain",
+    .synopsis = "[OPTION]... -d TRAIN -o OUT {NET | --arch NAME}",
+    .summary =
+        "Train a network on attacked images (pretrain), learn which weights a pruned one needs (prune:\n"
+        "HYDRA's scores under the rates that maskapply --plan wrote), or train what is left (finetune).\n",
+    .example = "advtrain --stage pretrain --arch resS -d train.tfrecord --eps 0.1 --step 0.025 -o dense.nn",
+    .opts = options,
+    .max_args = 1};
+
+/* ---- progress and log ---------------------------------------------------------------------------------- */
+
+struct watch {
+    FILE *log;
+    hr_progress bar;
+    uint32_t images;
+    int epochs;
+    double start;
+};
+
+static void add_number(json_t *j, const char *key, double v)
+{
+    json_object_set_new(j, key, isfinite(v) ? json_real(v) : json_null());
+}
+
+static int on_epoch(void *ctx, const hr_epoch *e, hr_err *err)
+{
+    struct watch *w = ctx;
+    hr_progress_end(&w->bar);
+    char clean[32] = "", robust[32] = "";
+    if (isfinite(e->clean))
+        snprintf(clean, sizeof clean, " clean %.2f", e->clean);
+    if (isfinite(e->robust))
+        snprintf(robust, sizeof robust, " robust %.2f", e->robust);
+    double now = hr_seconds();
+    hr_note("epoch %d/%d %s lr %.4g loss %.4f%s%s sec %.1f", e->epoch, w->epochs, e->split, e->lr, e->loss,
+            clean, robust, now - w->start);
+    w->start = now;
+    if (!w->log)
+        return HR_OK;
+    json_t *j = json_pack("{s:i, s:s}", "epoch", e->epoch, "split", e->split);
+    add_number(j, "loss", e->loss);
+    add_number(j, "clean", e->clean);
+    add_number(j, "robust", e->robust);
+    add_number(j, "lr", e->lr);
+    char *text = hr_json_text(j, 0);
+    json_decref(j);
+    errno = 0;
+    fprintf(w->log, "%s\n", text);
+    free(text);
+    if (fflush(w->log))
+        return hr_fail(err, HR_EIO, "%s: writing: %s", a.log, strerror(errno));
+    return HR_OK;
+}
+
+static void on_step(void *ctx, int epoch, uint32_t done, double accuracy)
+{
+    struct watch *w = ctx;
+    char note[64];
+    if (!w->bar.on)
+        hr_progress_start(&w->bar, "images", w->images);
+    snprintf(note, sizeof note, "epoch %d accuracy %.1f %%", epoch, accuracy);
+    hr_progress_at(&w->bar, done, note);
+}
+
+/* ---- the story ----------------------------------------------------------------------------------------- */
+
+/* "0.1,0.2" into v; returns how many, or says what is wrong. */
+static int parse_list(const char *option, const char *text, double *v, int max)
+{
+    int n = 0;
+    char *copy = hr_xstrdup(text), *state = NULL;
+    for (char *word = strtok_r(copy, ",", &state); word; word = strtok_r(NULL, ",", &state)) {
+        if (n == max)
+            hr_usage("--%s: at most %d numbers", option, max);
+        if (!hr_parse_real(word, &v[n++]))
+            hr_usage("--%s: '%s' is not a number", option, word);
+    }
+    free(copy);
+    return n;
+}
+
+static hr_train_opts train_options(void)
+{
+    hr_train_opts o = {.stage = (enum hr_stage)a.stage,
+                       .objective = (enum hr_objective)a.objective,
+                       .optimizer = (enum hr_optimizer)a.optimizer,
+                       .momentum = a.momentum,
+                       .weight_decay = a.weight_decay,
+                       .batch = (int)a.batch,
+                       .threads = (int)a.threads,
+                       .eps = a.eps,
+                       .step = a.step,
+                       .steps = (int)a.steps,
+                       .random_start = !a.no_random_start,
+                       .attack_bn = (enum hr_bn_mode)a.attack_bn,
+                       .freeze_bn = a.freeze_bn,
+                       .augment_pad = a.augment == AUGMENT_NONE ? 0 : 4,
+                       .flip = a.augment == AUGMENT_CROP_FLIP,
+                       .log_clean = a.log_clean,
+                       .seed = (uint32_t)a.seed};
+    o.schedule = (hr_schedule){.kind = (enum hr_schedule_kind)a.schedule,
+                               .lr = a.lr,
+                               .epochs = (int)a.epochs,
+                               .warmup_steps = (int)a.warmup_steps,
+                               .warmup_epochs = (int)a.warmup_epochs,
+                               .warmup_lr = a.warmup_lr,
+                               .gamma = a.gamma};
+    if (a.milestones) {
+        double v[HR_MAX_MILESTONES];
+        o.schedule.nmilestones = parse_list("milestones", a.milestones, v, HR_MAX_MILESTONES);
+        for (int i = 0; i < o.schedule.nmilestones; i++) {
+            if (!(v[i] >= (i ? v[i - 1] : 0.0) && v[i] <= 1e6 && v[i] == floor(v[i])))
+                hr_usage("--milestones: %s: epochs must be whole numbers and ascend", a.milestones);
+            o.schedule.milestones[i] = (int)v[i];
+        }
+    }
+    if (a.schedule == HR_LR_MULTISTEP && !a.milestones)
+        hr_usage("--schedule multistep needs --milestones");
+    return o;
+}
+
+/* A new network that fits the images, or NET. */
+static int get_model(const char *net, const hr_dataset *ds, hr_model **m, char *digest, hr_err *err)
+{
+    if (net)
+        return hr_nn_load(net, m, digest, err);
+    double mean[HR_MAX_CHANNELS_NORM], std[HR_MAX_CHANNELS_NORM];
+    hr_zoo_opts z = {.c = ds->c, .h = ds->h, .w = ds->w, .classes = ds->classes};
+    if (a.mean || a.std) {
+        if (!a.mean || !a.std)
+            hr_usage("--mean and --std go together");
+        if (parse_list("mean", a.mean, mean, HR_MAX_CHANNELS_NORM) != ds->c ||
+            parse_list("std", a.std, std, HR_MAX_CHANNELS_NORM) != ds->c)
+            hr_usage("--mean and --std need %d numbers, one per channel of the images", ds->c);
+        for (int i = 0; i < ds->c; i++)
+            if (!(std[i] > 0.0))
+                hr_usage("--std: %s: deviations must be positive", a.std);
+        z.mean = mean;
+        z.std = std;
+    }
+    int rc = hr_zoo_build(a.arch, &z, m, err);
+    if (!rc)
+        hr_zoo_init(*m, (uint32_t)a.seed);
+    return rc;
+}
+
+static int load_images(hr_dataset *ds, const char *path, int64_t limit, int classes, hr_err *err)
+{
+    int rc = hr_dataset_load(ds, path, classes, err);
+    return rc ? rc : hr_dataset_subset(ds, (uint32_t)limit, a.stratified, (uint32_t)a.seed, err);
+}
+
+static int fits(const hr_dataset *ds, const char *path, const hr_model *m, const char *name, hr_err *err)
+{
+    const hr_node *in = &m->nodes[0];
+    return hr_dataset_fits(ds, path, in->c, in->h, in->w, m->classes, name, err);
+}
+
+/* Refuse an output that cannot be written now rather than after hours of training. */
+static int try_output(const char *path, hr_err *err)
+{
+    hr_out *out;
+    int rc = hr_out_open(&out, path, HR_OUT_BINARY, err);
+    if (!rc)
+        hr_out_abort(out);
+    return rc;
+}
+
+static void record_history(hr_model *m, bool had_input, const char *digest, const hr_dataset *train)
+{
+    json_t *h = hr_history_new();
+    if (had_input)
+        hr_history_input(h, "model", digest, m->history);
+    hr_history_input(h, "data", train->digest, NULL);
+    json_decref(m->history);
+    m->history = h;
+}
+
+int main(int argc, char **argv)
+{
+    hr_err err = HR_ERR_INIT;
+    int first = hr_tool_start(&tool, argc, argv);
+    const char *net = first < argc ? argv[first] : NULL;
+    if (!a.data || !a.output)
+        hr_usage("-d TRAIN and -o OUT are needed");
+    if (!net == !a.arch)
+        hr_usage("either NET or --arch NAME is needed, and not both");
+    if (net && (a.classes || a.mean || a.std))
+        hr_usage("--classes, --mean and --std are for --arch; NET has its own");
+    hr_train_opts o = train_options();
+    o.name = net ? (strcmp(net, "-") ? net : "<stdin>") : a.arch;
+
+    hr_dataset train = {0}, probe = {0};
+    hr_model *m = NULL;
+    char digest[65] = "";
+    if (hr_dataset_load(&train, a.data, (int)a.classes, &err) || get_model(net, &train, &m, digest, &err) ||
+        fits(&train, a.data, m, o.name, &err) ||
+        hr_dataset_subset(&train, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, &err))
+        hr_die("%s", err.msg);
+    if (a.eval && (load_images(&probe, a.eval, a.eval_limit, m->classes, &err) ||
+                   fits(&probe, a.eval, m, o.name, &err)))
+        hr_die("%s", err.msg);
+    if (try_output(a.output, &err))
+        hr_die("%s", err.msg);
+
+    struct watch w = {.images = train.n, .epochs = (int)(a.epochs + a.warmup_epochs), .start = hr_seconds()};
+    if (a.log && !(w.log = strcmp(a.log, "-") ? fopen(a.log, "w") : stdout))
+        hr_die("%s: %s", a.log, strerror(errno));
+    o.ctx = &w;
+    o.on_epoch = on_epoch;
+    o.on_step = on_step;
+    int rc = hr_train(m, &train, a.eval ? &probe : NULL, &o, &err);
+    hr_progress_end(&w.bar);
+    if (!rc) {
+        record_history(m, net != NULL, digest, &train);
+        rc = hr_nn_save(m, a.output, NULL, &err);
+    }
+    if (rc)
+        hr_die("%s", err.msg);
+
+    if (w.log && w.log != stdout)
+        fclose(w.log);
+    hr_model_free(m);
+    hr_dataset_release(&train);
+    hr_dataset_release(&probe);
+    return hr_tool_finish();
+}
