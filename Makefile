@@ -9,8 +9,12 @@
 # Local settings (CC, BUILD, RUNS, DATA, THREADS) go in config.mk, which is not committed.
 -include config.mk
 
+# Non-empty when two strings are equal. (make 4.3 leaves some newlines at the end of what $(file <NAME) reads.)
+same = $(and $(findstring <$(strip $1)>,<$(strip $2)>),$(findstring <$(strip $2)>,<$(strip $1)>))
+
 BUILD ?= build
-RUNS ?= runs
+DEMO_SIZE ?= full
+RUNS ?= $(if $(filter tiny,$(DEMO_SIZE)),runs/tiny,runs)
 DATA ?= data
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 CFLAGS ?= -O2 -g
@@ -70,10 +74,11 @@ $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/example.pb-c.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
-# Touched only when the flags differ, so that new flags rebuild everything.
-$(BUILD)/flags: FORCE
+# Remade only when the flags differ, so that new flags rebuild everything. A compiler's complaint about a
+# missing header comes after the line that names the missing packages, every time until they are there.
+$(BUILD)/flags: $(if $(call same,$(file <$(BUILD)/flags),$(CC) $(ALL_CFLAGS)),,FORCE)
 	@mkdir -p $(@D)
-	@echo '$(CC) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS)' >$@
+	@if pipelines/packages check $(DEPS_BUILD); then echo '$(CC) $(ALL_CFLAGS)' >$@; fi
 
 # The compiler writes these beside the objects; without the empty rule make would try to build them.
 $(BUILD)/%.d: ;
@@ -94,10 +99,6 @@ deps-test: deps ## install those that the tests need
 
 deps-long: deps-test ## install those that check-long and lint need
 	@pipelines/packages install $(DEPS_LONG)
-
-check-deps:
-	@pipelines/packages check $(DEPS_BUILD)
-$(BUILD)/flags: | check-deps
 
 # ---- targets for people -----------------------------------------------------------------------------------------
 PREFIX ?= /usr/local
@@ -124,8 +125,10 @@ install: all ## install the tools into $(PREFIX)/bin
 clean: ## remove what was built; runs/ and data/ stay
 	rm -rf '$(BUILD)' build-asan
 
--include $(wildcard pipelines/*.mk)
+include pipelines/rules.mk pipelines/fashion-mnist.mk pipelines/demo.mk
 
-.PHONY: all units FORCE deps deps-test deps-long check-deps help test check-long lint install clean
-.SECONDARY:
+.PHONY: all units FORCE deps deps-test deps-long help test check-long lint install clean
+# Objects are kept; a product of an experiment that was removed is made again.
+.SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c)) \
+	$(BUILD)/gen/example.pb-c.c
 .DELETE_ON_ERROR:

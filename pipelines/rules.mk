@@ -1,0 +1,135 @@
+# pipelines/rules.mk -- how experiments become make rules.
+#
+# An experiment is declared in one line (see demo.mk); the templates below turn it into stages, each a file made
+# by one command from other files:
+#
+#   runs/D/A/pretrain.nn                               adversarial training         $(call network,D,A)
+#   runs/D/A/layers.json                               its prunable layers
+#   runs/D/A/eval.json                                 the dense network, attacked
+#   runs/D/A/REG-RATE/search-N/strategy.json           a search with seed N         $(call search,D,A,REG,RATE,N)
+#   runs/D/A/REG-RATE/ID/strategy.json                 keep-rates by a rule         $(call pruned,D,A,REG,RATE,ID)
+#   runs/D/A/REG-RATE/ID/planned.nn                    keep-rates written in
+#   runs/D/A/REG-RATE/ID/hydra/seed-S/prune.nn         HYDRA's scores learnt
+#   runs/D/A/REG-RATE/ID/hydra/seed-S/finetune.nn      what is left, trained
+#   runs/D/A/REG-RATE/ID/hydra/seed-S/eval.json        and attacked
+#
+# D is a data set (its hyperparameters stand in a file of its own, fashion-mnist.mk), A an architecture, REG
+# weight or channel, ID search-N or a rule of maskapply (uniform, erk, lamp, ...).
+#
+# A stage depends on its inputs and on OUT.args, the command it would run: when an option changes, exactly the
+# stages that use it run again, and then those behind them. Whether OUT.args is out of date is decided while
+# make reads this file, without writing anything, so that `make -n` and `make status` tell the truth. Tools are
+# order-only: a rebuilt tool does not redo a night's work. Beside each product stands OUT.log.
+
+SEED ?= 1
+# Threads of one stage: the processors, shared by make's jobs (in a recipe MAKEFLAGS holds -jN).
+JOBS = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
+THREADS ?= $(shell t=$$(($$(nproc) / $(JOBS))); echo $$((t > 0 ? t : 1)))
+
+# Stages call the tools by name; a rebuilt tool must not be looked for elsewhere first.
+export PATH := $(abspath $(BUILD)/bin):$(PATH)
+
+# The command as OUT.args remembers it: the same wherever RUNS and DATA are.
+args_of = $(strip $(subst $(RUNS)/,runs/,$(subst $(DATA)/,data/,$1)))
+
+# $(call stage,OUT,INPUTS,TOOLS,COMMAND). Other files that the command writes have no rule of their own (make 4.3
+# does not tell the truth under -n about targets grouped with &:); whoever needs them depends on OUT.
+define stage
+STAGES += $1
+$1: $2 $1.args $(if $(TOOLS_READY),,| $(addprefix $(BUILD)/bin/,$3))
+	@OMP_NUM_THREADS=$$(THREADS) pipelines/stage $1 $(strip $4)
+$1.args: export ARGS = $(call args_of,$4)
+$1.args: $(if $(call same,$(file <$1.args),$(call args_of,$4)),,FORCE)
+	@mkdir -p $$(@D); printf '%s\n' "$$$$ARGS" >$$@
+
+endef
+
+# ---- templates ------------------------------------------------------------------------------------------------
+
+# $(call evaluate,D,NET,OUT,LABEL)
+define evaluate
+$(call stage,$3,$2 $(DATA)/$1/manifest.json,adveval,\
+	adveval -d $(DATA)/$1/test.tfrecord --data-name $1 $($1_ATTACK) $($1_EVAL) --label $4 -o $3 $2)
+endef
+
+# $(call network,D,A)
+define network
+$(call stage,$(RUNS)/$1/$2/pretrain.nn,$(DATA)/$1/manifest.json,advtrain,\
+	advtrain --stage pretrain --arch $2 -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_PRETRAIN)\
+	--seed $(SEED) --log $(RUNS)/$1/$2/pretrain.jsonl -o $(RUNS)/$1/$2/pretrain.nn)
+$(call stage,$(RUNS)/$1/$2/layers.json,$(RUNS)/$1/$2/pretrain.nn,nninfo,\
+	nninfo --format json -o $(RUNS)/$1/$2/layers.json $(RUNS)/$1/$2/pretrain.nn)
+$(call evaluate,$1,$(RUNS)/$1/$2/pretrain.nn,$(RUNS)/$1/$2/eval.json,dense)
+endef
+
+# $(call search,D,A,REG,RATE,N)
+define search
+$(call stage,$(RUNS)/$1/$2/$3-$4/search-$5/strategy.json,\
+	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/layers.json $(DATA)/$1/manifest.json,ddpg-search adveval,\
+	ddpg-search --layers $(RUNS)/$1/$2/layers.json --reg $3 --target $4 $($1_SEARCH) --seed $5 --id search-$5\
+	--evaluator 'adveval --serve -r $3 -d $(DATA)/$1/holdout.tfrecord $($1_ATTACK) $($1_REWARD)\
+	$(RUNS)/$1/$2/pretrain.nn' --csv-dir $(RUNS)/$1/$2/$3-$4/search-$5\
+	-o $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json)
+endef
+
+# $(call pruned,D,A,REG,RATE,ID): search-N has its strategy from a search, the others from a rule of maskapply.
+define pruned
+$(if $(filter search-%,$5),,\
+$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,maskapply,\
+	maskapply --plan -r $3 -s $5:$4 --label $5 --strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json\
+	-o /dev/null $(RUNS)/$1/$2/pretrain.nn))
+$(call stage,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,\
+	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/$5/strategy.json,maskapply,\
+	maskapply --plan -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json --label $5\
+	-o $(RUNS)/$1/$2/$3-$4/$5/planned.nn $(RUNS)/$1/$2/pretrain.nn)
+$(call hydra,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/hydra/seed-$(SEED),$5)
+endef
+
+# $(call hydra,D,PLANNED,DIR,LABEL)
+define hydra
+$(call stage,$3/prune.nn,$2 $(DATA)/$1/manifest.json,advtrain,\
+	advtrain --stage prune -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_PRUNE) --seed $(SEED)\
+	--log $3/prune.jsonl -o $3/prune.nn $2)
+$(call stage,$3/finetune.nn,$3/prune.nn $(DATA)/$1/manifest.json,advtrain,\
+	advtrain --stage finetune -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_FINETUNE) --seed $(SEED)\
+	--log $3/finetune.jsonl -o $3/finetune.nn $3/prune.nn)
+$(call evaluate,$1,$3/finetune.nn,$3/eval.json,$4)
+endef
+
+# $(call compare,NAME,D,A,REG,RATE,IDS): the table and the plot of several strategies at one budget, in
+# runs/NAME. pdflatex makes a PDF where it is installed.
+define compare
+$(call stage,$(RUNS)/$1/table.txt,\
+	$(RUNS)/$2/$3/eval.json $(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/hydra/seed-$(SEED)/eval.json),summarize,\
+	summarize --csv $(RUNS)/$1/table.csv --latex $(RUNS)/$1/table.tex -o $(RUNS)/$1/table.txt\
+	$(RUNS)/$2/$3/eval.json $(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/hydra/seed-$(SEED)/eval.json))
+$(call stage,$(RUNS)/$1/strategies.svg,\
+	$(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/strategy.json),stgplot,\
+	stgplot -o $(RUNS)/$1/strategies $(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/strategy.json))
+$(if $(shell command -v pdflatex),$(call stage,$(RUNS)/$1/strategies.pdf,$(RUNS)/$1/strategies.svg,,\
+	pdflatex -interaction=batchmode -output-directory=$(RUNS)/$1 $(RUNS)/$1/strategies.tex))
+endef
+
+# ---- what there is ----------------------------------------------------------------------------------------------
+
+status: ## which stages are done, stale, missing
+	@for stage in $(STAGES); do \
+		if [ ! -e $$stage ]; then state=missing; \
+		elif $(MAKE) -q TOOLS_READY=1 $$stage >/dev/null 2>&1; then state=done; \
+		else state=stale; fi; \
+		printf '%-8s %s\n' $$state $$stage; done
+
+tables: all ## one table per data set and network, of all results there are
+	@set -e; for net in $(RUNS)/*/*/pretrain.nn; do \
+		[ -e "$$net" ] || { echo "no results under $(RUNS) yet" >&2; break; }; \
+		dir=$${net%/pretrain.nn}; \
+		find "$$dir" -name eval.json | LC_ALL=C sort | xargs -r summarize --csv "$$dir/table.csv" \
+			--latex "$$dir/table.tex" -o "$$dir/table.txt"; \
+		if [ -e "$$dir/table.txt" ]; then echo "$$dir/table.{txt,csv,tex}"; cat "$$dir/table.txt"; fi; done
+
+plots: all ## one plot per data set, network and budget, of all strategies there are
+	@set -e; for dir in $(RUNS)/*/*/*-*/; do \
+		find "$$dir" -name strategy.json | LC_ALL=C sort | xargs -r stgplot -o "$${dir}strategies"; \
+		[ ! -e "$${dir}strategies.svg" ] || echo "$${dir}strategies.{csv,tex,svg}"; done
+
+.PHONY: status tables plots
