@@ -38,7 +38,11 @@ LIB_OBJ += $(if $(wildcard $(KERNEL_SRC)),$(BUILD)/lib/compute/cpu/kernels-porta
 endif
 TOOLS := $(patsubst tools/%.c,$(BUILD)/bin/%,$(wildcard tools/*.c))
 UNITS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/test_*.c))
+BENCHES := $(patsubst test/bench/%.c,$(BUILD)/bench/%,$(wildcard test/bench/*.c))
 PEERS := $(patsubst test/peers/%.c,$(BUILD)/test/%,$(wildcard test/peers/*.c))
+
+# One line per command, or the commands themselves with V=1.
+say = $(if $(V),,@printf '  %-6s %s\n' $1 $@;)
 
 all: $(TOOLS) ## build the tools into build/bin (the default)
 
@@ -46,33 +50,37 @@ units: $(UNITS) $(PEERS)
 
 $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/test/%: $(BUILD)/test/unit/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(call say,LINK)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 
 $(BUILD)/test/%: $(BUILD)/test/peers/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(BUILD)/bench/%: $(BUILD)/test/bench/%.o $(BUILD)/libheracles.a
+	@mkdir -p $(@D)
+	$(call say,LINK)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/libheracles.a: $(LIB_OBJ)
-	rm -f $@ && $(AR) rcs $@ $^
+	$(call say,AR)rm -f $@ && $(AR) rcs $@ $^
 
 $(BUILD)/lib/compute/cpu/kernels-%.o: $(KERNEL_SRC) $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -O3 $(if $(filter v2 v3 v4,$*),-march=x86-64-$*) -DHR_ISA=$* -MMD -MP -c $< -o $@
+	$(call say,CC)$(CC) $(ALL_CFLAGS) -O3 $(if $(filter v2 v3 v4,$*),-march=x86-64-$*) -DHR_ISA=$* -MMD -MP -c $< -o $@
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)
-	protoc-c --proto_path=lib/data --c_out=$(BUILD)/gen $<
+	$(call say,PROTO)protoc-c --proto_path=lib/data --c_out=$(BUILD)/gen $<
 
 $(BUILD)/gen/%.o: $(BUILD)/gen/%.c $(BUILD)/flags
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/example.pb-c.h
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 # Remade only when the flags differ, so that new flags rebuild everything. A compiler's complaint about a
 # missing header comes after the line that names the missing packages, every time until they are there.
@@ -112,6 +120,10 @@ test: deps-test ## install what the tests need, build, run every test
 check-long: deps-long ## unit tests under valgrind (slow)
 	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run --valgrind test/unit
 
+NET ?= resS
+bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords and of .nn files
+	@BUILD='$(BUILD)' test/bench/run $(NET)
+
 lint: ## formatting (clang-format) and static checks (cppcheck)
 	clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
 	cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
@@ -127,8 +139,8 @@ clean: ## remove what was built; runs/ and data/ stay
 
 include pipelines/rules.mk pipelines/fashion-mnist.mk pipelines/demo.mk
 
-.PHONY: all units FORCE deps deps-test deps-long help test check-long lint install clean
+.PHONY: all units FORCE deps deps-test deps-long help test check-long bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.
-.SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c)) \
+.SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c test/bench/*.c)) \
 	$(BUILD)/gen/example.pb-c.c
 .DELETE_ON_ERROR:
