@@ -244,7 +244,8 @@ bool hr_quiet(void);
 bool hr_parse_real(const char *s, double *out);
 bool hr_parse_int(const char *s, int64_t *out);
 
-/* Threads to use by default: the processors this process may run on. */
+/* Threads to use by default: OMP_NUM_THREADS where it is a number (make -j sets it to share the cores), else
+ * the processors this process may run on. */
 int hr_default_threads(void);
 
 /* ---- signals and progress ---------------------------------------------------------------------------- */

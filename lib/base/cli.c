@@ -108,6 +108,10 @@ bool hr_parse_int(const char *s, int64_t *out)
 int hr_default_threads(void)
 {
     cpu_set_t set;
+    int64_t wanted;
+    const char *env = getenv("OMP_NUM_THREADS");
+    if (env && hr_parse_int(env, &wanted) && wanted >= 1 && wanted <= 1024)
+        return (int)wanted;
     if (sched_getaffinity(0, sizeof set, &set))
         return 1;
     int n = CPU_COUNT(&set);
