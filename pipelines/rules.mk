@@ -73,6 +73,7 @@ $(call stage,$(RUNS)/$1/$2/$3-$4/search-$5/strategy.json,\
 endef
 
 # $(call pruned,D,A,REG,RATE,ID): search-N has its strategy from a search, the others from a rule of maskapply.
+# With --target a strategy that exceeds the budget of the uniform RATE is refused.
 define pruned
 $(if $(filter search-%,$5),,\
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,maskapply,\
@@ -80,7 +81,7 @@ $(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,mask
 	-o /dev/null $(RUNS)/$1/$2/pretrain.nn))
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,\
 	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/$5/strategy.json,maskapply,\
-	maskapply --plan -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json --label $5\
+	maskapply --plan -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json --target $4 --label $5\
 	-o $(RUNS)/$1/$2/$3-$4/$5/planned.nn $(RUNS)/$1/$2/pretrain.nn)
 $(call hydra,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/hydra/seed-$(SEED),$5)
 endef
