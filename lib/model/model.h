@@ -174,6 +174,14 @@ void hr_layers_release(hr_layers *ls);
  *                "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
  * layers in strategy order. Caller owns it. */
 json_t *hr_layers_json(const hr_model *m);
+/* Append the same to out as a table: aligned text with totals, or tab-separated with a line of column names.
+ * Prune records are columns too (the text has them only when there are any). */
+void hr_layers_table(const hr_model *m, bool tsv, hr_buf *out);
+/* The model's tensors in file order, each with the SHA-256 of its bytes, as a table or as
+ *   {"arch": s, "tensors": [{"name": s, "dtype": s, "shape": [n...], "sha256": hex}, ...]} (caller owns it).
+ */
+void hr_tensors_table(const hr_model *m, bool tsv, hr_buf *out);
+json_t *hr_tensors_json(const hr_model *m);
 
 /* ---- the zoo ----------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,127 @@
+/* tools/nninfo.c -- what is in a network: its prunable layers, its tensors, or how it came to be. */
+#include "model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *arch, *input;
+static int64_t classes;
+static int format;
+static bool history, tensors;
+
+enum { TEXT, TSV, JSON };
+static const char *const formats[] = {"text", "tsv", "json", NULL};
+
+static const hr_opt options[] = {
+    {.name = "arch",
+     .letter = 'a',
+     .kind = HR_OPT_STRING,
+     .dest = &arch,
+     .arg = "NAME",
+     .help = "describe this architecture instead of a file"},
+    {.name = "input",
+     .kind = HR_OPT_STRING,
+     .dest = &input,
+     .arg = "CxHxW",
+     .help = "with --arch: size of an image [the architecture's own]"},
+    {.name = "classes",
+     .kind = HR_OPT_INT,
+     .dest = &classes,
+     .arg = "N",
+     .min = 0,
+     .max = 1e6,
+     .help = "with --arch: number of classes, 0: the architecture's own"},
+    {.name = "format",
+     .letter = 'f',
+     .kind = HR_OPT_CHOICE,
+     .dest = &format,
+     .arg = "FORMAT",
+     .help = "one of",
+     .choices = formats},
+    {.name = "history",
+     .kind = HR_OPT_FLAG,
+     .dest = &history,
+     .help = "print the chain of programs that made the file, as JSON"},
+    {.name = "tensors",
+     .kind = HR_OPT_FLAG,
+     .dest = &tensors,
+     .help = "list the tensors with the SHA-256 of their bytes"},
+    {0},
+};
+
+static const hr_tool tool = {
+    .name = "nninfo",
+    .synopsis = "[OPTION]... NET | --arch NAME",
+    .summary = "Print the prunable layers of a network (a .nn file, '-' is stdin) in strategy order, with\n"
+               "shapes, weights, multiply-adds (MACs) per image, ties and what was pruned.\n",
+    .example = "nninfo --arch resnet18 --format tsv",
+    .opts = options,
+    .min_args = 0,
+    .max_args = 1,
+};
+
+/* "3x32x32" */
+static void parse_input(const char *text, hr_zoo_opts *o)
+{
+    char rest;
+    if (sscanf(text, "%4dx%5dx%5d%c", &o->c, &o->h, &o->w, &rest) != 3 || o->c < 1 || o->h < 1 || o->w < 1)
+        hr_usage("--input: '%s' is not of the form CxHxW, for instance 3x32x32", text);
+}
+
+static hr_model *open_model(const char *path, char digest[65])
+{
+    hr_err err = HR_ERR_INIT;
+    hr_model *m = NULL;
+    if (path) {
+        if (hr_nn_load(path, &m, digest, &err))
+            hr_die("%s", err.msg);
+        return m;
+    }
+    hr_zoo_opts o = {.classes = (int)classes};
+    if (input)
+        parse_input(input, &o);
+    if (hr_zoo_build(arch, &o, &m, &err))
+        hr_usage("%s", err.msg);
+    return m;
+}
+
+/* j, which is released, with the file's digest when there is one. */
+static void add_json(hr_buf *out, json_t *j, const char *digest)
+{
+    if (digest)
+        json_object_set_new(j, "digest", json_string(digest));
+    char *text = hr_json_text(j, 2);
+    hr_buf_printf(out, "%s\n", text);
+    free(text);
+    json_decref(j);
+}
+
+int main(int argc, char **argv)
+{
+    int first = hr_tool_start(&tool, argc, argv);
+    const char *path = argv[first];
+    if ((path != NULL) == (arch != NULL))
+        hr_usage("a NET or --arch is needed, %s given", path ? "both are" : "none is");
+    if (path && (input || classes))
+        hr_usage("--input and --classes go with --arch; the file '%s' has its own", path);
+    if (arch && (history || tensors))
+        hr_usage("--history and --tensors need a NET, --arch has neither");
+    if (history && (tensors || format == TSV))
+        hr_usage("--history prints JSON and nothing else");
+
+    char digest[65] = "";
+    hr_model *m = open_model(path, digest);
+    hr_buf text = {0};
+    if (history)
+        add_json(&text, m->history ? json_incref(m->history) : json_null(), NULL);
+    else if (format == JSON)
+        add_json(&text, tensors ? hr_tensors_json(m) : hr_layers_json(m), path ? digest : NULL);
+    else if (tensors)
+        hr_tensors_table(m, format == TSV, &text);
+    else
+        hr_layers_table(m, format == TSV, &text);
+    fwrite(text.data, 1, text.len, stdout);
+    hr_buf_release(&text);
+    hr_model_free(m);
+    return hr_tool_finish();
+}
