@@ -22,7 +22,8 @@ MACHINE := $(shell uname -m)
 BASELINE := $(if $(filter x86_64,$(MACHINE)),-march=x86-64-v2)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(WARNINGS) -Ilib -I$(BUILD)/gen $(BASELINE) -fopenmp $(PKG_CFLAGS) $(CFLAGS)
-# The serial build: its calls stand inside our own parallel loops.
+# The serial build starts no threads of its own, and is NOT safe to call from two threads at once (it hands both
+# the same work buffer): one thread at a time, as in lib/search. Kernels inside parallel loops are our own.
 OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
 PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
 LDLIBS = -lmsgpackc -larchive -ljansson -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -lm
