@@ -1,7 +1,6 @@
 # test/cli/peers-torch.bats -- whole networks against PyTorch: the oracle in float64 to 1e-8, logits and every
 # gradient, with running and with batch statistics; bounds and definitions are in test/peers/torch_nets.py.
 
-
 # bats file_tags=slow
 setup() {
     load ../helpers
