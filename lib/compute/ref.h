@@ -26,9 +26,10 @@ double *hr_ref_param(hr_ref *r, int tensor);
 /* (batch,c,h,w), filled by the caller, pixels in [0,1]. */
 double *hr_ref_input(hr_ref *r);
 
-/* Run the first n samples. Batch norm modes as in compute.h: HR_BN_FOLDED normalises with the running
- * statistics, the other two with those of the n samples (biased variance); HR_BN_BATCH_UPDATE then moves the
- * running ones (unbiased variance; with a single value per channel that is undefined and running_var stays).
+/* Run the first n samples. Batch norm modes as in compute.h: HR_BN_FOLDED and HR_BN_RUNNING normalise with
+ * the running statistics, the other two with those of the n samples (biased variance); HR_BN_BATCH_UPDATE
+ * then moves the running ones (unbiased variance; with a single value per channel that is undefined and
+ * running_var stays).
  */
 void hr_ref_forward(hr_ref *r, int n, enum hr_bn_mode bn);
 const double *hr_ref_logits(const hr_ref *r);                /* (n,classes) */

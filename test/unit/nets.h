@@ -181,12 +181,13 @@ static inline void net_done(hr_model *m, int last, uint32_t seed)
 /* Give layer `node` an active mask that keeps about `keep` of its weights or input channels. */
 static inline void net_mask(hr_model *m, int node, enum hr_reg reg, double keep, uint32_t seed)
 {
-    const hr_tensor *t = &m->tensors[m->nodes[node].param[HR_P_WEIGHT]];
+    const hr_tensor *t = &m->tensors[m->nodes[node].param[HR_P_WEIGHT]]; /* until a tensor is added */
     int64_t shape[HR_MAX_DIMS];
     for (int d = 0; d < t->ndim; d++)
         shape[d] = reg == HR_REG_WEIGHT || d == 1 ? t->shape[d] : 1;
     char *name = hr_xasprintf("%s.mask", m->nodes[node].id);
-    const hr_tensor *mask = &m->tensors[hr_model_add_tensor(m, name, HR_U8, t->ndim, shape)];
+    int added = hr_model_add_tensor(m, name, HR_U8, t->ndim, shape);
+    const hr_tensor *mask = &m->tensors[added];
     free(name);
     int64_t n = hr_tensor_count(mask), kept = 0;
     hr_rng r = {.seed = seed, .stream = HR_STREAM_TEST};

@@ -148,6 +148,11 @@ static void linear_backward(ref_op *op)
 
 /* ---- batchnorm --------------------------------------------------------------------------------------- */
 
+static bool constant_statistics(const ref_op *op)
+{
+    return op->bn == HR_BN_FOLDED || op->bn == HR_BN_RUNNING;
+}
+
 /* Mean and biased variance of channel c over the samples and the plane. Two passes: no cancellation. */
 static void batch_moments(const ref_op *op, int c, double *mean, double *var)
 {
@@ -177,7 +182,7 @@ static void batchnorm_forward(ref_op *op)
 #pragma omp parallel for
     for (int c = 0; c < op->I; c++) {
         double mean = rmean[c], var = rvar[c];
-        if (op->bn != HR_BN_FOLDED)
+        if (!constant_statistics(op))
             batch_moments(op, c, &mean, &var);
         if (op->bn == HR_BN_BATCH_UPDATE) {
             rmean[c] = (1 - mom) * rmean[c] + mom * mean;
@@ -212,8 +217,8 @@ static void batchnorm_backward(ref_op *op)
         op->grad[HR_P_BIAS][c] += db;
         op->grad[HR_P_WEIGHT][c] += dg;
         /* constant statistics: dx = g inv dy;  batch statistics: dx = g inv (dy - db/M - xhat dg/M) */
-        double through_mean = op->bn == HR_BN_FOLDED ? 0 : db / count;
-        double through_var = op->bn == HR_BN_FOLDED ? 0 : dg / count;
+        double through_mean = constant_statistics(op) ? 0 : db / count;
+        double through_var = constant_statistics(op) ? 0 : dg / count;
         for (int n = 0; n < op->N; n++) {
             const double *x = op->x[0] + at(n, c, op->I, plane), *dy = op->dy + at(n, c, op->I, plane);
             double *dx = op->dx[0] + at(n, c, op->I, plane);
