@@ -179,27 +179,22 @@ static bool is_pruned(const hr_model *m, const hr_layers *ls)
     return false;
 }
 
-/* "uniform:0.1" and "erk:0.1" carry their rate; else it is what the masks leave, rounded to 4 digits. */
-static double claimed_rate(const hr_model *m, const char *strategy, double density)
+/* A word about the strategy from meta.strategy (maskapply: id, label, reg, rate), or fallback. */
+static const char *told(const hr_model *m, const char *key, const char *fallback)
 {
-    const json_t *rate = json_object_get(m->meta, "rate");
-    const char *colon = strchr(strategy, ':');
-    double v;
-    if (json_is_number(rate))
-        return json_number_value(rate);
-    if (colon && hr_parse_real(colon + 1, &v))
-        return v;
-    return round(density * 1e4) / 1e4;
+    const char *s = json_string_value(json_object_get(json_object_get(m->meta, "strategy"), key));
+    return s ? s : fallback;
 }
 
-static json_t *pruning_json(const hr_model *m, const hr_layers *ls, const char *strategy)
+static json_t *pruning_json(const hr_model *m, const hr_layers *ls)
 {
     hr_strategy s = carried_out(m, ls);
     hr_budget b = hr_budget_of(m, ls, &s);
     double density = hr_model_density(m, ls);
+    const json_t *rate = json_object_get(json_object_get(m->meta, "strategy"), "rate");
     json_t *j = json_pack("{s:s, s:s, s:f, s:f, s:{s:f, s:f, s:f}}", "reg", hr_reg_names[s.reg], "strategy",
-                          strategy, "rate", claimed_rate(m, strategy, density), "density", density, "budget",
-                          "inout", b.inout, "masked", b.masked, "macs", b.macs);
+                          told(m, "id", "unnamed"), "rate", rate ? json_number_value(rate) : density,
+                          "density", density, "budget", "inout", b.inout, "masked", b.masked, "macs", b.macs);
     hr_strategy_release(&s);
     return j;
 }
@@ -231,17 +226,14 @@ json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *
 {
     hr_layers ls = hr_layers_of(m);
     bool pruned = is_pruned(m, &ls);
-    const char *strategy = json_string_value(json_object_get(m->meta, "strategy"));
-    if (!strategy)
-        strategy = "unnamed";
     if (!label)
-        label = pruned ? strategy : "dense";
+        label = pruned ? told(m, "label", told(m, "id", "unnamed")) : "dense";
 
     json_t *j = json_pack("{s:s, s:i}", "record", "eval", "version", 1);
     json_object_set_new(j, "model",
                         json_pack("{s:s, s:s, s:I, s:s}", "arch", m->arch ? m->arch : "", "digest",
                                   model_digest, "params", (json_int_t)ls.params, "label", label));
-    json_object_set_new(j, "pruning", pruned ? pruning_json(m, &ls, strategy) : json_null());
+    json_object_set_new(j, "pruning", pruned ? pruning_json(m, &ls) : json_null());
     json_object_set_new(
         j, "data",
         json_pack("{s:s, s:I, s:s}", "name", data_name, "images", (json_int_t)images, "digest", data_digest));

@@ -169,8 +169,9 @@ hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr
  * single image would be left over for the last batch and statistics of the batch are wanted. */
 uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode bn);
 
-/* The evaluation record, one JSON object (report.h describes it); caller owns it. label may be NULL: the
- * strategy's id, or "dense". data_name, images and data_digest describe the whole test set. */
+/* The evaluation record, one JSON object (report.h describes it); caller owns it. label may be NULL: what
+ * maskapply called the strategy, or "dense". data_name, images and data_digest describe the whole test set.
+ */
 json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *label, const char *data_name,
                        uint32_t images, const char *data_digest, const hr_eval_attack *attacks,
                        const hr_eval_result *results, int n, int batch);
