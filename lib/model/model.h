@@ -98,7 +98,8 @@ typedef struct hr_model {
     hr_tensor *tensors;
     int ntensors;
     hr_prune *prune; /* one per node; only conv2d and linear nodes use theirs */
-    json_t *meta;    /* {"strategy": id, "data": {...}, ...}: free-form facts that travel along */
+    json_t *meta;    /* {"strategy": {"id", "label", "reg", "rate"} by maskapply, "data": {...}, ...}:
+                    free-form facts that travel along */
     json_t *history; /* the chain that made this model (base.h), or NULL */
 } hr_model;
 

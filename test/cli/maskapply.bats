@@ -5,6 +5,10 @@ setup() {
     "$MKNN" resS 1 net.nn
 }
 
+pick() { # pick FILE EXPRESSION: what a Python expression makes of the JSON document j
+    python3 -c 'import json, sys; j = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$1" "$2"
+}
+
 @test "maskapply: same network and strategy, same bytes, from a file or a pipe" {
     maskapply -q -s lamp:0.1 -o a.nn net.nn
     maskapply -q -s lamp:0.1 net.nn >b.nn
@@ -33,15 +37,15 @@ setup() {
     assert_equal "$(head -1 r.tsv)" $'layer\trate\tkept\tof\tweights\tweights_kept\tmacs\tmacs_kept'
     assert_equal "$(awk 'NR > 1 { k += $6 } END { print k }' r.tsv)" 7707 # floor(0.1 * 77072)
     maskapply -q -s erk:0.1 --report r.json -o out.nn net.nn
-    assert_equal "$(jq '[.layers[].weights_kept] | add' r.json)" 7707
-    assert_equal "$(jq -r .reg r.json)" weight
+    assert_equal "$(pick r.json 'sum(l["weights_kept"] for l in j["layers"])')" 7707
+    assert_equal "$(pick r.json 'j["reg"]')" weight
 }
 
 @test "maskapply: a strategy written by --strategy-out makes the same masks again" {
     local reg
     for reg in weight channel; do
         maskapply -q -s erk:0.3 -r $reg --strategy-out s.json --report a.tsv --label mine -o a.nn net.nn
-        assert_equal "$(jq -r "paths | select(length == 3) | join(\"/\")" s.json)" resS/$reg/mine
+        assert_equal "$(pick s.json '[(a, r, *j[a][r]) for a in j for r in j[a]]')" "[('resS', '$reg', 'mine')]"
         maskapply -q -s s.json -r $reg --report b.tsv -o b.nn net.nn
         cmp a.tsv b.tsv
         maskapply -q -s "s.json:resS/$reg/mine" -r $reg -o c.nn net.nn
@@ -82,9 +86,9 @@ setup() {
 @test "maskapply: channel pruning keeps the image channels, unless --prune-first" {
     "$MKNN" vgg2 1 rgb.nn
     maskapply -q -s uniform:0.1 -r channel --report r.json -o out.nn rgb.nn
-    assert_equal "$(jq -c '[.layers[].kept]' r.json)" "[3,6,26,26,26]"
+    assert_equal "$(pick r.json '[l["kept"] for l in j["layers"]]')" "[3, 6, 26, 26, 26]"
     maskapply -q -s uniform:0.1 -r channel --prune-first --report r.json -o out.nn rgb.nn
-    assert_equal "$(jq -c '[.layers[].kept]' r.json)" "[1,6,26,26,26]"
+    assert_equal "$(pick r.json '[l["kept"] for l in j["layers"]]')" "[1, 6, 26, 26, 26]"
 }
 
 @test "maskapply: a published list over its ID's budget fails, --target and a tolerance let it pass" {
