@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *arch, *input;
+static const char *arch, *input, *output = "-";
 static int64_t classes;
 static int format;
 static bool history, tensors;
@@ -38,6 +38,12 @@ static const hr_opt options[] = {
      .arg = "FORMAT",
      .help = "one of",
      .choices = formats},
+    {.name = "output",
+     .letter = 'o',
+     .kind = HR_OPT_STRING,
+     .dest = &output,
+     .arg = "FILE",
+     .help = "where it goes"},
     {.name = "history",
      .kind = HR_OPT_FLAG,
      .dest = &history,
@@ -120,7 +126,14 @@ int main(int argc, char **argv)
         hr_tensors_table(m, format == TSV, &text);
     else
         hr_layers_table(m, format == TSV, &text);
-    fwrite(text.data, 1, text.len, stdout);
+
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    if (hr_out_open(&out, output, 0, &err))
+        hr_die("%s", err.msg);
+    fwrite(text.data, 1, text.len, hr_out_file(out));
+    if (hr_out_commit(out, &err))
+        hr_die("%s", err.msg);
     hr_buf_release(&text);
     hr_model_free(m);
     return hr_tool_finish();
