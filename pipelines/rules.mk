@@ -77,7 +77,7 @@ endef
 define pruned
 $(if $(filter search-%,$5),,\
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,maskapply,\
-	maskapply --plan -r $3 -s $5:$4 --label $5 --strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json\
+	maskapply -q --plan -r $3 -s $5:$4 --label $5 --strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json\
 	-o /dev/null $(RUNS)/$1/$2/pretrain.nn))
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,\
 	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/$5/strategy.json,maskapply,\
