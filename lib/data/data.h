@@ -29,7 +29,7 @@ typedef struct hr_dataset {
     uint8_t *pixels;      /* (n, h, w, c) */
     int32_t *labels;      /* (n), 0 <= label < classes */
     uint32_t *index;      /* (n) place of each image in the file: keys its noise, survives subsetting */
-    char digest[65];      /* SHA-256 over shape, pixels and labels in order */
+    char digest[65];      /* SHA-256 over pixels, labels and shape (not over classes and index) */
 } hr_dataset;
 
 /* Read all of a tfrecord file (or "-", or several shards NAME-00000-of-00004.tfrecord given as
@@ -63,7 +63,9 @@ void hr_batch_augment(const hr_dataset *ds, const uint32_t *rows, int n, float *
 HR_MUST_CHECK int hr_idx_load(hr_dataset *ds, const char *images, const char *labels, hr_err *err);
 
 /* Split train into holdout (int(n*fraction/classes) images of every class, drawn on HR_STREAM_SPLIT,
- * shuffled) and rest (the others, shuffled). Both are new data sets owned by the caller. */
+ * shuffled) and rest (the others, shuffled). Both are new data sets owned by the caller; their index keeps
+ * each image's place in train (and is lost in a file, which numbers its own images). HR_EINVAL: fraction is
+ * outside (0,1), takes no image at all, or more than some class has; both are empty then. */
 HR_MUST_CHECK int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t seed,
                                    hr_dataset *holdout, hr_dataset *rest, hr_err *err);
 
@@ -92,5 +94,15 @@ typedef struct hr_convert_counts {
  * HR_EIO, HR_EFORMAT, HR_ESHAPE. Bad input is found before the first file is written. */
 HR_MUST_CHECK int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts,
                              hr_err *err);
+
+/* What the manifest.json beside a tfrecord file says of its data set. */
+typedef struct hr_manifest {
+    char name[64]; /* "FashionMNIST"; empty when there is no manifest */
+    int classes;   /* 0 when there is no manifest */
+    int c, h, w;
+} hr_manifest;
+/* Read manifest.json in the directory of the file tfrecord. *m is all zero when there is none, and for "-".
+ * Returns 0, HR_EIO, or HR_EFORMAT. */
+HR_MUST_CHECK int hr_manifest_beside(hr_manifest *m, const char *tfrecord, hr_err *err);
 
 #endif

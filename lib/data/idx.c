@@ -76,7 +76,7 @@ static int read_images(hr_dataset *ds, const char *path, hr_err *err)
         ds->c = 1;
         ds->h = (int)dims[1];
         ds->w = (int)dims[2];
-        rc = read_body(u, (uint64_t)dims[0] * dims[1] * dims[2], "the images", &ds->pixels, err);
+        rc = read_body(u, (uint64_t)dims[0] * dims[1] * dims[2], "the pixel data", &ds->pixels, err);
     }
     hr_unpack_close(u);
     return rc;
@@ -94,7 +94,7 @@ static int read_labels(hr_dataset *ds, const char *path, const char *images, hr_
     if (rc == HR_OK && n != ds->n)
         rc = hr_fail(err, HR_ESHAPE, "%s: %u labels, but %s holds %u images", path, n, images, ds->n);
     if (rc == HR_OK)
-        rc = read_body(u, n, "the labels", &bytes, err);
+        rc = read_body(u, n, "the label data", &bytes, err);
     if (rc == HR_OK) {
         ds->labels = hr_xmalloc(n * sizeof *ds->labels);
         ds->index = hr_xmalloc(n * sizeof *ds->index);

@@ -15,6 +15,10 @@ enum {
 /* hr_fail with the prefix "FILE: record N at byte B: ", for the record that hr_tfrec_next returned last. */
 int hr_tfrec_fail(const hr_tfrec_reader *r, hr_err *err, int code, const char *fmt, ...) HR_PRINTF(4, 5);
 
+/* How many records like the last one can still come, that one counted; 0 when the size of the input is not
+ * known (pipes). */
+uint64_t hr_tfrec_expect(const hr_tfrec_reader *r);
+
 /* ---- example.c: one image as a serialized tf.train.Example ----------------------------------------------
  */
 
@@ -48,6 +52,14 @@ void hr_dataset_pick(const hr_dataset *ds, const uint32_t *rows, uint32_t n, hr_
 /* Positions of the images of each class: class k's are rows[start[k]..start[k + 1]), in file order. The
  * caller frees *rows (n) and *start (classes + 1). */
 void hr_dataset_by_class(const hr_dataset *ds, uint32_t **rows, uint32_t **start);
+
+/* ---- manifest.c ---------------------------------------------------------------------------------------- */
+
+/* Add the entry of one split, stored as NAME.tfrecord, to the object splits. subset_of may be NULL. */
+void hr_manifest_split(json_t *splits, const char *name, const hr_dataset *ds, const char *subset_of);
+/* A manifest of the data set title with the shape and classes of ds. splits is taken over, history borrowed;
+ * the caller owns the result. */
+json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits, const json_t *history);
 
 /* ---- unpack.c: the bytes of one file, gunzipped when it is a gzip file ------------------------------------
  */

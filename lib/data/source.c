@@ -80,25 +80,6 @@ static int check_parts(const hr_source *s, const char *src, hr_dataset *train, h
     return HR_OK;
 }
 
-/* ---- manifest ---------------------------------------------------------------------------------------- */
-
-static json_t *split_json(const hr_dataset *ds, const char *name, const char *subset_of)
-{
-    uint32_t *rows, *start;
-    json_t *per_class = json_array();
-    hr_dataset_by_class(ds, &rows, &start);
-    for (int k = 0; k < ds->classes; k++)
-        json_array_append_new(per_class, json_integer(start[k + 1] - start[k]));
-    free(rows);
-    free(start);
-    char *file = hr_xasprintf("%s.tfrecord", name);
-    json_t *j = json_pack("{s:s, s:I, s:o, s:s}", "file", file, "images", (json_int_t)ds->n, "per_class",
-                          per_class, "digest", ds->digest);
-    free(file);
-    json_object_set_new(j, "subset_of", subset_of ? json_string(subset_of) : json_null());
-    return j;
-}
-
 /* ---- conversion --------------------------------------------------------------------------------------- */
 
 enum { TRAIN, TEST, HOLDOUT, REST, SPLITS };
@@ -121,11 +102,9 @@ static int write_all(const char *dir, const char *title, const hr_dataset parts[
         char *path = hr_xasprintf("%s/%s.tfrecord", dir, splits[i].name);
         rc = hr_dataset_save(&parts[i], path, err);
         free(path);
-        json_object_set_new(list, splits[i].name, split_json(&parts[i], splits[i].name, splits[i].subset_of));
+        hr_manifest_split(list, splits[i].name, &parts[i], splits[i].subset_of);
     }
-    json_t *manifest = json_pack("{s:i, s:s, s:i, s:{s:i, s:i, s:i}, s:o, s:O}", "version", 1, "name", title,
-                                 "classes", train->classes, "shape", "channels", train->c, "height", train->h,
-                                 "width", train->w, "splits", list, "history", (json_t *)(uintptr_t)history);
+    json_t *manifest = hr_manifest_new(title, train, list, history);
     if (rc == HR_OK)
         rc = hr_json_save(manifest, manifest_path, 2, err);
     json_decref(manifest);
@@ -133,12 +112,28 @@ static int write_all(const char *dir, const char *title, const hr_dataset parts[
     return rc;
 }
 
+/* Can the manifest hold this name, and hr_manifest read it? */
+static int check_title(const char *title, hr_err *err)
+{
+    size_t max = sizeof((hr_manifest *)NULL)->name - 1;
+    json_t *text = json_string(title); /* NULL when it is not UTF-8 */
+    bool good = text && strlen(title) <= max;
+    json_decref(text);
+    return good ? HR_OK
+                : hr_fail(err, HR_EINVAL, "the name '%s' is longer than %zu bytes or not UTF-8", title, max);
+}
+
 int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts, hr_err *err)
 {
     hr_dataset parts[SPLITS] = {0};
     inputs in = {.n = 0};
     const hr_source *s = &sources[args->source];
-    int rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
+    *counts = (hr_convert_counts){0};
+    const char *title = args->title ? args->title : s->title;
+    int rc = check_title(title, err);
+    if (rc)
+        return rc;
+    rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
     if (rc == HR_OK)
         rc = check_parts(s, args->src, &parts[TRAIN], &parts[TEST], err);
     for (int i = 0; i < in.n; i++) {
@@ -150,7 +145,7 @@ int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *
     if (rc == HR_OK)
         rc = hr_dataset_split(&parts[TRAIN], args->holdout, args->seed, &parts[HOLDOUT], &parts[REST], err);
     if (rc == HR_OK)
-        rc = write_all(args->output, args->title ? args->title : s->title, parts, history, err);
+        rc = write_all(args->output, title, parts, history, err);
     *counts = (hr_convert_counts){parts[TRAIN].n, parts[TEST].n, parts[HOLDOUT].n, parts[REST].n,
                                   parts[TRAIN].classes};
     for (int i = 0; i < SPLITS; i++)

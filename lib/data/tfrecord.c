@@ -8,7 +8,7 @@
  *
  * The record that holds the three bytes "abc":
  *
- *     03 00 00 00 00 00 00 00   0c bd 48 c7   61 62 63   1b f9 2f ce
+ *     03 00 00 00 00 00 00 00   b0 99 49 0e   61 62 63   6e 57 f1 21
  *
  * (CRC-32C of "abc" is 364b3fb7.) A check sum that is stored next to the bytes it protects makes trouble when
  * that whole is protected by the same sum again, since the CRC of data followed by its CRC is a constant. So
@@ -156,6 +156,12 @@ int hr_tfrec_next(hr_tfrec_reader *r, const uint8_t **data, size_t *n, hr_err *e
     *data = payload;
     *n = (size_t)len;
     return HR_OK;
+}
+
+uint64_t hr_tfrec_expect(const hr_tfrec_reader *r)
+{
+    uint64_t size = r->in.size < 0 ? 0 : (uint64_t)r->in.size, one = r->next - r->offset;
+    return size > r->offset && one ? (size - r->offset + one - 1) / one : 0;
 }
 
 int hr_tfrec_write(FILE *fp, const char *name, const void *data, size_t n, hr_err *err)

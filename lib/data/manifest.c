@@ -1,0 +1,79 @@
+/* lib/data/manifest.c -- manifest.json: what a directory of tfrecords holds.
+ *
+ *     {"version": 1, "name": "FashionMNIST", "classes": 10,
+ *      "shape": {"channels": 1, "height": 28, "width": 28},
+ *      "splits": {"train":   {"file": "train.tfrecord", "images": 60000, "per_class": [6000, ...],
+ *                             "digest": SHA-256 of the data set (dataset.c), "subset_of": null},
+ *                 "holdout": {..., "subset_of": "train"}, ...},
+ *      "history": {...}}
+ *
+ * subset_of says which splits overlap: measuring on holdout is measuring on training images of a network that
+ * was trained on train. The tfrecords can be read without the manifest, but they cannot tell how many classes
+ * there are beyond the ones they show, nor that they were cut between two records. */
+#include "data/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { VERSION = 1 };
+
+void hr_manifest_split(json_t *splits, const char *name, const hr_dataset *ds, const char *subset_of)
+{
+    uint32_t *rows, *start;
+    json_t *per_class = json_array();
+    hr_dataset_by_class(ds, &rows, &start);
+    for (int k = 0; k < ds->classes; k++)
+        json_array_append_new(per_class, json_integer(start[k + 1] - start[k]));
+    free(rows);
+    free(start);
+    char *file = hr_xasprintf("%s.tfrecord", name);
+    json_object_set_new(splits, name,
+                        json_pack("{s:s, s:I, s:o, s:s, s:s?}", "file", file, "images", (json_int_t)ds->n,
+                                  "per_class", per_class, "digest", ds->digest, "subset_of", subset_of));
+    free(file);
+}
+
+json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits, const json_t *history)
+{
+    json_t *j = json_pack("{s:i, s:s, s:i, s:{s:i, s:i, s:i}, s:o, s:o}", "version", VERSION, "name", title,
+                          "classes", ds->classes, "shape", "channels", ds->c, "height", ds->h, "width", ds->w,
+                          "splits", splits, "history", json_deep_copy(history));
+    if (!j)
+        BUG("no manifest for '%s'", title);
+    return j;
+}
+
+int hr_manifest_beside(hr_manifest *m, const char *tfrecord, hr_err *err)
+{
+    *m = (hr_manifest){0};
+    const char *slash = strrchr(tfrecord, '/');
+    char *path = hr_xasprintf("%.*smanifest.json", slash ? (int)(slash - tfrecord) + 1 : 0, tfrecord);
+    if (strcmp(tfrecord, "-") == 0 || access(path, F_OK)) {
+        free(path);
+        return HR_OK;
+    }
+    json_t *j = NULL;
+    json_error_t je;
+    const char *name;
+    int version, rc = hr_json_load(path, &j, err);
+    if (rc == HR_OK &&
+        json_unpack_ex(j, &je, 0, "{s:i, s:s, s:i, s:{s:i, s:i, s:i}}", "version", &version, "name", &name,
+                       "classes", &m->classes, "shape", "channels", &m->c, "height", &m->h, "width", &m->w))
+        rc = hr_fail(err, HR_EFORMAT, "%s: not a manifest of a data set: %s", path, je.text);
+    if (rc == HR_OK && version != VERSION)
+        rc = hr_fail(err, HR_EFORMAT, "%s: manifest of version %d, this program reads %d", path, version,
+                     VERSION);
+    if (rc == HR_OK &&
+        (m->classes < 1 || m->classes > MAX_CLASSES || m->c < 1 || m->c > MAX_CHANNELS || m->h < 1 ||
+         m->h > MAX_SIDE || m->w < 1 || m->w > MAX_SIDE || strlen(name) >= sizeof m->name))
+        rc = hr_fail(err, HR_EFORMAT, "%s: %d classes of images %dx%dx%d, or the name, are out of range",
+                     path, m->classes, m->c, m->h, m->w);
+    if (rc == HR_OK)
+        memcpy(m->name, name, strlen(name) + 1);
+    else
+        *m = (hr_manifest){0};
+    json_decref(j);
+    free(path);
+    return rc;
+}
