@@ -298,6 +298,8 @@ static void spread(const uint32_t *start, int classes, uint32_t limit, uint32_t 
         uint32_t open = 0;
         for (int k = 0; k < classes; k++)
             open += take[k] < start[k + 1] - start[k];
+        if (open == 0)
+            BUG("%u images to take from classes that have no more", limit);
         uint32_t share = limit / open > 0 ? limit / open : 1;
         for (int k = 0; k < classes && limit > 0; k++) {
             uint32_t left = start[k + 1] - start[k] - take[k], give = left < share ? left : share;
