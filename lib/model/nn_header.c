@@ -64,6 +64,9 @@ static void put_reals_field(msgpack_packer *pk, const char *key, const double *v
 
 static void put_attrs(msgpack_packer *pk, const hr_node *n)
 {
+    int channels = 0; /* of normalize: no deviation is 0 */
+    while (n->op == HR_OP_NORMALIZE && channels < HR_MAX_CHANNELS_NORM && n->std[channels] != 0)
+        channels++;
     put_str(pk, "attrs");
     switch (n->op) {
     case HR_OP_INPUT:
@@ -72,8 +75,8 @@ static void put_attrs(msgpack_packer *pk, const hr_node *n)
         break;
     case HR_OP_NORMALIZE:
         msgpack_pack_map(pk, 2);
-        put_reals_field(pk, "mean", n->mean, n->c);
-        put_reals_field(pk, "std", n->std, n->c);
+        put_reals_field(pk, "mean", n->mean, channels);
+        put_reals_field(pk, "std", n->std, channels);
         break;
     case HR_OP_CONV2D:
     case HR_OP_MAXPOOL:
