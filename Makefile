@@ -47,7 +47,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $1 $@;)
 
 all: $(TOOLS) ## build the tools into build/bin (the default)
 
-units: $(UNITS) $(PEERS)
+units: $(UNITS) $(PEERS) $(BENCHES)
 
 $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
