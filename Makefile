@@ -97,7 +97,8 @@ $(BUILD)/%.d: ;
 DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchive-dev libjansson-dev \
 	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev
 DEPS := $(DEPS_BUILD) dataset-fashion-mnist
-DEPS_TEST := bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack
+DEPS_TEST := bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack \
+	python3-protobuf
 DEPS_LONG := valgrind cppcheck clang-format
 
 deps: ## install the Debian packages that building and the demo need
