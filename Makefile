@@ -21,7 +21,8 @@ CFLAGS ?= -O2 -g
 MACHINE := $(shell uname -m)
 BASELINE := $(if $(filter x86_64,$(MACHINE)),-march=x86-64-v2)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(WARNINGS) -Ilib -I$(BUILD)/gen $(BASELINE) -fopenmp $(PKG_CFLAGS) $(CFLAGS)
+FLAGS = -std=gnu11 -D_GNU_SOURCE $(WARNINGS) -Ilib $(BASELINE) -fopenmp $(PKG_CFLAGS) $(CFLAGS)
+ALL_CFLAGS = $(FLAGS) -I$(BUILD)/gen
 # The serial build starts no threads of its own, and is NOT safe to call from two threads at once (it hands both
 # the same work buffer): one thread at a time, as in lib/search. Kernels inside parallel loops are our own.
 OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
@@ -85,9 +86,9 @@ $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/gen/example.pb-c.h
 
 # Remade only when the flags differ, so that new flags rebuild everything. A compiler's complaint about a
 # missing header comes after the line that names the missing packages, every time until they are there.
-$(BUILD)/flags: $(if $(call same,$(file <$(BUILD)/flags),$(CC) $(ALL_CFLAGS)),,FORCE)
+$(BUILD)/flags: $(if $(call same,$(file <$(BUILD)/flags),$(CC) $(FLAGS)),,FORCE)
 	@mkdir -p $(@D)
-	@if pipelines/packages check $(DEPS_BUILD); then echo '$(CC) $(ALL_CFLAGS)' >$@; fi
+	@if pipelines/packages check $(DEPS_BUILD); then echo '$(CC) $(FLAGS)' >$@; fi
 
 # The compiler writes these beside the objects; without the empty rule make would try to build them.
 $(BUILD)/%.d: ;

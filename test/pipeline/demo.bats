@@ -1,13 +1,13 @@
 # The demo's rules at a tiny size: every stage with real files, then what make does when something changes.
 # bats file_tags=slow
 
-# One tiny demo for the whole file; a test that spoils something works on a copy.
+# One tiny demo for the whole file, made by the tools in BIN as they are; a test that spoils something works on a copy.
 setup_file() {
     local root
     root=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
     export BUILD
     BUILD=$(dirname "${BIN:-$root/build/bin}")
-    make -C "$root" --no-print-directory demo-stages DEMO_SIZE=tiny BUILD="$BUILD" \
+    make -C "$root" --no-print-directory demo-stages DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 \
         RUNS="$BATS_FILE_TMPDIR/runs" DATA="$BATS_FILE_TMPDIR/data" >"$BATS_FILE_TMPDIR/demo.log" 2>&1 ||
         { cat "$BATS_FILE_TMPDIR/demo.log" >&2; return 1; }
 }
@@ -20,7 +20,7 @@ setup() {
 }
 
 mk() { # mk ARGUMENT...: make in the project, on this file's runs
-    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" RUNS="$RUNS" DATA="$DATA" "$@"
+    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 RUNS="$RUNS" DATA="$DATA" "$@"
 }
 
 spoil_a_copy() { # from here on this test has runs of its own
@@ -139,7 +139,7 @@ FashionMNIST,resS,lamp,weight,0.1"
     spoil_a_copy
     rm "$RUNS/demo/weight/table.txt"
     mkdir empty
-    run -2 --separate-stderr mk BUILD="$PWD/empty" TOOLS_READY=1 PATH=/usr/bin:/bin demo-stages
+    run -2 --separate-stderr mk BUILD="$PWD/empty" PATH=/usr/bin:/bin demo-stages
     assert_regex "$stderr" "summarize: command not found"
     assert_not_exists "$RUNS/demo/weight/table.txt"
 }
