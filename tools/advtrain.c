@@ -263,6 +263,11 @@ static void record_history(hr_model *m, bool had_input, const char *digest, cons
     m->history = h;
 }
 
+static bool is_dash(const char *path)
+{
+    return path && strcmp(path, "-") == 0;
+}
+
 int main(int argc, char **argv)
 {
     hr_err err = HR_ERR_INIT;
@@ -274,8 +279,12 @@ int main(int argc, char **argv)
         hr_usage("either NET or --arch NAME is needed, and not both");
     if (net && (a.classes || a.mean || a.std))
         hr_usage("--classes, --mean and --std are for --arch; NET has its own");
+    if (is_dash(net) + is_dash(a.data) + is_dash(a.eval) > 1)
+        hr_usage("only one input can be stdin");
+    if (is_dash(a.output) + is_dash(a.log) > 1)
+        hr_usage("-o and --log cannot both be stdout");
     hr_train_opts o = train_options();
-    o.name = net ? (strcmp(net, "-") ? net : "<stdin>") : a.arch;
+    o.name = is_dash(net) ? "<stdin>" : net ? net : a.arch;
 
     hr_dataset train = {0}, probe = {0};
     hr_model *m = NULL;
@@ -291,7 +300,7 @@ int main(int argc, char **argv)
         hr_die("%s", err.msg);
 
     struct watch w = {.images = train.n, .epochs = (int)(a.epochs + a.warmup_epochs), .start = hr_seconds()};
-    if (a.log && !(w.log = strcmp(a.log, "-") ? fopen(a.log, "w") : stdout))
+    if (a.log && !(w.log = is_dash(a.log) ? stdout : fopen(a.log, "w")))
         hr_die("%s: %s", a.log, strerror(errno));
     o.ctx = &w;
     o.on_epoch = on_epoch;

@@ -1,0 +1,87 @@
+# adveval: one record per network, the same whatever the batch size and threads, and consistent with itself.
+setup_file() {
+    load ../helpers
+    load ../fashion
+    fashion "$BATS_FILE_TMPDIR" 1000 300
+    cd "$BATS_FILE_TMPDIR" || return
+    fashion_net net.nn train.tfrecord
+}
+
+setup() {
+    load ../helpers
+    load ../fashion
+    D=$BATS_FILE_TMPDIR
+    EPS="--eps 0.1 --step 0.025"
+}
+
+@test "adveval: the record has the promised fields, and the attacks are ordered as theory orders them" {
+    run --separate-stderr adveval -q -d "$D/test.tfrecord" $EPS --limit 100 --stratified \
+        --attacks clean,fgsm,pgd10,cw10 --label dense-1 -o eval.json "$D/net.nn"
+    assert_success
+    assert_equal "$output$stderr" ""
+    assert_equal "$(pick eval.json '(len(l), j["record"], j["version"], j["pruning"], *j)')" \
+        "(1, 'eval', 1, None, 'record', 'version', 'model', 'pruning', 'data', 'attacks', 'history')"
+    assert_equal "$(pick eval.json '(j["model"]["arch"], j["model"]["params"], j["model"]["label"])')" \
+        "('resS', 77754, 'dense-1')"
+    assert_equal "$(pick eval.json '(j["data"]["name"], j["data"]["images"])')" "('test', 300)"
+    assert_equal "$(pick eval.json '[(a["name"], a["images"]) for a in j["attacks"]]')" \
+        "[('clean', 300), ('fgsm', 100), ('pgd10', 100), ('cw10', 100)]"
+    assert_equal "$(pick eval.json 'all(abs(a["accuracy"] - 100 * a["correct"] / a["images"]) < 1e-9 for a in j["attacks"])')" True
+    assert_equal "$(pick eval.json '[(a["loss"], a["eps"], a["step"], a["steps"], a["restarts"]) for a in j["attacks"][1:]]')" \
+        "[('ce', 0.1, 0.1, 1, 1), ('ce', 0.1, 0.025, 10, 1), ('margin', 0.1, 0.025, 10, 1)]"
+    # an attack lowers the accuracy, and ten steps lower it further than one
+    assert_equal "$(pick eval.json '(lambda a: a[0] > a[1] > a[2])([a["accuracy"] for a in j["attacks"]])')" True
+    run summarize eval.json
+    assert_success
+    assert_output --partial dense-1
+}
+
+@test "adveval: same bytes for any batch size and any number of threads" {
+    local args
+    for args in "--threads 1 --batch 100" "--threads 2 --batch 100" "--threads 2 --batch 7" "--threads 1 --batch 512"; do
+        adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks clean,pgd3,cw2 $args "$D/net.nn"
+    done >eval.json
+    assert_equal "$(sort -u eval.json | wc -l)" 1
+}
+
+@test "adveval: what else is measured does not change a result; the seed and restarts do" {
+    adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks clean,fgsm,pgd3 "$D/net.nn" >all.json
+    adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks pgd3 "$D/net.nn" >one.json
+    assert_equal "$(pick all.json 'j["attacks"][2]')" "$(pick one.json 'j["attacks"][0]')"
+    adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks pgd3 --restarts 4 "$D/net.nn" >more.json
+    assert_equal "$(pick more.json 'j["attacks"][0]["correct"]' | xargs -I{} test {} -le "$(pick one.json 'j["attacks"][0]["correct"]')" && echo fewer)" fewer
+}
+
+@test "adveval: batch statistics on request, and the record says so" {
+    adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks clean,pgd3 --bn batch --batch 50 "$D/net.nn" >batch.json
+    assert_equal "$(pick batch.json '[(a["bn"], a["batch"]) for a in j["attacks"]]')" "[('batch', 50), ('batch', 50)]"
+    adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks clean,pgd3 "$D/net.nn" >folded.json
+    assert_equal "$(pick folded.json '["bn" in a for a in j["attacks"]]')" "[False, False]"
+    run -1 cmp -s <(pick batch.json 'j["attacks"][0]["correct"]') <(pick folded.json 'j["attacks"][0]["correct"]')
+}
+
+@test "adveval: a pruned network comes through a pipe" {
+    maskapply -q -s uniform:0.1 -r channel "$D/net.nn" |
+        adveval -q -d "$D/test.tfrecord" --attacks clean - >eval.json
+    assert_equal "$(pick eval.json '(j["model"]["label"], j["pruning"]["reg"], j["pruning"]["strategy"], j["pruning"]["rate"])')" \
+        "('uniform:0.1', 'channel', 'uniform:0.1', 0.1)"
+    assert_equal "$(pick eval.json 'abs(j["pruning"]["density"] - j["pruning"]["budget"]["masked"]) < 1e-12')" True
+    maskapply -q -s uniform:0.1 -r channel -o pruned.nn "$D/net.nn"
+    adveval -q -d "$D/test.tfrecord" --attacks clean pruned.nn | cmp - eval.json
+}
+
+@test "adveval: records hold no path, host or thread count" {
+    mkdir -p deep/secret
+    cp "$D/net.nn" "$D/test.tfrecord" deep/secret
+    adveval -q -d deep/secret/test.tfrecord --attacks clean --threads 2 deep/secret/net.nn >a.json
+    adveval -q -d "$D/test.tfrecord" --attacks clean --threads 1 "$D/net.nn" >b.json
+    cmp a.json b.json
+    run ! grep -e secret -e thread -e / a.json
+}
+
+@test "adveval: words go to stderr, one line per attack" {
+    run --separate-stderr adveval -d "$D/test.tfrecord" $EPS --limit 50 --attacks clean,fgsm "$D/net.nn"
+    assert_success
+    assert_equal "$(printf '%s\n' "$output" | wc -l)" 1
+    assert_equal "$(printf '%s\n' "$stderr" | grep -c '^adveval: [a-z]* accuracy [0-9.]* balanced [0-9.]* images [0-9]* sec ')" 2
+}

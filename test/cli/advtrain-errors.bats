@@ -1,0 +1,103 @@
+# advtrain: what it refuses, in one line, leaving nothing behind.
+setup_file() {
+    load ../helpers
+    load ../fashion
+    fashion "$BATS_FILE_TMPDIR" 100 20
+    cd "$BATS_FILE_TMPDIR" || return
+    advtrain -q --threads 1 --arch resS -d train.tfrecord --loss natural --epochs 1 --batch 50 -o net.nn
+}
+
+setup() {
+    load ../helpers
+    D=$BATS_FILE_TMPDIR
+    RUN="run --separate-stderr advtrain -q --threads 1 --epochs 1 --batch 50 --steps 1"
+}
+
+@test "advtrain --help and --version go to stdout with status 0" {
+    run --separate-stderr advtrain --help
+    assert_success
+    assert_equal "$stderr" ""
+    assert_line --partial "usage: advtrain"
+    assert_line --partial "Example:"
+    run advtrain --version
+    assert_success
+    assert_output --partial "advtrain (HERACLES)"
+}
+
+@test "advtrain: wrong usage is status 2 with a hint" {
+    local args
+    for args in "" "-d x" "-d x -o y" "-d x -o y --arch resS net.nn" "-d x -o y a b" "-d x -o y --stage nap a" \
+        "-d x -o y --lr 0 a" "-d x -o y --lr 1x a" "-d x -o y --epochs 0 a" "-d x -o y --batch 1 a" \
+        "-d x -o y --schedule multistep a" "-d x -o y --milestones 3,2 a" "-d x -o y --milestones 1.5 a" \
+        "-d x -o y --classes 3 a" "-d x -o y --frobnicate a" "-d - -o y -" "-d x -o - --log - a"; do
+        run --separate-stderr advtrain $args
+        assert_equal "$status: $args" "2: $args"
+        [[ "$stderr" == *"Try 'advtrain --help'"* ]]
+        assert_not_exists y
+    done
+}
+
+@test "advtrain: missing, cut and foreign inputs are refused by name" {
+    $RUN -d missing.tfrecord -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" == "advtrain: missing.tfrecord: "* ]]
+    $RUN -d "$D/train.tfrecord" -o out.nn missing.nn
+    assert_refused out.nn
+    [[ "$stderr" == "advtrain: missing.nn: "* ]]
+    head -c 100000 "$D/net.nn" >cut.nn
+    $RUN -d "$D/train.tfrecord" -o out.nn cut.nn
+    assert_refused out.nn
+    [[ "$stderr" == "advtrain: cut.nn: "* ]]
+    $RUN -d "$D/train.tfrecord" -o out.nn - <cut.nn
+    assert_refused out.nn
+    [[ "$stderr" == "advtrain: <stdin>: "* ]]
+    head -c 10000 "$D/train.tfrecord" >cut.tfrecord
+    $RUN -d cut.tfrecord -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" == "advtrain: cut.tfrecord: "* ]]
+    $RUN -d "$D/train.tfrecord" -e cut.tfrecord -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    $RUN -d "$D/net.nn" -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    $RUN -d "$D/train.tfrecord" -o out.nn "$D/train.tfrecord"
+    assert_refused out.nn
+    $RUN -d "$D/train.tfrecord" -o out.nn --arch resnet19
+    assert_refused out.nn
+    [[ "$stderr" == *resnet18* ]] # names what there is
+}
+
+@test "advtrain: a network for other images is refused before anything is written" {
+    "$(dirname "$BIN")/test/mknn" vgg2 1 colour.nn
+    $RUN -d "$D/train.tfrecord" --log log -o out.nn colour.nn
+    assert_refused out.nn log
+    [[ "$stderr" == *3x32x32*1x28x28* || "$stderr" == *1x28x28*3x32x32* ]]
+}
+
+@test "advtrain: a stage refuses a network that does not fit it" {
+    $RUN -d "$D/train.tfrecord" --stage prune -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" == *net.nn*"maskapply --plan"* ]]
+    $RUN -d "$D/train.tfrecord" --stage finetune -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    maskapply -q -s uniform:0.5 -o pruned.nn "$D/net.nn"
+    $RUN -d "$D/train.tfrecord" --stage pretrain -o out.nn pruned.nn
+    assert_refused out.nn
+}
+
+@test "advtrain: divergence is status 1 and says so" {
+    $RUN -d "$D/train.tfrecord" --lr 1e6 --epochs 3 --batch 10 --schedule constant -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" == *diverged*--lr* ]]
+}
+
+@test "advtrain: an output that cannot be written fails before the training" {
+    $RUN -d "$D/train.tfrecord" --epochs 100000 -o no/such/dir/out.nn "$D/net.nn"
+    assert_refused
+    $RUN -d "$D/train.tfrecord" --epochs 100000 --log no/such/log -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    run --separate-stderr bash -c 'advtrain -q --threads 1 -d "$0/train.tfrecord" --epochs 1 --loss natural -o - "$0/net.nn" >/dev/full' "$D"
+    assert_equal "$status" 1
+    $RUN -d "$D/train.tfrecord" --log /dev/full -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" == *"/dev/full"* ]]
+}

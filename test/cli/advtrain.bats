@@ -1,0 +1,106 @@
+# advtrain: networks learn, stages follow each other, and the same command gives the same bytes.
+setup_file() {
+    load ../helpers
+    load ../fashion
+    fashion "$BATS_FILE_TMPDIR" 1000 300
+    cd "$BATS_FILE_TMPDIR" || return
+    fashion_net net.nn train.tfrecord
+}
+
+setup() {
+    load ../helpers
+    load ../fashion
+    D=$BATS_FILE_TMPDIR
+    ATTACK="--eps 0.1 --step 0.05 --steps 2"
+    SHORT="-q --batch 32 --epochs 1 --limit 200 $ATTACK"
+}
+
+@test "advtrain: a few hundred steps on Fashion-MNIST lift the accuracy far above chance" {
+    adveval -q -d "$D/test.tfrecord" --attacks clean "$D/net.nn" >eval.json
+    # chance is 10 %; this configuration reaches 70 % and more
+    assert_equal "$(pick eval.json 'j["attacks"][0]["accuracy"] > 50')" True
+}
+
+@test "advtrain: training on attacked images makes a network harder to attack" {
+    fashion_net robust.nn "$D/train.tfrecord" --loss pgd $ATTACK
+    for net in "$D/net.nn" robust.nn; do
+        adveval -q -d "$D/test.tfrecord" --eps 0.1 --step 0.025 --attacks pgd10 "$net"
+    done >eval.json
+    # over seeds the difference is 20 points and more
+    assert_equal "$(pick eval.json 'l[1]["attacks"][0]["correct"] > 1.2 * l[0]["attacks"][0]["correct"]')" True
+}
+
+@test "advtrain: one and two threads, a file or a pipe: the same bytes; another seed: others" {
+    advtrain $SHORT --threads 1 --arch resS -d "$D/train.tfrecord" -o a.nn
+    advtrain $SHORT --threads 2 --arch resS -d "$D/train.tfrecord" -o b.nn
+    cmp a.nn b.nn
+    advtrain $SHORT --threads 2 --arch resS -d "$D/train.tfrecord" -e "$D/test.tfrecord" --log log -o - >c.nn
+    cmp a.nn c.nn
+    advtrain $SHORT --threads 1 --arch resS -d "$D/train.tfrecord" --seed 2 -o d.nn
+    run -1 cmp -s a.nn d.nn
+    advtrain $SHORT --threads 1 -d "$D/train.tfrecord" -o e.nn a.nn
+    advtrain $SHORT --threads 2 -d "$D/train.tfrecord" -o f.nn - <a.nn
+    cmp e.nn f.nn
+}
+
+@test "advtrain: plan, prune, finetune, and what each leaves behind" {
+    local reg
+    for reg in weight channel; do
+        maskapply -q --plan -s uniform:0.3 -r $reg -o planned.nn "$D/net.nn"
+        advtrain $SHORT --threads 1 --stage prune -d "$D/train.tfrecord" -o prune1.nn planned.nn
+        advtrain $SHORT --threads 2 --stage prune -d "$D/train.tfrecord" -o prune2.nn planned.nn
+        cmp prune1.nn prune2.nn
+        advtrain $SHORT --threads 1 --stage finetune -d "$D/train.tfrecord" -o tuned1.nn prune1.nn
+        advtrain $SHORT --threads 2 --stage finetune -d "$D/train.tfrecord" -o tuned2.nn prune1.nn
+        cmp tuned1.nn tuned2.nn
+        for net in "$D/net.nn" prune1.nn tuned1.nn; do
+            adveval -q -d "$D/test.tfrecord" --attacks clean "$net"
+        done >eval.json
+        assert_equal "$(pick eval.json '[r["pruning"] is None for r in l]')" "[True, False, False]"
+        assert_equal "$(pick eval.json '{(r["pruning"]["reg"], r["pruning"]["strategy"], r["pruning"]["rate"]) for r in l[1:]}')" \
+            "{('$reg', 'uniform:0.3', 0.3)}"
+        # masked networks learn again in finetune
+        assert_equal "$(pick eval.json 'l[2]["attacks"][0]["accuracy"] > 30')" True
+        assert_equal "$(pick eval.json '[h["tool"] for h in [l[2]["history"]["inputs"][0]["history"], l[2]["history"]["inputs"][0]["history"]["inputs"][0]["history"], l[2]["history"]["inputs"][0]["history"]["inputs"][0]["history"]["inputs"][0]["history"]]]')" \
+            "['advtrain', 'advtrain', 'maskapply']"
+    done
+}
+
+@test "advtrain: retraining of an l2-pruned network (maskapply, then finetune)" {
+    maskapply -q -s uniform:0.3 -r channel --score l2 "$D/net.nn" |
+        advtrain $SHORT --threads 1 --stage finetune -d "$D/train.tfrecord" -o tuned.nn -
+    adveval -q -d "$D/test.tfrecord" --attacks clean tuned.nn >eval.json
+    assert_equal "$(pick eval.json 'round(j["pruning"]["density"], 2) < 0.35')" True
+}
+
+@test "advtrain: the log has one JSON line per epoch and split, and stderr one plain line each" {
+    run --separate-stderr advtrain --threads 1 --batch 32 --epochs 2 --limit 96 --stratified $ATTACK --arch resS \
+        -d "$D/train.tfrecord" -e "$D/test.tfrecord" --eval-limit 50 --log log.jsonl --log-clean -o a.nn
+    assert_success
+    assert_equal "$output" ""
+    assert_equal "$(printf '%s\n' "$stderr" | grep -c '^advtrain: epoch [12]/2 \(train\|eval\) lr [0-9.e-]* loss ')" 4
+    assert_equal "$(pick log.jsonl '[(e["epoch"], e["split"]) for e in l]')" \
+        "[(1, 'train'), (1, 'eval'), (2, 'train'), (2, 'eval')]"
+    assert_equal "$(pick log.jsonl 'all(e[k] is not None for e in l for k in ("loss", "clean", "robust", "lr"))')" True
+    run advtrain -q --threads 1 --batch 32 --epochs 1 --limit 64 $ATTACK --arch resS -d "$D/train.tfrecord" \
+        --log log.jsonl -o a.nn
+    assert_success
+    assert_output ""
+    assert_equal "$(pick log.jsonl '(len(l), j["clean"])')" "(1, None)"
+}
+
+@test "advtrain: optimisers, schedules, losses, attacks and augmentation all make a difference" {
+    local o
+    advtrain $SHORT --threads 1 --limit 64 --arch resS -d "$D/train.tfrecord" -o a.nn
+    adveval -q -d "$D/test.tfrecord" --attacks clean a.nn >eval.json
+    for o in "--optimizer adam --lr 0.001" "--momentum 0.5" "--weight-decay 0.1" "--schedule step" \
+        "--schedule cosine-epoch --epochs 3" "--schedule multistep --milestones 1,2 --gamma 0.5 --epochs 3" \
+        "--schedule step --epochs 3" "--augment crop" "--augment crop-flip" "--loss natural" "--attack-bn batch" \
+        "--attack-bn batch+update" "--warmup-epochs 1 --warmup-lr 0.01" "--warmup-steps 2" "--no-random-start" \
+        "--mean 0.286 --std 0.353" "--eps 0.05" "--step 0.02" "--steps 3" "--seed 2" "--batch 16" "--stratified"; do
+        advtrain $SHORT --threads 1 --limit 64 $o --arch resS -d "$D/train.tfrecord" -o a.nn || fail "$o"
+        adveval -q -d "$D/test.tfrecord" --attacks clean a.nn >>eval.json
+    done
+    # the digest covers graph and tensors, not the history
+    assert_equal "$(pick eval.json 'len(l) - len({r["model"]["digest"] for r in l})')" 0
+}
