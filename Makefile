@@ -16,6 +16,9 @@ BUILD ?= build
 DEMO_SIZE ?= full
 RUNS ?= $(if $(filter tiny,$(DEMO_SIZE)),runs/tiny,runs)
 DATA ?= data
+# Waiting threads sleep instead of spinning: where other processes want the cores too (make -j, tests side by side),
+# spinning at every layer's barrier makes two threads ten times slower than one.
+export OMP_WAIT_POLICY ?= passive
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 CFLAGS ?= -O2 -g
 MACHINE := $(shell uname -m)

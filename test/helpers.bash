@@ -10,6 +10,7 @@ ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
 export ROOT
 BIN=${BIN:-$ROOT/build/bin}
 export PATH="$BIN:$PATH"
+export OMP_WAIT_POLICY=passive # as in the Makefile: test files run side by side
 cd "$BATS_TEST_TMPDIR" || exit 1
 
 # The first Python that can import the named modules, as the Makefile's peers are found; else skip, which is a
