@@ -104,3 +104,38 @@ pick() { # pick FILE EXPRESSION: what a Python expression makes of the JSON docu
     run maskapply -q -s s.json --budget-tolerance 1.1 -o out.nn net.nn
     assert_success
 }
+
+@test "maskapply: kept weights are untouched, pruned ones are exactly zero, in a pipe to a reader of the format" {
+    need_python msgpack
+    sed -n '/^```python$/,/^```$/{/^```/!p;}' "$ROOT/lib/model/FORMAT.md" >read_nn.py
+    cat >check.py <<'P'
+import struct, sys
+from read_nn import read_nn
+dense = read_nn(open("net.nn", "rb"))[2]
+header, notes, pruned = read_nn(sys.stdin.buffer)
+reg, kept = sys.argv[1], {p["layer"]: p["kept"] for p in header["prune"]}
+assert len(kept) == 10 and notes["meta"]["strategy"]["reg"] == reg
+for layer, count in kept.items():
+    dtype, shape, data = pruned[layer + ".weight"]
+    n, taps = len(data) // 4, (shape + [1, 1])[2] * (shape + [1, 1])[3]
+    before, after = (struct.unpack("<%dI" % n, t[layer + ".weight"][2]) for t in (dense, pruned))
+    mask = pruned[layer + ".mask"][2]
+    assert sum(mask) == count and len(mask) == (n if reg == "weight" else shape[1])
+    for i in range(n):
+        keep = mask[i if reg == "weight" else i // taps % shape[1]]
+        assert after[i] == (before[i] if keep else 0), (layer, i)
+P
+    local reg
+    for reg in weight channel; do
+        maskapply -q -s lamp:0.3 -r $reg net.nn | "$PYTHON" check.py $reg
+    done
+}
+
+@test "maskapply: nninfo at the end of a pipe sees the masks, and the chain that made them" {
+    maskapply -q -s erk:0.1 net.nn | nninfo - >table.txt
+    grep -q '^7707 weights kept' table.txt
+    assert_equal "$(grep -c ' active$' table.txt)" 10
+    maskapply -q -s uniform:0.5 net.nn | maskapply -q -s uniform:0.1 - | nninfo --history - >history.json
+    assert_equal "$(pick history.json 'j["options"]["strategy"], j["inputs"][0]["history"]["options"]["strategy"]')" \
+        "('uniform:0.1', 'uniform:0.5')"
+}

@@ -682,6 +682,35 @@ static void test_published_budgets_and_outliers(void **state)
     free(file);
 }
 
+/* The published accounting never updates a shortcut and counts it at the lower bound, squared [Q2]. With that
+ * the published ResNet strategies meet 0.2501 (ALG 6.3) up to the rounding of the last channel count, under
+ * 1e-4; counted as they are carried out they exceed it by up to 4 %. */
+static void test_published_resnets_meet_their_budget_only_without_shortcuts(void **state)
+{
+    char *file = reference("heracles/CIFAR10.json");
+    (void)state;
+    if (!file)
+        skip();
+    struct net n = open_net("resnet18", false);
+    int reader[64];
+    hr_layer_readers(n.m, &n.ls, reader);
+    for (int id = 0; id < 5; id++) {
+        char *spec = hr_xasprintf("%s:resnet18/channel/05_%d", file, id);
+        hr_strategy s = make(&n, spec, HR_REG_CHANNEL, HR_MEASURE_INOUT);
+        double sound = hr_budget_of(n.m, &n.ls, &s).inout, published = sound;
+        for (int i = 0; i < n.ls.n; i++)
+            if (n.ls.l[i].tie >= 0)
+                published +=
+                    (0.1 * 0.1 - s.rate[i] * s.rate[reader[i]]) * (double)n.ls.l[i].n / (double)n.ls.weights;
+        if (!(published <= 0.25025 && sound > published && sound < 0.2502 * 1.04))
+            fail_msg("%s: %.5f as published, %.5f as carried out", s.name, published, sound);
+        hr_strategy_release(&s);
+        free(spec);
+    }
+    close_net(&n);
+    free(file);
+}
+
 /* ---- models ------------------------------------------------------------------------------------------- */
 
 static void test_masks_are_written_and_pruned_weights_are_zero(void **state)
@@ -749,6 +778,7 @@ int main(void)
         cmocka_unit_test(test_claims_are_held_against_the_cost),
         cmocka_unit_test(test_erk_is_the_published_list),
         cmocka_unit_test(test_published_budgets_and_outliers),
+        cmocka_unit_test(test_published_resnets_meet_their_budget_only_without_shortcuts),
         cmocka_unit_test(test_masks_are_written_and_pruned_weights_are_zero),
     };
     return cmocka_run_group_tests_name("prune", tests, NULL, NULL);
