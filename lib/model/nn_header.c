@@ -294,8 +294,6 @@ static int get_fields(struct get *k, const object *o, const char *const *key, si
     return HR_OK;
 }
 
-#define FIELDS(o, key, required, value) get_fields(k, o, key, HR_COUNT(key), required, value)
-
 static int get_int(struct get *k, const object *o, const char *key, int64_t min, int64_t max, int64_t *v)
 {
     bool positive = o->type == MSGPACK_OBJECT_POSITIVE_INTEGER && o->via.u64 <= INT64_MAX;
@@ -376,7 +374,7 @@ static int get_window(struct get *k, const object *o, hr_node *n)
 {
     static const char *const keys[] = {"kernel", "stride", "pad", "tie"};
     const object *v[HR_COUNT(keys)];
-    int kernel[2] = {0}, count, rc = FIELDS(o, keys, 3, v);
+    int kernel[2] = {0}, count, rc = get_fields(k, o, keys, HR_COUNT(keys), 3, v);
     if (rc == HR_OK)
         rc = get_smalls(k, v[0], "kernel", 2, 2, kernel, &count);
     if (rc == HR_OK)
@@ -394,7 +392,7 @@ static int get_normalize(struct get *k, const object *o, hr_node *n)
 {
     static const char *const keys[] = {"mean", "std"};
     const object *v[HR_COUNT(keys)];
-    int means = 0, stds = 0, rc = FIELDS(o, keys, 2, v);
+    int means = 0, stds = 0, rc = get_fields(k, o, keys, HR_COUNT(keys), 2, v);
     if (rc == HR_OK)
         rc = get_reals(k, v[0], "mean", n->mean, &means);
     if (rc == HR_OK)
@@ -412,7 +410,7 @@ static int get_attrs(struct get *k, const object *o, hr_node *n)
     int three[3] = {0}, count, rc;
     switch (n->op) {
     case HR_OP_INPUT:
-        rc = FIELDS(o, of_input, 1, v);
+        rc = get_fields(k, o, of_input, HR_COUNT(of_input), 1, v);
         if (rc == HR_OK)
             rc = get_smalls(k, v[0], "shape", 3, 3, three, &count);
         n->c = three[0];
@@ -426,21 +424,21 @@ static int get_attrs(struct get *k, const object *o, hr_node *n)
     case HR_OP_AVGPOOL:
         return get_window(k, o, n);
     case HR_OP_ADAPTIVE_AVGPOOL:
-        rc = FIELDS(o, of_adaptive, 1, v);
+        rc = get_fields(k, o, of_adaptive, HR_COUNT(of_adaptive), 1, v);
         if (rc == HR_OK)
             rc = get_smalls(k, v[0], "size", 2, 2, three, &count);
         n->kh = three[0];
         n->kw = three[1];
         return rc;
     case HR_OP_BATCHNORM:
-        rc = FIELDS(o, of_bn, 2, v);
+        rc = get_fields(k, o, of_bn, HR_COUNT(of_bn), 2, v);
         if (rc == HR_OK)
             rc = get_real(k, v[0], "eps", &n->bn_eps);
         if (rc == HR_OK)
             rc = get_real(k, v[1], "momentum", &n->bn_momentum);
         return rc;
     default:
-        return FIELDS(o, of_none, 0, v);
+        return get_fields(k, o, of_none, HR_COUNT(of_none), 0, v);
     }
 }
 
@@ -466,7 +464,7 @@ static int get_node(struct get *k, const object *o, hr_model *m)
     static const char *const keys[] = {"id", "op", "in", "attrs", "params"};
     const object *v[HR_COUNT(keys)];
     char *id = NULL;
-    int op = 0, rc = FIELDS(o, keys, HR_COUNT(keys), v);
+    int op = 0, rc = get_fields(k, o, keys, HR_COUNT(keys), HR_COUNT(keys), v);
     if (rc == HR_OK)
         rc = get_str(k, v[0], "id", &id);
     if (rc == HR_OK)
@@ -490,7 +488,7 @@ static int get_prune(struct get *k, const object *o, hr_model *m, int *from)
     static const char *const states[] = {"planned", "active", NULL};
     const object *v[HR_COUNT(keys)];
     hr_prune p = {.set = true};
-    int reg = 0, state = 0, rc = FIELDS(o, keys, HR_COUNT(keys), v);
+    int reg = 0, state = 0, rc = get_fields(k, o, keys, HR_COUNT(keys), HR_COUNT(keys), v);
     if (rc == HR_OK)
         rc = get_choice(k, v[1], "reg", hr_reg_names, &reg);
     if (rc == HR_OK)
@@ -559,7 +557,7 @@ int hr_nn_get_header(const char *bytes, size_t n, const char *where, hr_model **
     if (rc == HR_OK)
         rc = get_identity(k, &u.data);
     if (rc == HR_OK)
-        rc = FIELDS(&u.data, keys, HR_COUNT(keys), v);
+        rc = get_fields(k, &u.data, keys, HR_COUNT(keys), HR_COUNT(keys), v);
     if (rc == HR_OK)
         rc = get_str(k, v[2], "arch", &m->arch);
     if (rc == HR_OK)
@@ -590,7 +588,7 @@ int hr_nn_get_tensor(const char *bytes, size_t n, const char *where, hr_tensor *
     *t = (hr_tensor){0};
     int rc = unpack(k, &u, bytes, n);
     if (rc == HR_OK)
-        rc = FIELDS(&u.data, keys, HR_COUNT(keys), v);
+        rc = get_fields(k, &u.data, keys, HR_COUNT(keys), HR_COUNT(keys), v);
     if (rc == HR_OK)
         rc = get_str(k, v[0], "name", &t->name);
     if (rc == HR_OK)
@@ -621,7 +619,7 @@ int hr_nn_get_trailer(const char *bytes, size_t n, const char *where, int *ntens
     char *hex = NULL;
     int rc = unpack(k, &u, bytes, n);
     if (rc == HR_OK)
-        rc = FIELDS(&u.data, keys, HR_COUNT(keys), v);
+        rc = get_fields(k, &u.data, keys, HR_COUNT(keys), HR_COUNT(keys), v);
     if (rc == HR_OK)
         rc = get_small(k, v[0], "tensors", ntensors);
     if (rc == HR_OK)
