@@ -14,6 +14,19 @@ const hr_tensor **hr_tensors_sorted(const hr_model *m);
 /* The tensor called name in such an array of n, or NULL. */
 const hr_tensor *hr_tensors_search(const hr_tensor **sorted, int n, char *name);
 
+/* ---- hashing beside the work (hasher.c) -----------------------------------------------------------------
+ */
+
+typedef struct hr_hasher hr_hasher;
+hr_hasher *hr_hasher_new(void);
+/* Hash n bytes after all that were added before. They are borrowed until the next drain or the end; owned,
+ * which may be NULL, is freed by then. */
+void hr_hasher_add(hr_hasher *h, const void *bytes, size_t n, void *owned);
+/* Wait until all that was added is hashed. */
+void hr_hasher_drain(hr_hasher *h);
+/* Drain, write the digest's 64 digits and a NUL to hex, and release h. */
+void hr_hasher_end(hr_hasher *h, char hex[65]);
+
 /* ---- the pieces of a .nn file that are msgpack maps (nn_header.c); FORMAT.md describes them ----------- */
 
 /* While a file is being read its tensors come after its graph: until they are there, a node's parameter that

@@ -14,9 +14,9 @@
  * the frame's end or breaks the checksum: all three are refused. The SHA-256 in the trailer covers the header
  * and the tensors, but not the notes, so it names the network and not the way it was made.
  *
- * Both directions hold at most one chunk of extra memory (reading: none, the bytes go straight into their
- * tensor). SHA-256 is the slowest part even with the processor's help, about as slow as all the rest
- * together; so it runs beside the reading and writing, one chunk behind or along. */
+ * Both directions hold at most a chunk of extra memory, mostly none: the bytes go straight into their tensor.
+ * SHA-256 is the slowest part even with the processor's help, about as slow as all the rest together; so it
+ * runs in a thread of its own (hasher.c). */
 #include "model/internal.h"
 
 #include <errno.h>
@@ -27,7 +27,6 @@ enum {
     CHUNK = 16 << 20,     /* most bytes of a tensor in one frame */
     MAX_HEADER = 4 << 20, /* most bytes of a header or of notes: their parsed form takes many times as much */
     MAX_SMALL = 1 << 16,  /* most bytes of a tensor's description, of the trailer */
-    WORTH_A_THREAD = 1 << 20
 };
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are written as they lie in memory");
 
@@ -58,31 +57,25 @@ static int write_frame(hr_out *out, const void *payload, size_t n, hr_err *err)
     return HR_OK;
 }
 
-static int write_tensor(hr_out *out, const hr_tensor *t, hr_sha256 *sha, hr_err *err)
+static int write_tensor(hr_out *out, const hr_tensor *t, hr_hasher *sha, hr_err *err)
 {
     hr_buf b = {0};
     hr_nn_put_tensor(&b, t);
     int rc = write_frame(out, b.data, b.len, err);
-    hr_sha256_add(sha, b.data, b.len);
-    hr_buf_release(&b);
+    hr_hasher_add(sha, b.data, b.len, b.data);
 
     size_t left = (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype);
     for (const char *p = t->data; rc == HR_OK && left > 0;) {
         size_t n = left < CHUNK ? left : CHUNK;
-#pragma omp parallel sections num_threads(2) if (n >= WORTH_A_THREAD)
-        {
-#pragma omp section
-            rc = write_frame(out, p, n, err);
-#pragma omp section
-            hr_sha256_add(sha, p, n);
-        }
+        hr_hasher_add(sha, p, n, NULL);
+        rc = write_frame(out, p, n, err);
         p += n;
         left -= n;
     }
     return rc;
 }
 
-static int write_meta(hr_out *out, const hr_model *m, hr_sha256 *sha, hr_err *err)
+static int write_meta(hr_out *out, const hr_model *m, hr_hasher *sha, hr_err *err)
 {
     hr_buf b = {0};
     hr_nn_put_header(&b, m);
@@ -101,8 +94,7 @@ static int write_meta(hr_out *out, const hr_model *m, hr_sha256 *sha, hr_err *er
         rc = write_frame(out, b.data, b.len, err);
     if (rc == HR_OK)
         rc = write_frame(out, text, strlen(text), err);
-    hr_sha256_add(sha, b.data, b.len);
-    hr_buf_release(&b);
+    hr_hasher_add(sha, b.data, b.len, b.data);
     free(text);
     return rc;
 }
@@ -113,13 +105,13 @@ int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)
     int rc = hr_out_open(&out, path, HR_OUT_BINARY, err);
     if (rc)
         return rc;
-    hr_sha256 *sha = hr_sha256_new();
+    hr_hasher *sha = hr_hasher_new();
     rc = write_meta(out, m, sha, err);
     for (int i = 0; rc == HR_OK && i < m->ntensors; i++)
         rc = write_tensor(out, &m->tensors[i], sha, err);
 
     char hex[65];
-    hr_sha256_end(sha, hex);
+    hr_hasher_end(sha, hex);
     if (rc == HR_OK) {
         hr_buf b = {0};
         hr_nn_put_trailer(&b, m->ntensors, hex);
@@ -141,10 +133,7 @@ int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)
 struct reader {
     hr_in in;
     int64_t pos; /* bytes read so far */
-    hr_sha256 *sha;
-    const char *unhashed; /* what was read and not yet hashed: a chunk (or NULL), then a description */
-    size_t nunhashed;
-    hr_buf unhashed_text;
+    hr_hasher *sha;
     hr_err *err;
 };
 
@@ -216,18 +205,7 @@ static int read_small(struct reader *r, size_t max, const char *what, hr_buf *b)
     return rc;
 }
 
-static void hash_pending(struct reader *r)
-{
-    if (r->unhashed)
-        hr_sha256_add(r->sha, r->unhashed, r->nunhashed);
-    if (r->unhashed_text.len)
-        hr_sha256_add(r->sha, r->unhashed_text.data, r->unhashed_text.len);
-    hr_buf_release(&r->unhashed_text);
-    r->unhashed = NULL;
-    r->nunhashed = 0;
-}
-
-/* Read one chunk of exactly n bytes to dst and hash the one before it meanwhile. */
+/* Read one chunk of exactly n bytes to dst, where it stays, and have it hashed. */
 static int read_chunk(struct reader *r, char *dst, size_t n, const char *what)
 {
     size_t len = 0;
@@ -236,19 +214,11 @@ static int read_chunk(struct reader *r, char *dst, size_t n, const char *what)
         return rc;
     if (len != n)
         return BAD("damaged: a chunk of %s has %zu bytes, %zu are due", what, len, n);
-#pragma omp parallel sections num_threads(2) if (n >= WORTH_A_THREAD && r->nunhashed >= WORTH_A_THREAD)
-    {
-#pragma omp section
-        hash_pending(r);
-#pragma omp section
-        {
-            rc = read_bytes(r, dst, n, what);
-            if (rc == HR_OK)
-                rc = end_frame(r, hr_crc32c(0, dst, n), what);
-        }
-    }
-    r->unhashed = dst;
-    r->nunhashed = n;
+    rc = read_bytes(r, dst, n, what);
+    if (rc == HR_OK)
+        rc = end_frame(r, hr_crc32c(0, dst, n), what);
+    if (rc == HR_OK)
+        hr_hasher_add(r->sha, dst, n, NULL);
     return rc;
 }
 
@@ -273,7 +243,7 @@ static int read_data(struct reader *r, hr_tensor *t, const char *what)
     while (rc == HR_OK && done < total) {
         size_t n = total - done < CHUNK ? total - done : CHUNK;
         if (done + n > cap) {
-            hash_pending(r); /* it lies in the old place */
+            hr_hasher_drain(r->sha); /* it reads the old place */
             cap = 2 * cap < total ? 2 * cap : total;
             char *bigger = room(cap);
             memcpy(bigger, p, done);
@@ -294,12 +264,9 @@ static int read_tensor(struct reader *r, hr_model *m)
     int rc = read_small(r, MAX_SMALL, "a tensor's description", &b);
     if (rc == HR_OK)
         rc = hr_nn_get_tensor(b.data, b.len, r->in.name, &t, r->err);
-    if (rc) {
-        hr_buf_release(&b);
+    hr_hasher_add(r->sha, b.data, b.len, b.data);
+    if (rc)
         return rc;
-    }
-    r->unhashed_text =
-        b; /* empty until now: every tensor has at least one chunk, which hashes the text before */
 
     char *what = hr_xasprintf("tensor '%s'", t.name);
     rc = read_data(r, &t, what);
@@ -338,8 +305,7 @@ static int read_trailer(struct reader *r, const hr_model *m, char hex[65])
     char announced[65] = "";
     int n = 0;
     int rc = read_small(r, MAX_SMALL, "the trailer", &b);
-    hash_pending(r);
-    hr_sha256_end(r->sha, hex);
+    hr_hasher_end(r->sha, hex);
     r->sha = NULL;
     if (rc == HR_OK)
         rc = hr_nn_get_trailer(b.data, b.len, r->in.name, &n, announced, r->err);
@@ -381,11 +347,9 @@ static int read_model(struct reader *r, hr_model **out, char hex[65])
     hr_buf b = {0};
     int ntensors = 0;
     int rc = read_small(r, MAX_HEADER, "the header", &b);
-    if (rc == HR_OK) {
-        hr_sha256_add(r->sha, b.data, b.len);
+    if (rc == HR_OK)
         rc = hr_nn_get_header(b.data, b.len, r->in.name, out, &ntensors, r->err);
-    }
-    hr_buf_release(&b);
+    hr_hasher_add(r->sha, b.data, b.len, b.data);
     if (rc == HR_OK)
         rc = read_notes(r, *out);
     for (int i = 0; rc == HR_OK && i < ntensors; i++)
@@ -409,11 +373,10 @@ int hr_nn_load(const char *path, hr_model **out, char *digest, hr_err *err)
     int rc = hr_in_open(&r.in, path, err);
     if (rc)
         return rc;
-    r.sha = hr_sha256_new();
+    r.sha = hr_hasher_new();
     rc = read_model(&r, out, hex);
     if (r.sha)
-        hr_sha256_end(r.sha, hex);
-    hr_buf_release(&r.unhashed_text);
+        hr_hasher_end(r.sha, hex); /* before the model that it may still read is freed */
     hr_in_close(&r.in);
     if (rc) {
         hr_model_free(*out);
