@@ -40,7 +40,7 @@ static void number_in_torch_order(const hr_model *m, hr_layers *ls)
     for (int i = 0; i < ls->n; i++) {
         ls->l[i].torch_index = 0;
         for (int j = 0; j < ls->n; j++)
-            ls->l[i].torch_index += key[j] < key[i] || (key[j] == key[i] && j < i);
+            ls->l[i].torch_index += key[j] < key[i] || (j < i && key[j] == key[i]);
     }
     free(key);
 }

@@ -173,7 +173,7 @@ void hr_layers_release(hr_layers *ls);
  *                "pad": n, "hin": n, "win": n, "hout": n, "wout": n, "weights": n, "macs": n,
  *                "tie": name or null, "weight_index": i, "channel_index": i, "torch_index": i,
  *                "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
- * layers in strategy order. Caller owns it. */
+ * layers in strategy order; nninfo adds "digest" for a file. Caller owns it. */
 json_t *hr_layers_json(const hr_model *m);
 /* Append the same to out as a table: aligned text with totals, or tab-separated with a line of column names.
  * Prune records are columns too (the text has them only when there are any). */
@@ -204,8 +204,9 @@ void hr_zoo_init(hr_model *m, uint32_t seed);
 /* ---- .nn files --------------------------------------------------------------------------------------- */
 
 /* Format: FORMAT.md in this directory. Write m to path in constant extra memory, atomically ("-": stdout,
- * which must not be a terminal). digest (65 bytes, may be NULL) receives the trailer's SHA-256. Returns 0,
- * HR_EIO, HR_EINVAL. */
+ * which must not be a terminal). digest (65 bytes, may be NULL) receives the trailer's SHA-256: of the graph,
+ * the prune records and the tensors, not of meta and history. m is not checked: call hr_model_check after
+ * edits. Returns 0, HR_EIO, HR_EINVAL (meta and history, or the graph, of more than 4 MiB). */
 HR_MUST_CHECK int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err);
 /* Read a model, each tensor straight into its place (constant extra memory); the graph is checked, NaN
  * weights are refused. digest (65 bytes, may be NULL) receives the SHA-256 of graph and tensors that the
