@@ -185,6 +185,37 @@ json_t *hr_history_new(void);
 /* Append an input. history is that input's own record, borrowed, or NULL. */
 void hr_history_input(json_t *h, const char *role, const char *sha256, const json_t *history);
 
+/* ---- saved state -------------------------------------------------------------------------------------- */
+
+/* What long work needs to go on after it was stopped: a JSON document and named blocks of memory in one file,
+ * written atomically, every byte under a checksum (state.c describes it). A program lists its blocks once and
+ * uses the same list to save and to load. State files live on the machine that wrote them: blocks are in its
+ * byte order. */
+typedef struct hr_block {
+    const char *name;
+    void *data;
+    size_t bytes;
+} hr_block;
+/* Write meta (borrowed, an object) and the blocks to path. Returns 0 or HR_EIO; an older state of that name
+ * survives a failure. */
+HR_MUST_CHECK int hr_state_save(const char *path, const json_t *meta, const hr_block *blocks, size_t n,
+                                hr_err *err);
+/* Read only the document. *meta is NULL, and the result 0, when there is no such file. The caller owns *meta.
+ * Returns 0, HR_EIO, HR_EFORMAT (cut, damaged, no state). */
+HR_MUST_CHECK int hr_state_peek(const char *path, json_t **meta, hr_err *err);
+/* Fill the blocks from path: names, order and sizes must be those that were saved. Nothing is written to a
+ * block before its file has passed all checks. Returns 0, HR_EIO, HR_EFORMAT, HR_ESHAPE (another list). */
+HR_MUST_CHECK int hr_state_load(const char *path, const hr_block *blocks, size_t n, hr_err *err);
+/* Name the first difference between the history record that a state was saved under and that of this run, as
+ * "--lr was 0.1, now 0.05" or "input 'model' has changed". Returns false when there is none. */
+bool hr_history_differs(const json_t *was, const json_t *now, char *what, size_t size);
+
+/* For tests of what a crash leaves behind: HERACLES_CRASH=POINT:N kills this process with SIGKILL when it
+ * passes POINT for the N-th time. Points: "write" (a file is written, not flushed), "rename" (flushed and
+ * synced, not yet visible), "renamed" (visible), and those that other modules name. Costs nothing when unset.
+ */
+void hr_crash_point(const char *point);
+
 /* ---- command lines ----------------------------------------------------------------------------------- */
 
 enum hr_opt_kind {

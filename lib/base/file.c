@@ -187,17 +187,19 @@ int hr_out_commit(hr_out *out, hr_err *err)
 {
     const char *step = NULL;
     errno = 0;
+    hr_crash_point("write");
     if (ferror(out->fp) || fflush(out->fp))
         step = "writing";
     else if (out->partial && fsync(fileno(out->fp)))
         step = "syncing";
-    else if (out->partial && rename(out->partial, out->path))
+    else if (hr_crash_point("rename"), out->partial && rename(out->partial, out->path))
         step = "renaming";
     if (step) {
         int rc = hr_fail(err, HR_EIO, "%s: %s: %s", out->name, step, errno ? strerror(errno) : "write error");
         hr_out_abort(out);
         return rc;
     }
+    hr_crash_point("renamed");
     if (out->partial)
         sync_directory(out->path);
     free(out->partial);
