@@ -8,7 +8,8 @@
  * the lower index; in channel mode the first layer keeps all image channels unless prune_first.
  *
  * Files: budget.c (what a strategy costs), rules.c (uniform, ERK, LAMP, ...), strategy.c (specs, strategy
- * files, claims), table.c (per-layer tables), mask.c (scores and masks), apply.c (what is written into a model). */
+ * files, claims), table.c (per-layer tables), mask.c (scores and masks), apply.c (what is written into a
+ * model). */
 #ifndef HR_PRUNE_H
 #define HR_PRUNE_H
 
@@ -40,7 +41,7 @@ typedef struct hr_strategy {
     int64_t *kept;     /* weights, or input channels */
     char *id;          /* "010_0", "uniform:0.1", ...: for records and messages */
     char *name;        /* where it came from, without the file's path: "resnet18/weight/010_0", "erk:0.1" */
-    double target;     /* the uniform rate whose budget its rule or its ID claims; 0: none */
+    double target;     /* the uniform rate whose budget its rule, ID or entry claims; 0: none */
     hr_budget claimed; /* the budget that its file entry claims; zeros: none */
     char digest[65];   /* SHA-256 of the file entry's compact JSON text; "" for rules */
     json_t *history;   /* of the search that made it, or NULL */
@@ -83,9 +84,9 @@ HR_MUST_CHECK int hr_strategy_make(hr_strategy *s, const char *spec, enum hr_reg
                                    hr_err *err);
 /* Parse spec alone, before there is a network: 0, or HR_EINVAL when it has none of the forms above. */
 HR_MUST_CHECK int hr_spec_check(const char *spec, hr_err *err);
-/* Our JSON entry: {"layers": [...], "rates": [...], "kept": [...], "budget": {"inout","masked","macs"},
- * "history"}: weight mode lists all layers; channel mode lists the decision layers (no tied shortcuts).
- * Caller owns it. */
+/* Our JSON entry: {"layers": [...], "rates": [...], "kept": [...], "budget": {"inout", "masked", "macs",
+ * "target": rate, when one is claimed}, "history"}: weight mode lists all layers; channel mode lists the
+ * decision layers (no tied shortcuts). Caller owns it. */
 json_t *hr_strategy_json(const hr_strategy *s, const hr_model *m, const hr_layers *ls);
 /* Write a table of the strategy, one row per layer with what is left of it, to path: JSON when the name ends
  * in .json, else tab-separated with a head line. Returns 0 or HR_EIO. */
@@ -95,7 +96,7 @@ HR_MUST_CHECK int hr_strategy_report(const hr_strategy *s, const hr_model *m, co
  * 7.1: the rate without its dot); 0.1 for "erk:0.1"; 0 when it claims none ("search-0"). */
 double hr_id_rate(const char *id);
 /* Hold the strategy against its budget in `measure`. target > 0 is the uniform rate it must not exceed;
- * target 0 takes the strategy's own claims (the rate of its rule or ID, the budget in its file entry). A
+ * target 0 takes the strategy's own claims (the rate of its rule, ID or entry, the budgets in its entry). A
  * uniform strategy of whole weights or channels counts as within its own budget, however it was rounded.
  * Returns HR_EINVAL with both numbers when the budget is exceeded by more than tolerance (a fraction of it).
  * Otherwise 0; then *warning (caller frees) is NULL, or one sentence when the strategy's claims differ from

@@ -274,6 +274,7 @@ static int read_claims(hr_strategy *s, const struct entry *e, const json_t *j, h
 {
     double *const dest[] = {&s->claimed.inout, &s->claimed.masked, &s->claimed.macs};
     const json_t *budget = json_object_get(j, "budget"), *history = json_object_get(j, "history");
+    const json_t *target = json_object_get(budget, "target");
     for (int i = 0; hr_measure_names[i]; i++) {
         const json_t *v = json_object_get(budget, hr_measure_names[i]);
         *dest[i] = json_number_value(v);
@@ -281,6 +282,12 @@ static int read_claims(hr_strategy *s, const struct entry *e, const json_t *j, h
             return hr_fail(err, HR_EFORMAT, "%s: %s: budget \"%s\" must be a number in (0,1]", e->file,
                            e->name, hr_measure_names[i]);
     }
+    if (target &&
+        (!json_is_number(target) || !(json_number_value(target) > 0 && json_number_value(target) <= 1)))
+        return hr_fail(err, HR_EFORMAT, "%s: %s: budget \"target\" must be a rate in (0,1]", e->file,
+                       e->name);
+    if (target && s->target == 0)
+        s->target = json_number_value(target);
     if (json_is_object(history))
         s->history = json_deep_copy(history);
     return HR_OK;
@@ -390,6 +397,8 @@ json_t *hr_strategy_json(const hr_strategy *s, const hr_model *m, const hr_layer
     hr_budget b = hr_budget_of(m, ls, s);
     json_t *j = json_pack("{s:o, s:o, s:o, s:{s:f, s:f, s:f}}", "layers", layers, "rates", rates, "kept",
                           kept, "budget", "inout", b.inout, "masked", b.masked, "macs", b.macs);
+    if (s->target > 0)
+        json_object_set_new(json_object_get(j, "budget"), "target", json_real(s->target));
     if (s->history)
         json_object_set_new(j, "history", json_deep_copy(s->history));
     return j;
@@ -421,34 +430,35 @@ int hr_strategy_verify(const hr_strategy *s, const hr_model *m, const hr_layers 
     hr_budget b = hr_budget_of(m, ls, s);
     double cost = hr_budget_get(&b, measure), written = hr_budget_get(&s->claimed, measure);
     const char *unit = hr_measure_names[measure];
-    double low, high;
+    double low = 0, high = 0, over = 1 + tolerance + HR_COST_SLACK, under = 1 - tolerance - HR_COST_SLACK;
+    char *claim = NULL; /* the first claim that is wrong */
     *warning = NULL;
-    tolerance += HR_COST_SLACK;
     if (target > 0) {
         allowed(m, ls, s->reg, target, prune_first, measure, &low, &high);
-        if (cost > high * (1 + tolerance))
+        if (cost > high * over)
             return hr_fail(err, HR_EINVAL,
                            "strategy %s costs %.6g (%s), more than the budget of %.6g for rate %g", s->name,
                            cost, unit, high, target);
     }
-    if (s->target > 0) {
+    bool exceeded = written > 0 && cost > written * over;
+    if (exceeded || (written > 0 && cost < written * under))
+        claim = hr_xasprintf("its file entry claims %.6g", written);
+    if (s->target > 0 && !exceeded) {
         allowed(m, ls, s->reg, s->target, prune_first, measure, &low, &high);
-        bool over = cost > high * (1 + tolerance);
-        if (over && !(target > 0))
-            return hr_fail(err, HR_EINVAL, "strategy %s costs %.6g (%s), its name claims %.6g (rate %g)",
-                           s->name, cost, unit, high, s->target);
-        if (over || (*s->digest && cost < low * (1 - tolerance)))
-            *warning = hr_xasprintf("strategy %s costs %.6g (%s), its name claims %.6g (rate %g)", s->name,
-                                    cost, unit, over ? high : low, s->target);
+        exceeded = cost > high * over;
+        bool spare = *s->digest && cost < low * under; /* rules may be short of it by their rounding */
+        if (exceeded || (spare && !claim)) {
+            free(claim);
+            claim = hr_xasprintf("it claims %.6g (rate %g)", exceeded ? high : low, s->target);
+        }
     }
-    if (written > 0 && !*warning) {
-        bool over = cost > written * (1 + tolerance);
-        if (over && !(target > 0))
-            return hr_fail(err, HR_EINVAL, "strategy %s costs %.6g (%s), its file entry claims %.6g", s->name,
-                           cost, unit, written);
-        if (over || cost < written * (1 - tolerance))
-            *warning = hr_xasprintf("strategy %s costs %.6g (%s), its file entry claims %.6g", s->name, cost,
-                                    unit, written);
-    }
-    return HR_OK;
+    if (!claim)
+        return HR_OK;
+    int rc = HR_OK;
+    if (exceeded && !(target > 0))
+        rc = hr_fail(err, HR_EINVAL, "strategy %s costs %.6g (%s), %s", s->name, cost, unit, claim);
+    else
+        *warning = hr_xasprintf("strategy %s costs %.6g (%s), %s", s->name, cost, unit, claim);
+    free(claim);
+    return rc;
 }

@@ -330,6 +330,8 @@ static int collect_entry(struct collection *c, struct entry *e, hr_err *err)
     bool first_too;
     int rc = HR_OK;
     char *kind = kind_of(e->id, &rate, &first_too);
+    if (rate == 0)
+        rate = json_number_value(json_object_get(json_object_get(e->json, "budget"), "target"));
     bool wanted = rate_wanted(c->o, e->reg, rate) && (!first_too || c->o->first_too) &&
                   (!c->o->series || word_number(c->o->series, kind) >= 0);
     e->axis = &c->axis;

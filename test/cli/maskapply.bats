@@ -95,10 +95,10 @@ pick() { # pick FILE EXPRESSION: what a Python expression makes of the JSON docu
     cat >s.json <<<'{"resS": {"weight": {"010_0": [1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 1]}}}'
     run --separate-stderr maskapply -s s.json -o out.nn net.nn
     assert_refused out.nn
-    assert_regex "$stderr" '^maskapply: strategy resS/weight/010_0 costs 0\.208[0-9]* \(inout\), its name claims 0\.1 '
+    assert_regex "$stderr" '^maskapply: strategy resS/weight/010_0 costs 0\.208[0-9]* \(inout\), it claims 0\.1 '
     run --separate-stderr maskapply -q -s s.json --target 0.21 -o out.nn net.nn
     assert_success
-    assert_regex "$stderr" '^maskapply: warning: strategy resS/weight/010_0 .* its name claims 0\.1 '
+    assert_regex "$stderr" '^maskapply: warning: strategy resS/weight/010_0 .* it claims 0\.1 '
     run --separate-stderr maskapply -s s.json --target 0.2 -o no.nn net.nn
     assert_refused no.nn
     run maskapply -q -s s.json --budget-tolerance 1.1 -o out.nn net.nn

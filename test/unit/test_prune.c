@@ -578,9 +578,9 @@ static void test_claims_are_held_against_the_cost(void **state)
         int rc;
         const char *says; /* message or warning */
     } cases[] = {
-        {"\"010_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0, HR_EINVAL, "name claims 0.1"},
-        {"\"010_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0.2, HR_OK, "name claims 0.1"},
-        {"\"050_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0, HR_OK, "name claims 0.5"},
+        {"\"010_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0, HR_EINVAL, "it claims 0.1"},
+        {"\"010_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0.2, HR_OK, "it claims 0.1"},
+        {"\"050_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0, HR_OK, "it claims 0.5"},
         {"\"020_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0, HR_OK, NULL},
         {"\"020_0\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0.1, HR_EINVAL, "more than the budget of 0.1"},
         {"\"mine\": [0.2, 0.2, 0.2, 0.2, 0.2]", 0, HR_OK, NULL},
