@@ -131,8 +131,8 @@ bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords 
 	@BUILD='$(BUILD)' test/bench/run $(NET)
 
 lint: ## formatting (clang-format) and static checks (cppcheck)
-	clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
-	cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
+	@clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
+	@cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
 		--suppress=missingIncludeSystem '-Djson_object_foreach(o,k,v)=for(;;)' \
 		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools
 

@@ -20,7 +20,7 @@ $(foreach reg,weight channel,\
 
 DEMO_DIR := $(RUNS)/demo/$(DEMO)
 DEMO_PRODUCTS := $(DEMO_DIR)/table.txt $(DEMO_DIR)/strategies.svg \
-	$(if $(shell command -v pdflatex),$(DEMO_DIR)/strategies.pdf)
+	$(if $(PDFLATEX),$(DEMO_DIR)/strategies.pdf)
 demo-stages: $(DEMO_PRODUCTS)
 
 demo: deps ## the whole pipeline on Fashion-MNIST (DEMO=channel: channel pruning)

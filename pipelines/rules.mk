@@ -98,7 +98,8 @@ $(call evaluate,$1,$3/finetune.nn,$3/eval.json,$4)
 endef
 
 # $(call compare,NAME,D,A,REG,RATE,IDS): the table and the plot of several strategies at one budget, in
-# runs/NAME. pdflatex makes a PDF where it is installed.
+# runs/NAME; and a PDF of the plot where pdflatex is installed.
+PDFLATEX := $(shell command -v pdflatex)
 define compare
 $(call stage,$(RUNS)/$1/table.txt,\
 	$(RUNS)/$2/$3/eval.json $(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/hydra/seed-$(SEED)/eval.json),summarize,\
@@ -107,8 +108,8 @@ $(call stage,$(RUNS)/$1/table.txt,\
 $(call stage,$(RUNS)/$1/strategies.svg,\
 	$(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/strategy.json),stgplot,\
 	stgplot -o $(RUNS)/$1/strategies $(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/strategy.json))
-$(if $(shell command -v pdflatex),$(call stage,$(RUNS)/$1/strategies.pdf,$(RUNS)/$1/strategies.svg,,\
-	pdflatex -interaction=batchmode -output-directory=$(RUNS)/$1 $(RUNS)/$1/strategies.tex))
+$(if $(PDFLATEX),$(call stage,$(RUNS)/$1/strategies.pdf,$(RUNS)/$1/strategies.svg,,\
+	$(PDFLATEX) -interaction=batchmode -output-directory=$(RUNS)/$1 $(RUNS)/$1/strategies.tex))
 endef
 
 # ---- what there is ----------------------------------------------------------------------------------------------

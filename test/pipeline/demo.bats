@@ -7,7 +7,7 @@ setup_file() {
     root=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
     export BUILD
     BUILD=$(dirname "${BIN:-$root/build/bin}")
-    make -C "$root" --no-print-directory demo-stages DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 \
+    make -C "$root" --no-print-directory demo-stages DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= \
         RUNS="$BATS_FILE_TMPDIR/runs" DATA="$BATS_FILE_TMPDIR/data" >"$BATS_FILE_TMPDIR/demo.log" 2>&1 ||
         { cat "$BATS_FILE_TMPDIR/demo.log" >&2; return 1; }
 }
@@ -20,7 +20,7 @@ setup() {
 }
 
 mk() { # mk ARGUMENT...: make in the project, on this file's runs
-    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 RUNS="$RUNS" DATA="$DATA" "$@"
+    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$RUNS" DATA="$DATA" "$@"
 }
 
 spoil_a_copy() { # from here on this test has runs of its own
