@@ -256,7 +256,7 @@ int main(int argc, char **argv)
         rc = hr_space_parse(&space, table, layers_path, reg == 1, prune_first, &err);
     }
     if (rc == HR_OK)
-        rc = hr_wall_init(&wall, &space, reference, (enum hr_action)action, (enum hr_cost)measure, target, lb,
+        rc = hr_wall_init(&wall, &space, reference, (enum hr_action)action, (enum hr_cost_kind)measure, target, lb,
                           ub, &err);
     if (rc == HR_OK)
         rc = search(&wall, digest, &err);

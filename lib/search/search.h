@@ -22,7 +22,7 @@
 
 /* ---- the search space -------------------------------------------------------------------------------- */
 
-enum hr_cost {
+enum hr_cost_kind {
     HR_COST_INOUT,  /* weights x input rate x output rate (weight mode: kept weights): the published one */
     HR_COST_MASKED, /* weights that the masks leave */
     HR_COST_MACS    /* multiplications that they leave: weights times output positions */
@@ -63,13 +63,13 @@ HR_MUST_CHECK int hr_space_parse(hr_space *s, const json_t *table, const char *w
 void hr_space_release(hr_space *s); /* a zeroed one is allowed */
 
 /* Cost of the dense network, in weights or MACs. */
-double hr_space_total(const hr_space *s, enum hr_cost measure);
+double hr_space_total(const hr_space *s, enum hr_cost_kind measure);
 /* Cost of the network with these rates [nd]: sum of cost_i * rate[rin] (* rate[rout] for HR_COST_INOUT). */
-double hr_space_cost(const hr_space *s, enum hr_cost measure, const double *rate);
+double hr_space_cost(const hr_space *s, enum hr_cost_kind measure, const double *rate);
 /* What a uniform keep-rate costs, before rounding: the budget that a target rate means. In channel mode the
  * first layer keeps its inputs and the last its outputs (inout: rate for these two, rate^2 for the others).
  */
-double hr_space_budget(const hr_space *s, enum hr_cost measure, double rate);
+double hr_space_budget(const hr_space *s, enum hr_cost_kind measure, double rate);
 
 /* ---- the budget wall --------------------------------------------------------------------------------- */
 
@@ -83,7 +83,7 @@ typedef struct hr_wall {
     const hr_space *s;
     bool reference;
     enum hr_action action;
-    enum hr_cost measure;
+    enum hr_cost_kind measure;
     double rate, lb, ub;   /* target keep-rate; bounds of every layer */
     double total, budget;  /* cost of the dense network; cost allowed */
     int64_t *least, *most; /* [nd] kept counts that the bounds allow */
@@ -97,7 +97,7 @@ typedef struct hr_wall {
 /* Returns 0, or HR_EINVAL when no strategy within the bounds can meet the budget: the smallest exceeds it, or
  * (sound) the largest stays below it. s is borrowed. Caller releases w, also after an error. */
 HR_MUST_CHECK int hr_wall_init(hr_wall *w, const hr_space *s, bool reference, enum hr_action action,
-                               enum hr_cost measure, double rate, double lb, double ub, hr_err *err);
+                               enum hr_cost_kind measure, double rate, double lb, double ub, hr_err *err);
 void hr_wall_release(hr_wall *w);
 /* Start an episode: every layer at its lower bound. */
 void hr_wall_reset(hr_wall *w);

@@ -185,12 +185,12 @@ void hr_space_release(hr_space *s)
     *s = (hr_space){0};
 }
 
-static double layer_cost(const hr_space *s, enum hr_cost measure, int i)
+static double layer_cost(const hr_space *s, enum hr_cost_kind measure, int i)
 {
     return (double)(measure == HR_COST_MACS ? s->l[i].macs : s->l[i].weights);
 }
 
-double hr_space_total(const hr_space *s, enum hr_cost measure)
+double hr_space_total(const hr_space *s, enum hr_cost_kind measure)
 {
     double sum = 0;
     for (int i = 0; i < s->n; i++)
@@ -198,7 +198,7 @@ double hr_space_total(const hr_space *s, enum hr_cost measure)
     return sum;
 }
 
-double hr_space_cost(const hr_space *s, enum hr_cost measure, const double *rate)
+double hr_space_cost(const hr_space *s, enum hr_cost_kind measure, const double *rate)
 {
     double sum = 0;
     for (int i = 0; i < s->n; i++) {
@@ -210,19 +210,12 @@ double hr_space_cost(const hr_space *s, enum hr_cost measure, const double *rate
     return sum;
 }
 
-double hr_space_budget(const hr_space *s, enum hr_cost measure, double rate)
+double hr_space_budget(const hr_space *s, enum hr_cost_kind measure, double rate)
 {
-    double sum = 0;
-    for (int i = 0; i < s->n; i++) {
-        bool first = i == 0, last = i == s->n - 1;
-        double c = layer_cost(s, measure, i);
-        if (!s->channel)
-            c *= rate;
-        else if (measure == HR_COST_INOUT)
-            c *= first || last ? rate : rate * rate;
-        else
-            c *= s->rin[i] < s->first ? 1 : rate;
-        sum += c;
-    }
-    return sum;
+    double *r = hr_xmalloc((size_t)s->nd * sizeof *r);
+    for (int d = 0; d < s->nd; d++)
+        r[d] = d < s->first ? 1 : rate;
+    double cost = hr_space_cost(s, measure, r);
+    free(r);
+    return cost;
 }

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-static double cost(const hr_space *s, enum hr_cost measure, int i)
+static double cost(const hr_space *s, enum hr_cost_kind measure, int i)
 {
     return (double)(measure == HR_COST_MACS ? s->l[i].macs : s->l[i].weights);
 }

@@ -356,7 +356,7 @@ static void test_budget_holds_and_is_used_up_whatever_is_asked(void **state)
         hr_space s;
         hr_wall w;
         random_space(&s, &rng, net % 2);
-        enum hr_cost measure = (enum hr_cost)hr_rng_below(&rng, 3);
+        enum hr_cost_kind measure = (enum hr_cost_kind)hr_rng_below(&rng, 3);
         enum hr_action action = (enum hr_action)hr_rng_below(&rng, 2);
         double rate = 0.02 + 0.6 * hr_rng_double(&rng), lb = rate * hr_rng_double(&rng);
         double ub = rate + (1 - rate) * hr_rng_double(&rng);
