@@ -11,9 +11,11 @@
 static const char *layers_path, *evaluator, *output = "-", *csv_dir, *id = "search";
 static bool reference, prune_first, no_baseline;
 static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
-static int64_t episodes = 300, warmup = 100, hidden = 300, batch = 128, memory, train_iters = 20, seed = 1234;
+static int64_t best_every = 2, episodes = 300, warmup = 100, hidden = 300, batch = 128, memory,
+               train_iters = 20, seed = 1234;
 static double target = 0.1, lb = NAN, ub = NAN, actor_lr = NAN, critic_lr = 1e-3, lr_decay = 0.995,
-              tau = 0.01, sigma = 0.5, noise_decay = NAN, beta = 1, timeout = 600;
+              tau = 0.01, sigma = 0.5, noise_decay = NAN, noise_floor = 0.05, prefer = 0.5, beta = 1,
+              timeout = 600;
 
 static const char *const regs[] = {"weight", "channel", NULL};
 static const char *const actions[] = {"auto", "linear", "log", NULL};
@@ -50,6 +52,12 @@ static const hr_opt opts[] = {
     {"sigma", 0, HR_OPT_REAL, &sigma, HR_OPT_RESULT, "X", "noise after the warm-up", 0, 10, NULL},
     {"noise-decay", 0, HR_OPT_REAL, &noise_decay, HR_OPT_RESULT, "X", "per episode [0.97; reference 0.99]", 0,
      1, NULL},
+    {"noise-floor", 0, HR_OPT_REAL, &noise_floor, HR_OPT_RESULT, "X", "least noise; 0 in the reference", 0, 1,
+     NULL},
+    {"best-every", 0, HR_OPT_INT, &best_every, HR_OPT_RESULT, "N",
+     "every N-th episode explores around the best strategy; 0 and the reference: none", 0, 1000000, NULL},
+    {"prefer", 0, HR_OPT_REAL, &prefer, HR_OPT_RESULT, "X",
+     "share of each batch that prefers high rewards; 0 in the reference", 0, 1, NULL},
     {"tau", 0, HR_OPT_REAL, &tau, HR_OPT_RESULT, "X", "how fast the targets follow", 0, 1, NULL},
     {"no-baseline", 0, HR_OPT_FLAG, &no_baseline, HR_OPT_RESULT, NULL, "rewards as they are", 0, 0, NULL},
     {"hidden", 0, HR_OPT_INT, &hidden, HR_OPT_RESULT, "N", "units per hidden layer", 1, 4096, NULL},
@@ -100,6 +108,7 @@ static hr_search_opts search_opts(const hr_space *s)
     int64_t m = memory ? memory : 200 * (int64_t)(s->n > 1 ? s->n - 1 : 1);
     return (hr_search_opts){.agent = {.reference = reference,
                                       .baseline = !no_baseline,
+                                      .prefer = prefer,
                                       .init = (enum hr_init)init,
                                       .actor_lr = actor_lr,
                                       .critic_lr = critic_lr,
@@ -113,6 +122,8 @@ static hr_search_opts search_opts(const hr_space *s)
                             .train_iters = (int)train_iters,
                             .sigma = sigma,
                             .sigma_decay = noise_decay,
+                            .sigma_floor = noise_floor,
+                            .best_every = (int)best_every,
                             .reward = (enum hr_reward)reward,
                             .beta = beta,
                             .seed = (uint32_t)seed};
@@ -256,8 +267,8 @@ int main(int argc, char **argv)
         rc = hr_space_parse(&space, table, layers_path, reg == 1, prune_first, &err);
     }
     if (rc == HR_OK)
-        rc = hr_wall_init(&wall, &space, reference, (enum hr_action)action, (enum hr_cost_kind)measure, target, lb,
-                          ub, &err);
+        rc = hr_wall_init(&wall, &space, reference, (enum hr_action)action, (enum hr_cost_kind)measure,
+                          target, lb, ub, &err);
     if (rc == HR_OK)
         rc = search(&wall, digest, &err);
     hr_wall_release(&wall);

@@ -102,6 +102,19 @@ static void draw(hr_rng *rng, int lo, int hi, int n, int *out)
     free(all);
 }
 
+/* Random strategies are many and bad, good ones few: without a preference the critic spends itself on telling
+ * bad from worse. Ranks, not values, so that no scale of rewards matters. */
+static int best_of_three(hr_agent *a)
+{
+    int best = -1;
+    for (int k = 0; k < 3; k++) {
+        int i = (int)hr_rng_below(a->rng, (uint32_t)a->size);
+        if (best < 0 || a->ring[slot_of(a, i)].reward > a->ring[slot_of(a, best)].reward)
+            best = i;
+    }
+    return best;
+}
+
 void hr_agent_sample(hr_agent *a)
 {
     int n = a->o.batch;
@@ -110,6 +123,8 @@ void hr_agent_sample(hr_agent *a)
     draw(a->rng, 0, hi, n, a->pick);
     for (int k = 0; k < n; k++) {
         int i = a->pick[k];
+        if (!a->o.reference && hr_rng_double(a->rng) < a->o.prefer)
+            i = best_of_three(a);
         if (a->o.reference)
             for (int tries = 0; i > 0 && a->ring[slot_of(a, i - 1)].done && tries < 1000; tries++)
                 i = (int)hr_rng_below(a->rng, (uint32_t)hi);

@@ -49,9 +49,9 @@ json_t *hr_search_json(const hr_wall *w, const hr_search_result *r, const char *
     }
     json_object_set_new(budget, "target", json_real(w->rate));
     for (int m = 0; hr_cost_names[m]; m++)
-        json_object_set_new(
-            budget, hr_cost_names[m],
-            json_real(hr_space_cost(s, (enum hr_cost_kind)m, r->rate) / hr_space_total(s, (enum hr_cost_kind)m)));
+        json_object_set_new(budget, hr_cost_names[m],
+                            json_real(hr_space_cost(s, (enum hr_cost_kind)m, r->rate) /
+                                      hr_space_total(s, (enum hr_cost_kind)m)));
     json_t *entry = json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:i}", "layers", layers, "rates", rates,
                               "kept", kept, "budget", budget, "reward", r->reward, "clean", r->clean,
                               "robust", r->robust, "episode", r->episode);

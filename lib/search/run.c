@@ -9,7 +9,14 @@
  *
  * What is stored. Reference: the action as drawn. Sound: the rates that were evaluated, mapped back to
  * actions, with the observations that go with them; so wall, rounding and scaling are part of the world the
- * critic learns, and never stand between it and what it is told. */
+ * critic learns, and never stand between it and what it is told.
+ *
+ * Exploration. Published: normal noise around the actor, dying out. Sound: the noise keeps a floor, for
+ * without any the last episodes repeat themselves; and every second episode (best_every) starts from the best
+ * strategy so far instead of the actor's, with noise on about half of its layers. DDPG learns off policy, so
+ * the critic may be shown strategies that the actor did not propose, and those near the best are the ones it
+ * has to tell apart. test_search_ddpg.c measures what actor and neighbourhood are worth alone and together.
+ */
 #include "search/search.h"
 
 #include <math.h>
@@ -50,8 +57,26 @@ struct search {
     hr_state state;
     hr_agent agent;
     hr_rng rng;
+    const hr_search_result *best;
     hr_transition *steps; /* [nd] of the current episode; those before w->s->first are unused */
 };
+
+/* The action for decision d of the after-th episode behind the warm-up, which saw obs. */
+static double choose(struct search *q, int after, int d, const float *obs)
+{
+    const hr_search_opts *o = q->o;
+    bool sound = !o->agent.reference;
+    if (after <= 0)
+        return hr_rng_double(&q->rng);
+    double sigma = o->sigma * pow(o->sigma_decay, after);
+    if (sound && sigma < o->sigma_floor)
+        sigma = o->sigma_floor;
+    if (sound && o->best_every && after % o->best_every == 0) {
+        double u = hr_wall_unmap(q->w, q->best->rate[d]);
+        return hr_rng_double(&q->rng) < 0.5 ? hr_noise(&q->rng, u, sigma) : u;
+    }
+    return hr_noise(&q->rng, hr_agent_act(&q->agent, obs), sigma);
+}
 
 /* Decide every layer; fills steps but for the reward. */
 static void play(struct search *q, int episode)
@@ -59,17 +84,11 @@ static void play(struct search *q, int episode)
     hr_wall *w = q->w;
     const hr_space *s = w->s;
     bool reference = q->o->agent.reference;
-    int after = episode - q->o->warmup;
     hr_wall_reset(w);
     for (int d = s->first; d < s->nd; d++) {
         hr_transition *t = &q->steps[d];
-        double u;
         hr_state_row(&q->state, w, d, t->obs);
-        if (after <= 0)
-            u = hr_rng_double(&q->rng);
-        else
-            u = hr_noise(&q->rng, hr_agent_act(&q->agent, t->obs),
-                         q->o->sigma * pow(q->o->sigma_decay, after));
+        double u = choose(q, episode - q->o->warmup, d, t->obs);
         t->action = (float)u;
         hr_wall_step(w, u);
     }
@@ -142,7 +161,7 @@ int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_eval_fn eval, void *ev
                   hr_search_result *result, hr_err *err)
 {
     size_t nd = (size_t)w->s->nd;
-    struct search q = {.w = w, .o = o, .rng = {.seed = o->seed, .stream = HR_STREAM_SEARCH}};
+    struct search q = {.w = w, .o = o, .rng = {.seed = o->seed, .stream = HR_STREAM_SEARCH}, .best = result};
     *result = (hr_search_result){.reward = -INFINITY};
     result->rate = hr_xcalloc(nd, sizeof *result->rate);
     result->kept = hr_xcalloc(nd, sizeof *result->kept);

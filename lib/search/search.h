@@ -171,6 +171,7 @@ void hr_mlp_follow(hr_mlp *n, const hr_mlp *src, double tau);
 typedef struct hr_agent_opts {
     bool reference; /* published sampling, and a baseline and a decay without effect */
     bool baseline;  /* sound: subtract a moving average from rewards */
+    double prefer;  /* sound: share of each batch drawn with a preference for high rewards */
     enum hr_init init;
     double actor_lr, critic_lr, lr_decay, tau;
     int hidden, batch, memory; /* memory: transitions */
@@ -203,7 +204,8 @@ double hr_agent_act(hr_agent *a, const float obs[HR_STATE]);
 /* clip(|TN(mu, sigma)|, 0, 1), TN a normal redrawn beyond two deviations. */
 double hr_noise(hr_rng *rng, double mu, double sigma);
 void hr_agent_store(hr_agent *a, const hr_transition *t);
-/* Draw a batch of slots into pick. Sound: all transitions alike. Reference: never an episode's first step. */
+/* Draw a batch of slots into pick. Sound: all transitions alike, then each draw is replaced with probability
+ * `prefer` by the best-rewarded of three more. Reference: never an episode's first step. */
 void hr_agent_sample(hr_agent *a);
 /* `steps` times: sample, critic step, actor step, targets follow; with hard, targets are copied before each
  * step. Then the learning rates decay. Returns 0, or HR_EDIVERGED. */
@@ -251,7 +253,9 @@ typedef struct hr_search_opts {
     hr_agent_opts agent;
     int warmup, episodes; /* random episodes, then episodes with the actor */
     int train_iters;
-    double sigma, sigma_decay; /* noise in the first episode with the actor; its factor per episode */
+    double sigma, sigma_decay; /* noise after the warm-up; its factor per episode */
+    double sigma_floor;        /* sound: the noise never falls below it */
+    int best_every;            /* sound: every so many episodes explore around the best one; 0: none */
     enum hr_reward reward;
     double beta;
     uint32_t seed;

@@ -64,8 +64,8 @@ static bool fits(const hr_wall *w, const int64_t *kept)
     return cost_of(w, kept) <= w->budget * (1 + 1e-12);
 }
 
-int hr_wall_init(hr_wall *w, const hr_space *s, bool reference, enum hr_action action, enum hr_cost_kind measure,
-                 double rate, double lb, double ub, hr_err *err)
+int hr_wall_init(hr_wall *w, const hr_space *s, bool reference, enum hr_action action,
+                 enum hr_cost_kind measure, double rate, double lb, double ub, hr_err *err)
 {
     size_t nd = (size_t)s->nd, n = (size_t)s->n;
     *w = (hr_wall){.s = s,
@@ -84,7 +84,8 @@ int hr_wall_init(hr_wall *w, const hr_space *s, bool reference, enum hr_action a
     w->out = hr_xcalloc(n, sizeof *w->out);
     w->total = hr_space_total(s, measure);
     w->budget = hr_space_budget(s, measure, rate);
-    if (reference && s->channel && s->prune_first) /* published: the first layer's share is the rate, always */
+    if (reference && s->channel &&
+        s->prune_first) /* published: the first layer's share is the rate, always */
         w->budget += (double)s->l[0].weights * (rate - rate * rate);
     if (reference && (action != HR_ACTION_LINEAR || measure != HR_COST_INOUT))
         return hr_fail(err, HR_EINVAL, "the reference knows only linear actions and the inout budget");
