@@ -5,6 +5,7 @@
 #include "unit.h"
 
 #include "model/model.h"
+#include "prune/prune.h"
 #include "search/search.h"
 
 #include <math.h>
@@ -213,6 +214,51 @@ static json_t *block_layers(void)
     json_array_append_new(l, layer_json("b.conv2", 8, 8, 3, 4, NULL, 2));    /* 576, 9216 */
     json_array_append_new(l, layer_json("fc", 8, 10, 1, 1, NULL, 4));        /*  80,   80 */
     return l;
+}
+
+/* The search and maskapply must mean the same by a budget: ours knows the table, theirs the graph. */
+static void test_budgets_agree_with_those_of_the_pruner(void **state)
+{
+    (void)state;
+    static const char *const archs[] = {"resS", "vgg16_bn", "resnet18", "wrn_28_4", "ResNet50"};
+    hr_rng rng = {.seed = 4, .stream = HR_STREAM_TEST};
+    hr_err err = HR_ERR_INIT;
+    for (size_t i = 0; i < HR_COUNT(archs); i++)
+        for (int channel = 0; channel < 2; channel++) {
+            hr_model *m = NULL;
+            hr_zoo_opts opts = {0};
+            hr_space s;
+            assert_ok(hr_zoo_build(archs[i], &opts, &m, &err), err);
+            hr_layers ls = hr_layers_of(m);
+            json_t *table = hr_layers_json(m);
+            assert_ok(hr_space_parse(&s, table, archs[i], channel, false, &err), err);
+            enum hr_reg reg = channel ? HR_REG_CHANNEL : HR_REG_WEIGHT;
+            assert_int_equal(s.n, ls.n);
+            assert_int_equal(s.nd, channel ? ls.channel_n : ls.n);
+            double *rate = hr_xmalloc((size_t)s.nd * sizeof *rate);
+            hr_strategy st = {.reg = reg, .n = ls.n};
+            st.rate = hr_xmalloc((size_t)ls.n * sizeof *st.rate);
+            for (int d = 0; d < s.nd; d++)
+                rate[d] = d < s.first ? 1 : hr_rng_double(&rng);
+            for (int k = 0; k < ls.n; k++)
+                st.rate[k] = rate[channel ? ls.l[k].channel_index : k];
+            hr_budget b = hr_budget_of(m, &ls, &st);
+            for (int measure = 0; measure < 3; measure++) {
+                enum hr_cost_kind ours = (enum hr_cost_kind)measure;
+                enum hr_measure theirs = (enum hr_measure)measure;
+                double total = hr_space_total(&s, ours);
+                assert_string_equal(hr_cost_names[measure], hr_measure_names[measure]);
+                assert_near(hr_space_cost(&s, ours, rate) / total, hr_budget_get(&b, theirs), 1e-12);
+                assert_near(hr_space_budget(&s, ours, 0.3) / total,
+                            hr_budget_target(m, &ls, reg, 0.3, false, theirs), 1e-12);
+            }
+            free(st.rate);
+            free(rate);
+            hr_space_release(&s);
+            json_decref(table);
+            hr_layers_release(&ls);
+            hr_model_free(m);
+        }
 }
 
 static void test_shortcuts_are_counted_with_the_rates_they_get(void **state)
@@ -587,34 +633,60 @@ static void test_replay_forgets_the_oldest_and_draws_evenly(void **state)
     }
 }
 
-/* A bandit of one step: reward 1 - (u - 0.8)^2 must draw the actor from 0.5 to 0.8. */
+/* Of 40 episodes with rewards 30..69, the best of three draws is in the upper half with 1 - 1/8. */
+static void test_preferred_replay_leans_to_high_rewards(void **state)
+{
+    (void)state;
+    enum { BATCH = 50, DRAWS = 400 };
+    hr_rng rng = {.seed = 8, .stream = HR_STREAM_TEST};
+    hr_agent a;
+    hr_agent_opts o = {.prefer = 1, .init = HR_INIT_FANIN, .hidden = 4, .batch = BATCH, .memory = 200};
+    hr_agent_init(&a, &o, &rng);
+    fill_memory(&a, 70, 5);
+    int upper = 0;
+    for (int k = 0; k < DRAWS; k++) {
+        hr_agent_sample(&a);
+        for (int i = 0; i < BATCH; i++)
+            upper += a.ring[a.pick[i]].reward >= 50;
+    }
+    assert_near((double)upper / (BATCH * DRAWS), 0.875, 5 * 0.331 / sqrt(BATCH * DRAWS));
+    hr_agent_release(&a);
+}
+
+/* A bandit of one step: reward 1 - (u - 0.8)^2 must draw the actor from 0.5 to 0.8. Some actors overshoot
+ * into the flat end of the logistic function and come back late (2 of 10 when this was written); a blind one
+ * would be within 0.08 in 16 of 100 cases. */
 static void test_agent_climbs_to_the_best_action(void **state)
 {
     (void)state;
-    hr_rng rng = {.seed = 7, .stream = HR_STREAM_TEST};
-    hr_err err = HR_ERR_INIT;
-    hr_agent a;
-    hr_agent_opts o = {.baseline = true,
-                       .init = HR_INIT_FANIN,
-                       .actor_lr = 1e-3,
-                       .critic_lr = 1e-3,
-                       .lr_decay = 1,
-                       .tau = 0.01,
-                       .hidden = 32,
-                       .batch = 32,
-                       .memory = 500};
-    hr_agent_init(&a, &o, &rng);
-    hr_transition t = {.done = true};
-    assert_near(hr_agent_act(&a, t.obs), 0.5, 0.01); /* fan-in initialisation starts in the middle */
-    for (int e = 0; e < 150; e++) {
-        double u = hr_rng_double(&rng);
-        t.action = (float)u;
-        t.reward = (float)(1 - (u - 0.8) * (u - 0.8));
-        hr_agent_store(&a, &t);
-        assert_ok(hr_agent_train(&a, 10, e == 0, &err), err);
+    int there = 0;
+    for (uint32_t seed = 0; seed < 10; seed++) {
+        hr_rng rng = {.seed = seed, .stream = HR_STREAM_TEST};
+        hr_err err = HR_ERR_INIT;
+        hr_agent a;
+        hr_agent_opts o = {.baseline = true,
+                           .init = HR_INIT_FANIN,
+                           .actor_lr = 3e-4,
+                           .critic_lr = 1e-3,
+                           .lr_decay = 1,
+                           .tau = 0.01,
+                           .hidden = 32,
+                           .batch = 32,
+                           .memory = 500};
+        hr_agent_init(&a, &o, &rng);
+        hr_transition t = {.done = true};
+        assert_near(hr_agent_act(&a, t.obs), 0.5, 0.01); /* fan-in initialisation starts in the middle */
+        for (int e = 0; e < 300; e++) {
+            double u = hr_rng_double(&rng);
+            t.action = (float)u;
+            t.reward = (float)(1 - (u - 0.8) * (u - 0.8));
+            hr_agent_store(&a, &t);
+            assert_ok(hr_agent_train(&a, 10, e == 0, &err), err);
+        }
+        there += fabs(hr_agent_act(&a, t.obs) - 0.8) < 0.08;
+        hr_agent_release(&a);
     }
-    assert_near(hr_agent_act(&a, t.obs), 0.8, 0.08);
-    hr_agent_release(&a);
+    assert_true(there >= 6);
 }
 
 static void test_constant_predictors_are_worth_nothing(void **state)
@@ -637,6 +709,7 @@ int main(void)
         cmocka_unit_test(test_channel_targets_match_published),
         cmocka_unit_test(test_reference_state_matches_published_rows),
         cmocka_unit_test(test_reference_state_moves_with_the_episode),
+        cmocka_unit_test(test_budgets_agree_with_those_of_the_pruner),
         cmocka_unit_test(test_shortcuts_are_counted_with_the_rates_they_get),
         cmocka_unit_test(test_sound_wall_by_hand),
         cmocka_unit_test(test_impossible_budgets_are_refused_before_the_search),
@@ -646,6 +719,7 @@ int main(void)
         cmocka_unit_test(test_adam_matches_hand_computation),
         cmocka_unit_test(test_noise_is_truncated_folded_and_clipped),
         cmocka_unit_test(test_replay_forgets_the_oldest_and_draws_evenly),
+        cmocka_unit_test(test_preferred_replay_leans_to_high_rewards),
         cmocka_unit_test(test_agent_climbs_to_the_best_action),
         cmocka_unit_test(test_constant_predictors_are_worth_nothing),
     };
