@@ -1,5 +1,6 @@
-# test/cli/peers-torch.bats -- whole networks against PyTorch: the oracle in float64 to 1e-8, logits and every
-# gradient, with running and with batch statistics; bounds and definitions are in test/peers/torch_nets.py.
+# test/cli/peers-torch.bats -- whole networks against PyTorch in float64, logits and every gradient, with running
+# and with batch statistics: the oracle to 1e-8, the engine to 1e-4 in logits and by cosine in gradients. Bounds
+# and definitions are in test/peers/torch_nets.py.
 
 # bats file_tags=slow
 setup() {
@@ -12,6 +13,8 @@ same_as_torch() { # same_as_torch ARCH
         "$ROOT/test/peers/torch_nets.py"
     echo "$output"
     assert_success
+    assert_line --partial "eval folded: worst error"
+    assert_line --partial "train float: worst cosine"
     assert_line --partial "train ref: worst error"
 }
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compute/compute.h"
 #include "compute/ref.h"
 #include "model/model.h"
 
@@ -65,7 +66,8 @@ static void each_param(const hr_model *m, void (*fn)(void *ctx, int tensor, int 
 struct dump {
     const hr_model *m;
     hr_ref *ref;
-    enum hr_bn_mode bn;
+    hr_exec *exec;
+    bool train; /* batch statistics, and the running ones moved */
 };
 
 static void put_param(void *ctx, int tensor, int role)
@@ -83,8 +85,56 @@ static void put_ref(void *ctx, int tensor, int role)
     bool stat = role == HR_P_MEAN || role == HR_P_VAR;
     if (!stat)
         put("ref.grad.", t->name, '8', t->ndim, t->shape, hr_ref_grad(d->ref, tensor));
-    else if (d->bn == HR_BN_BATCH_UPDATE)
+    else if (d->train)
         put("ref.stat.", t->name, '8', t->ndim, t->shape, hr_ref_param(d->ref, tensor));
+}
+
+static void put_float(void *ctx, int tensor, int role)
+{
+    const struct dump *d = ctx;
+    const hr_tensor *t = &d->m->tensors[tensor];
+    bool stat = role == HR_P_MEAN || role == HR_P_VAR;
+    if (!stat)
+        put("float.grad.", t->name, '4', t->ndim, t->shape, hr_exec_grad(d->exec, tensor));
+    else if (d->train)
+        put("float.stat.", t->name, '4', t->ndim, t->shape, t->data); /* the engine moves the model's own */
+}
+
+/* (n,h,w,c) to (n,c,h,w) or back. */
+static void transpose(const hr_node *image, const float *from, float *to, bool to_nchw)
+{
+    size_t plane = (size_t)image->h * image->w, c = image->c;
+    for (size_t n = 0; n < BATCH; n++)
+        for (size_t i = 0; i < c; i++)
+            for (size_t k = 0; k < plane; k++) {
+                size_t nchw = (n * c + i) * plane + k, nhwc = (n * plane + k) * c + i;
+                to[to_nchw ? nchw : nhwc] = from[to_nchw ? nhwc : nchw];
+            }
+}
+
+static void run_ref(struct dump *d, const double *dlogits, const int64_t *image_shape,
+                    const int64_t *logits_shape)
+{
+    hr_ref_forward(d->ref, BATCH, d->train ? HR_BN_BATCH_UPDATE : HR_BN_RUNNING);
+    hr_ref_backward(d->ref, BATCH, dlogits);
+    put("ref.", "logits", '8', 2, logits_shape, hr_ref_logits(d->ref));
+    put("ref.", "grad.input", '8', 4, image_shape, hr_ref_dinput(d->ref));
+    each_param(d->m, put_ref, d);
+}
+
+static void run_exec(struct dump *d, enum hr_bn_mode bn, const char *side, const int64_t *image_shape,
+                     const int64_t *logits_shape)
+{
+    size_t pixels = BATCH * hr_exec_input_len(d->exec);
+    float *dinput = hr_xmalloc(pixels * sizeof *dinput);
+    hr_exec_forward(d->exec, 0, BATCH, bn);
+    hr_exec_backward(d->exec, 0, BATCH, bn, bn == HR_BN_FOLDED ? HR_DX : HR_DX | HR_DW);
+    transpose(&d->m->nodes[0], hr_exec_dinput(d->exec), dinput, true);
+    put(side, "logits", '4', 2, logits_shape, hr_exec_logits(d->exec));
+    put(side, "grad.input", '4', 4, image_shape, dinput);
+    if (bn != HR_BN_FOLDED)
+        each_param(d->m, put_float, d);
+    free(dinput);
 }
 
 int main(int argc, char **argv)
@@ -102,12 +152,16 @@ int main(int argc, char **argv)
     randomise(m);
 
     struct dump d = {.m = m, .ref = hr_ref_new(m, BATCH)};
+    d.exec = hr_exec_new(m, &(hr_exec_opts){.batch = BATCH, .threads = 2, .train = true}, &err);
+    if (!d.exec)
+        hr_die("%s", err.msg);
     const hr_node *in = &m->nodes[0];
     size_t pixels = (size_t)BATCH * in->c * in->h * in->w, logits = (size_t)BATCH * m->classes;
-    float *x = hr_xmalloc(pixels * sizeof *x), *u = hr_xmalloc(logits * sizeof *u);
+    float *x = hr_xmalloc(pixels * sizeof *x), *u = hr_exec_dlogits(d.exec);
     double *dlogits = hr_xmalloc(logits * sizeof *dlogits);
     hr_fill_uniform(x, pixels, 0, 1, SEED, HR_STREAM_TEST, 1000, 0, 0);
     hr_fill_normal(u, logits, 0, 1, SEED, HR_STREAM_TEST, 1000, 1, 0);
+    transpose(in, x, hr_exec_input(d.exec), false);
     for (size_t i = 0; i < pixels; i++)
         hr_ref_input(d.ref)[i] = x[i];
     for (size_t i = 0; i < logits; i++)
@@ -119,20 +173,19 @@ int main(int argc, char **argv)
     put("batch.", "input", '4', 4, image_shape, x);
     put("batch.", "dlogits", '4', 2, logits_shape, u);
     for (int train = 0; train < 2; train++) {
-        d.bn = train ? HR_BN_BATCH_UPDATE : HR_BN_FOLDED;
+        d.train = train;
         printf("mode %s\n", train ? "train" : "eval");
         fflush(stdout); /* the reader starts on its own passes */
-        hr_ref_forward(d.ref, BATCH, d.bn);
-        hr_ref_backward(d.ref, BATCH, dlogits);
-        put("ref.", "logits", '8', 2, logits_shape, hr_ref_logits(d.ref));
-        put("ref.", "grad.input", '8', 4, image_shape, hr_ref_dinput(d.ref));
-        each_param(m, put_ref, &d);
+        run_ref(&d, dlogits, image_shape, logits_shape);
+        if (!train)
+            run_exec(&d, HR_BN_FOLDED, "folded.", image_shape, logits_shape);
+        run_exec(&d, train ? HR_BN_BATCH_UPDATE : HR_BN_RUNNING, "float.", image_shape, logits_shape);
     }
     puts("end");
     hr_ref_free(d.ref);
+    hr_exec_free(d.exec);
     hr_model_free(m);
     free(x);
-    free(u);
     free(dlogits);
     if (ferror(stdout) || fflush(stdout))
         hr_die("cannot write to standard output");

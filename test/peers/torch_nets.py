@@ -5,7 +5,7 @@
 The networks are written down here from their papers and published code, not from our zoo; their state_dict keys
 are what our tensor names must be. peer_dump.c describes the stream on stdin: the parameters, a batch, the
 gradient of the logits, and then, for evaluation mode (running statistics) and training mode (batch statistics),
-what our oracle (float64, "ref.") and our engine (float32, "float.") made of them. Every number of PyTorch's is
+what our oracle (float64, "ref.") and our engine (float32, "float." and "folded.") made of them. Every number of PyTorch's is
 computed in float64. One line per comparison that fails, and a summary; status 1 when one did.
 """
 import sys
@@ -244,7 +244,8 @@ def main():
         name, ours = stream.next()
         if name in ("mode", "end"):
             for side, names in seen.items():
-                missing = set(theirs) - names
+                needed = {"logits", "grad.input"} if side == "folded" else set(theirs)
+                missing = needed - names
                 if missing:
                     sys.exit("torch_nets: %s %s lacks %s" % (mode, side, sorted(missing)))
         if name == "end":
@@ -252,7 +253,9 @@ def main():
         if name is None:
             sys.exit("torch_nets: the stream ends early")
         if name == "mode":
-            mode, seen = ours[0], {"ref": set()}
+            mode, seen = ours[0], {"ref": set(), "float": set()}
+            if mode == "eval":
+                seen["folded"] = set()
             if mode == "eval":
                 keys = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
                 if keys != set(state):
@@ -271,7 +274,7 @@ def main():
             want = theirs[key]
             if want.shape != ours.shape:
                 sys.exit("torch_nets: %s is %s, PyTorch's %s" % (name, ours.shape, want.shape))
-            seen.setdefault(side, set()).add(key)
+            seen[side].add(key)
             a, b = ours.astype(np.float64).ravel(), want.ravel()
             norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
             if side == "ref":

@@ -197,4 +197,62 @@ static inline void net_mask(hr_model *m, int node, enum hr_reg reg, double keep,
     m->prune[node] = (hr_prune){true, reg, (double)kept / n, kept, true};
 }
 
+/* ---- whole small graphs ------------------------------------------------------------------------------ */
+
+/* A basic block with a strided shortcut behind a stem, as in ResNet18: add reads two branches of one node. */
+static inline hr_model *net_residual(void)
+{
+    hr_model *m = net_new(2, 9, 7);
+    int stem = net_relu(m, net_bn(m, net_conv(m, net_normalize(m, 0), 4, 3, 3, 1, 1, NET_NO_BIAS)));
+    int cut = net_bn(m, net_conv(m, stem, 6, 1, 1, 2, 0, NET_NO_BIAS));
+    int a = net_relu(m, net_bn(m, net_conv(m, stem, 6, 3, 3, 2, 1, NET_NO_BIAS)));
+    int b = net_bn(m, net_conv(m, a, 6, 3, 3, 1, 1, NET_NO_BIAS));
+    int c = net_relu(m, net_add(m, cut, b));
+    int d = net_bn(m, net_conv(m, c, 6, 3, 3, 1, 1, NET_NO_BIAS));
+    int e = net_relu(m, net_add(m, d, c));
+    net_done(m, net_linear(m, net_flatten(m, net_adaptive(m, e, 1, 1)), 5, NET_BIAS), 31);
+    return m;
+}
+
+/* Pre-activation, as in WRN: the sum feeds a batch norm and the next sum; the shortcut reads the activation.
+ */
+static inline hr_model *net_preactivation(void)
+{
+    hr_model *m = net_new(3, 8, 8);
+    int stem = net_conv(m, 0, 3, 3, 3, 1, 1, NET_NO_BIAS);
+    int a = net_relu(m, net_bn(m, stem));
+    int cut = net_conv(m, a, 5, 1, 1, 2, 0, NET_NO_BIAS);
+    int b = net_relu(m, net_bn(m, net_conv(m, a, 5, 3, 3, 2, 1, NET_NO_BIAS)));
+    int s = net_add(m, net_conv(m, b, 5, 3, 3, 1, 1, NET_NO_BIAS), cut);
+    int c = net_relu(m, net_bn(m, s));
+    int d = net_relu(m, net_bn(m, net_conv(m, c, 5, 3, 3, 1, 1, NET_NO_BIAS)));
+    int t = net_add(m, net_conv(m, d, 5, 3, 3, 1, 1, NET_NO_BIAS), s);
+    int pool = net_pool(m, HR_OP_AVGPOOL, net_relu(m, net_bn(m, t)), 4, 4, 0);
+    net_done(m, net_linear(m, net_flatten(m, pool), 4, NET_BIAS), 32);
+    return m;
+}
+
+/* Biased convolutions, max-pools, uneven adaptive bins and a head of several layers, as in VGG. */
+static inline hr_model *net_plain(void)
+{
+    hr_model *m = net_new(1, 11, 13);
+    int a = net_pool(m, HR_OP_MAXPOOL, net_relu(m, net_conv(m, 0, 3, 3, 3, 1, 1, NET_BIAS)), 2, 2, 0);
+    int b =
+        net_pool(m, HR_OP_MAXPOOL, net_relu(m, net_bn(m, net_conv(m, a, 4, 3, 3, 1, 1, NET_BIAS))), 3, 2, 1);
+    int f = net_flatten(m, net_adaptive(m, b, 2, 3));
+    int l = net_relu(m, net_linear(m, f, 7, NET_BIAS));
+    net_done(m, net_linear(m, l, 3, NET_NO_BIAS), 33);
+    return m;
+}
+
+/* Few layers, one of them with 73,728 weights, and enough work for several threads. */
+static inline hr_model *net_thick(void)
+{
+    hr_model *m = net_new(2, 6, 5);
+    int a = net_relu(m, net_bn(m, net_conv(m, 0, 64, 3, 3, 1, 1, NET_NO_BIAS)));
+    int b = net_relu(m, net_bn(m, net_conv(m, a, 128, 3, 3, 2, 1, NET_BIAS)));
+    net_done(m, net_linear(m, net_flatten(m, net_adaptive(m, b, 1, 1)), 5, NET_BIAS), 41);
+    return m;
+}
+
 #endif

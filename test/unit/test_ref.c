@@ -348,76 +348,30 @@ static void test_one_value_per_channel_leaves_running_var_finite(void **state)
 
 /* ---- graphs ------------------------------------------------------------------------------------------ */
 
-/* A basic block with a strided shortcut behind a stem, as in ResNet18: add reads two branches of one node. */
-static hr_model *residual(void)
-{
-    hr_model *m = net_new(2, 9, 7);
-    int stem = net_relu(m, net_bn(m, net_conv(m, net_normalize(m, 0), 4, 3, 3, 1, 1, NET_NO_BIAS)));
-    int cut = net_bn(m, net_conv(m, stem, 6, 1, 1, 2, 0, NET_NO_BIAS));
-    int a = net_relu(m, net_bn(m, net_conv(m, stem, 6, 3, 3, 2, 1, NET_NO_BIAS)));
-    int b = net_bn(m, net_conv(m, a, 6, 3, 3, 1, 1, NET_NO_BIAS));
-    int c = net_relu(m, net_add(m, cut, b));
-    int d = net_bn(m, net_conv(m, c, 6, 3, 3, 1, 1, NET_NO_BIAS));
-    int e = net_relu(m, net_add(m, d, c));
-    net_done(m, net_linear(m, net_flatten(m, net_adaptive(m, e, 1, 1)), 5, NET_BIAS), 31);
-    return m;
-}
-
-/* Pre-activation, as in WRN: the sum feeds a batch norm and the next sum; the shortcut reads the activation.
- */
-static hr_model *preactivation(void)
-{
-    hr_model *m = net_new(3, 8, 8);
-    int stem = net_conv(m, 0, 3, 3, 3, 1, 1, NET_NO_BIAS);
-    int a = net_relu(m, net_bn(m, stem));
-    int cut = net_conv(m, a, 5, 1, 1, 2, 0, NET_NO_BIAS);
-    int b = net_relu(m, net_bn(m, net_conv(m, a, 5, 3, 3, 2, 1, NET_NO_BIAS)));
-    int s = net_add(m, net_conv(m, b, 5, 3, 3, 1, 1, NET_NO_BIAS), cut);
-    int c = net_relu(m, net_bn(m, s));
-    int d = net_relu(m, net_bn(m, net_conv(m, c, 5, 3, 3, 1, 1, NET_NO_BIAS)));
-    int t = net_add(m, net_conv(m, d, 5, 3, 3, 1, 1, NET_NO_BIAS), s);
-    int pool = net_pool(m, HR_OP_AVGPOOL, net_relu(m, net_bn(m, t)), 4, 4, 0);
-    net_done(m, net_linear(m, net_flatten(m, pool), 4, NET_BIAS), 32);
-    return m;
-}
-
-/* Biased convolutions, max-pools, uneven adaptive bins and a head of several layers, as in VGG. */
-static hr_model *plain(void)
-{
-    hr_model *m = net_new(1, 11, 13);
-    int a = net_pool(m, HR_OP_MAXPOOL, net_relu(m, net_conv(m, 0, 3, 3, 3, 1, 1, NET_BIAS)), 2, 2, 0);
-    int b =
-        net_pool(m, HR_OP_MAXPOOL, net_relu(m, net_bn(m, net_conv(m, a, 4, 3, 3, 1, 1, NET_BIAS))), 3, 2, 1);
-    int f = net_flatten(m, net_adaptive(m, b, 2, 3));
-    int l = net_relu(m, net_linear(m, f, 7, NET_BIAS));
-    net_done(m, net_linear(m, l, 3, NET_NO_BIAS), 33);
-    return m;
-}
-
 static void test_residual_graph_matches_central_differences(void **state)
 {
     (void)state;
-    check_graph(residual(), 3);
-    check_graph(residual(), 1);
+    check_graph(net_residual(), 3);
+    check_graph(net_residual(), 1);
 }
 
 static void test_preactivation_graph_matches_central_differences(void **state)
 {
     (void)state;
-    check_graph(preactivation(), 2);
+    check_graph(net_preactivation(), 2);
 }
 
 static void test_plain_graph_matches_central_differences(void **state)
 {
     (void)state;
-    check_graph(plain(), 2);
-    check_graph(plain(), 1);
+    check_graph(net_plain(), 2);
+    check_graph(net_plain(), 1);
 }
 
 static void test_masked_layers_compute_with_zeros_and_give_gradients_everywhere(void **state)
 {
     (void)state;
-    hr_model *m = residual();
+    hr_model *m = net_residual();
     int conv = -1, linear = -1;
     for (int i = 0; i < m->nnodes; i++) {
         conv = m->nodes[i].op == HR_OP_CONV2D ? i : conv; /* the last of each */
@@ -462,22 +416,22 @@ static void test_bits_do_not_depend_on_threads(void **state)
 {
     (void)state;
     int before = omp_get_max_threads();
-    hr_model *m = preactivation();
-    double logits[2][3 * 4], dinput[2][3 * 3 * 8 * 8], dy[12];
-    draw(dy, 12, 8, 8);
+    hr_model *m = net_thick(); /* the small networks run on one thread anyway */
+    enum { N = 3, PIXELS = N * 2 * 6 * 5 };
+    double dy[N * 5];
+    draw(dy, HR_COUNT(dy), 8, 8);
     hr_ref *r[2];
     for (int k = 0; k < 2; k++) {
-        omp_set_num_threads(1 + k);
-        r[k] = hr_ref_new(m, 3);
-        draw(hr_ref_input(r[k]), 3 * 3 * 8 * 8, 9, 9);
-        hr_ref_forward(r[k], 3, HR_BN_BATCH_UPDATE);
-        hr_ref_backward(r[k], 3, dy);
-        memcpy(logits[k], hr_ref_logits(r[k]), sizeof logits[k]);
-        memcpy(dinput[k], hr_ref_dinput(r[k]), sizeof dinput[k]);
+        omp_set_num_threads(1 + 2 * k);
+        r[k] = hr_ref_new(m, N);
+        draw(hr_ref_input(r[k]), PIXELS, 9, 9);
+        hr_ref_forward(r[k], N, HR_BN_BATCH_UPDATE);
+        hr_ref_backward(r[k], N, dy);
     }
     omp_set_num_threads(before);
-    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
-    assert_memory_equal(dinput[0], dinput[1], sizeof dinput[0]);
+    assert_int_equal(m->classes, 5);
+    assert_memory_equal(hr_ref_logits(r[0]), hr_ref_logits(r[1]), sizeof dy);
+    assert_memory_equal(hr_ref_dinput(r[0]), hr_ref_dinput(r[1]), PIXELS * sizeof(double));
     for (int t = 0; t < m->ntensors; t++)
         if (hr_ref_grad(r[0], t))
             assert_memory_equal(hr_ref_grad(r[0], t), hr_ref_grad(r[1], t),
@@ -490,7 +444,7 @@ static void test_bits_do_not_depend_on_threads(void **state)
 static void test_second_backward_overwrites_the_first(void **state)
 {
     (void)state;
-    hr_model *m = plain();
+    hr_model *m = net_plain();
     hr_ref *r = hr_ref_new(m, 2);
     double dy[6], first[2 * 11 * 13];
     draw(hr_ref_input(r), HR_COUNT(first), 1, 1);

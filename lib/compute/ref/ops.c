@@ -21,6 +21,12 @@ static void valid(int H, int P, int r, const hr_node *nd, int *lo, int *hi)
         *hi = P;
 }
 
+/* Is this worth waking other threads for? Most tests are much smaller than that. */
+static bool heavy(const ref_op *op, size_t per_output)
+{
+    return (size_t)op->N * op->O * op->P * op->Q * per_output > 200000;
+}
+
 /* ---- conv2d ------------------------------------------------------------------------------------------ */
 
 /* y[n,o,p,q] = b[o] + sum w[o,i,r,s] x[n,i, p stride + r - pad, q stride + s - pad] */
@@ -29,7 +35,7 @@ static void conv_forward(ref_op *op)
     const hr_node *nd = op->node;
     const double *w = op->param[HR_P_WEIGHT], *b = op->param[HR_P_BIAS];
     const int I = op->I, H = op->H, W = op->W, P = op->P, Q = op->Q, st = nd->stride;
-#pragma omp parallel for collapse(2)
+#pragma omp parallel for collapse(2) if (heavy(op, (size_t)I * nd->kh * nd->kw))
     for (int n = 0; n < op->N; n++) {
         for (int o = 0; o < op->O; o++) {
             double *y = op->y + at(n, o, op->O, (size_t)P * Q);
@@ -60,7 +66,7 @@ static void conv_backward(ref_op *op)
     double *dw = op->grad[HR_P_WEIGHT], *db = op->grad[HR_P_BIAS];
     const int I = op->I, H = op->H, W = op->W, O = op->O, P = op->P, Q = op->Q, st = nd->stride;
     /* dx[n,i, p stride + r - pad, q stride + s - pad] += w[o,i,r,s] dy[n,o,p,q] */
-#pragma omp parallel for collapse(2)
+#pragma omp parallel for collapse(2) if (heavy(op, (size_t)I * nd->kh * nd->kw))
     for (int n = 0; n < op->N; n++) {
         for (int i = 0; i < I; i++) {
             double *dx = op->dx[0] + at(n, i, I, (size_t)H * W);
@@ -81,7 +87,7 @@ static void conv_backward(ref_op *op)
         }
     }
     /* dw[o,i,r,s] += dy[n,o,p,q] x[n,i, p stride + r - pad, q stride + s - pad]      db[o] += dy[n,o,p,q] */
-#pragma omp parallel for
+#pragma omp parallel for if (heavy(op, (size_t)I * nd->kh * nd->kw))
     for (int o = 0; o < O; o++) {
         for (int n = 0; n < op->N; n++) {
             const double *dy = op->dy + at(n, o, O, (size_t)P * Q);
@@ -112,7 +118,7 @@ static void conv_backward(ref_op *op)
 static void linear_forward(ref_op *op)
 {
     const double *w = op->param[HR_P_WEIGHT], *b = op->param[HR_P_BIAS];
-#pragma omp parallel for
+#pragma omp parallel for if (heavy(op, op->I))
     for (int o = 0; o < op->O; o++) {
         for (int n = 0; n < op->N; n++) {
             double sum = b ? b[o] : 0;
@@ -128,13 +134,13 @@ static void linear_backward(ref_op *op)
     const double *w = op->param[HR_P_WEIGHT];
     double *dw = op->grad[HR_P_WEIGHT], *db = op->grad[HR_P_BIAS];
     /* dx[n,i] += w[o,i] dy[n,o] */
-#pragma omp parallel for
+#pragma omp parallel for if (heavy(op, op->I))
     for (int n = 0; n < op->N; n++)
         for (int o = 0; o < op->O; o++)
             for (int i = 0; i < op->I; i++)
                 op->dx[0][(size_t)n * op->I + i] += w[(size_t)o * op->I + i] * op->dy[(size_t)n * op->O + o];
                 /* dw[o,i] += dy[n,o] x[n,i]      db[o] += dy[n,o] */
-#pragma omp parallel for
+#pragma omp parallel for if (heavy(op, op->I))
     for (int o = 0; o < op->O; o++) {
         for (int n = 0; n < op->N; n++) {
             double dy = op->dy[(size_t)n * op->O + o];
@@ -179,7 +185,7 @@ static void batchnorm_forward(ref_op *op)
     double *rmean = op->param[HR_P_MEAN], *rvar = op->param[HR_P_VAR];
     const size_t plane = (size_t)op->H * op->W, count = op->N * plane;
     const double mom = op->node->bn_momentum;
-#pragma omp parallel for
+#pragma omp parallel for if (heavy(op, 10))
     for (int c = 0; c < op->I; c++) {
         double mean = rmean[c], var = rvar[c];
         if (!constant_statistics(op))
@@ -204,7 +210,7 @@ static void batchnorm_backward(ref_op *op)
 {
     const double *g = op->param[HR_P_WEIGHT];
     const size_t plane = (size_t)op->H * op->W, count = op->N * plane;
-#pragma omp parallel for
+#pragma omp parallel for if (heavy(op, 10))
     for (int c = 0; c < op->I; c++) {
         double db = 0, dg = 0; /* db = sum dy      dg = sum dy xhat */
         for (int n = 0; n < op->N; n++) {
