@@ -341,6 +341,88 @@ static void test_prune_trains_scores_and_batch_norm_only(void **state)
     check_prune(HR_REG_CHANNEL, false);
 }
 
+/* Two whole-batch steps of the prune stage, done again over the oracle in double: masks from the scores,
+ * straight-through gradients, SGD with momentum and decay on scores and batch norm. The second step sees the
+ * masks that the first one's scores mean. */
+static void check_prune_with_oracle(enum hr_reg reg)
+{
+    enum { N = 16, STEPS = 2 };
+    const double lr = 0.5, momentum = 0.9, decay = 1e-3;
+    hr_dataset ds = new_images(N);
+    hr_model *m = new_net();
+    prune_all(m, reg, 0.4, false);
+    hr_model *before = hr_model_copy(m);
+    hr_train_opts o = defaults(HR_STAGE_PRUNE);
+    o.objective = HR_OBJ_NATURAL;
+    o.schedule = (hr_schedule){.kind = HR_LR_CONSTANT, .lr = lr, .epochs = STEPS};
+    must_train(m, &ds, &o);
+
+    hr_ref *r = hr_ref_new(before, N);
+    hr_layers ls = hr_layers_of(before);
+    double dz[N * CLASSES], buf[8][512] = {{0}}, norm_buf[8][16] = {{0}};
+    float score[8][512], size[512], ds_float[512], d[512], mask[512];
+    uint8_t chosen[512];
+    int changed = 0, compared = 0;
+    for (int i = 0; i < ls.n; i++)
+        hr_hydra_init(score[i], hr_tensor_f32(&before->tensors[ls.l[i].weight]), &ls.l[i], reg);
+    for (int i = 0; i < N * LEN; i++)
+        hr_ref_input(r)[i] = (double)(ds.pixels[i] / 255.0f);
+    for (int step = 0; step < STEPS; step++) {
+        for (int i = 0; i < ls.n; i++) {
+            const hr_layer *l = &ls.l[i];
+            const float *w = hr_tensor_f32(&before->tensors[l->weight]);
+            double *weff = hr_ref_param(r, l->weight);
+            hr_hydra_mask(score[i], l, reg, before->prune[l->node].kept, size, chosen);
+            hr_mask_expand(chosen, l, reg, mask);
+            for (int64_t k = 0; k < l->n; k++) {
+                changed += step > 0 && (weff[k] != 0) != (mask[k] != 0);
+                weff[k] = (double)w[k] * mask[k];
+            }
+        }
+        ref_loss(r, ds.labels, N, dz);
+        hr_ref_backward(r, N, dz);
+        for (int i = 0; i < ls.n; i++) {
+            const hr_layer *l = &ls.l[i];
+            for (int64_t k = 0; k < l->n; k++)
+                d[k] = (float)hr_ref_grad(r, l->weight)[k];
+            hr_hydra_grad(ds_float, d, hr_tensor_f32(&before->tensors[l->weight]), score[i], l, reg);
+            for (int64_t k = 0; k < hr_score_count(l, reg); k++) {
+                buf[i][k] = momentum * buf[i][k] + ds_float[k] + decay * score[i][k];
+                score[i][k] -= (float)(lr * buf[i][k]);
+            }
+        }
+        for (int i = 0, b = 0; i < before->nnodes; i++)
+            for (int role = HR_P_WEIGHT; before->nodes[i].op == HR_OP_BATCHNORM && role <= HR_P_BIAS;
+                 role++, b++) {
+                double *p = hr_ref_param(r, before->nodes[i].param[role]);
+                const double *g = hr_ref_grad(r, before->nodes[i].param[role]);
+                for (int c = 0; c < before->nodes[i].c; c++) {
+                    norm_buf[b][c] = momentum * norm_buf[b][c] + g[c] + decay * p[c];
+                    p[c] -= lr * norm_buf[b][c];
+                }
+            }
+    }
+    assert_true(changed > 0); /* or the second step would not show whether masks move */
+    for (int i = 0; i < ls.n; i++) {
+        const float *s = hr_tensor_f32(hr_model_node_tensor(m, ls.l[i].node, "popup_scores"));
+        for (int64_t k = 0; k < hr_score_count(&ls.l[i], reg); k++, compared++)
+            assert_near(s[k], score[i][k], 2e-5); /* two float gradients of size 1, times the rate */
+    }
+    assert_true(compared > 100);
+    hr_ref_free(r);
+    hr_layers_release(&ls);
+    hr_dataset_release(&ds);
+    hr_model_free(m);
+    hr_model_free(before);
+}
+
+static void test_prune_takes_the_steps_of_the_oracle(void **state)
+{
+    (void)state;
+    check_prune_with_oracle(HR_REG_WEIGHT);
+    check_prune_with_oracle(HR_REG_CHANNEL);
+}
+
 static void test_finetune_keeps_pruned_weights_at_exactly_zero(void **state)
 {
     (void)state;
@@ -506,6 +588,7 @@ int main(void)
         cmocka_unit_test(test_a_step_moves_along_the_oracles_gradient),
         cmocka_unit_test(test_same_bytes_for_one_and_two_threads),
         cmocka_unit_test(test_prune_trains_scores_and_batch_norm_only),
+        cmocka_unit_test(test_prune_takes_the_steps_of_the_oracle),
         cmocka_unit_test(test_finetune_keeps_pruned_weights_at_exactly_zero),
         cmocka_unit_test(test_a_stage_refuses_a_network_of_another_stage),
         cmocka_unit_test(test_divergence_is_reported),
