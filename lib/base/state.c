@@ -12,27 +12,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char magic[8] = "HRSTATE1";
 enum { HEAD = 20, MAX_TEXT = 16 << 20 };
-
-/* ---- crash points ---------------------------------------------------------------------------------------
- */
-
-void hr_crash_point(const char *point)
-{
-    static int64_t passed;
-    const char *want = getenv("HERACLES_CRASH"), *colon = want ? strrchr(want, ':') : NULL;
-    int64_t at;
-    if (!colon || strlen(point) != (size_t)(colon - want) || strncmp(want, point, strlen(point)) != 0)
-        return;
-    if (hr_parse_int(colon + 1, &at) && ++passed == at)
-        kill(getpid(), SIGKILL);
-}
 
 /* ---- writing ---------------------------------------------------------------------------------------------
  */
