@@ -188,7 +188,7 @@ static void sync_directory(const char *path)
 
 void hr_crash_point(const char *point)
 {
-    static int64_t passed;
+    static _Atomic int64_t passed; /* attacks pass their point in several threads */
     const char *want = getenv("HERACLES_CRASH"), *colon = want ? strrchr(want, ':') : NULL;
     int64_t at;
     if (!colon || strlen(point) != (size_t)(colon - want) || strncmp(want, point, strlen(point)) != 0)

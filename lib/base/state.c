@@ -158,6 +158,11 @@ int hr_state_load(const char *path, const hr_block *blocks, size_t n, hr_err *er
     uint8_t **data = hr_xcalloc(n, sizeof *data);
     rc = check_list(&in, list, blocks, n, err);
     for (size_t i = 0; rc == HR_OK && i < n; i++) {
+        if (in.size >= 0 && blocks[i].bytes > (uint64_t)in.size) {
+            rc = hr_fail(err, HR_EFORMAT, "%s: damaged: '%s' of %zu bytes in a file of %" PRId64, in.name,
+                         blocks[i].name, blocks[i].bytes, in.size);
+            break;
+        }
         data[i] = hr_xmalloc(blocks[i].bytes);
         rc = hr_in_read(&in, data[i], blocks[i].bytes, blocks[i].name, err);
         json_int_t crc = json_integer_value(json_object_get(json_array_get(list, i), "crc32c"));
@@ -204,11 +209,12 @@ static bool options_differ(const json_t *was, const json_t *now, char *what, siz
 
 bool hr_history_differs(const json_t *was, const json_t *now, char *what, size_t size)
 {
-    for (const char *const *key = (const char *const[]){"tool", "version", NULL}; *key; key++) {
-        const char *a = json_string_value(json_object_get(was, *key));
-        const char *b = json_string_value(json_object_get(now, *key));
-        if (!a || !b || strcmp(a, b) != 0) {
-            snprintf(what, size, "%s was %s, now %s", *key, a ? a : "unknown", b ? b : "unknown");
+    const char *key;
+    json_t *word;
+    json_object_foreach ((json_t *)(uintptr_t)now, key, word) {
+        const char *p = json_string_value(json_object_get(was, key)), *q = json_string_value(word);
+        if (q && (!p || strcmp(p, q) != 0)) {
+            snprintf(what, size, "%s was %s, now %s", key, p ? p : "unknown", q);
             return true;
         }
     }
