@@ -138,6 +138,9 @@ FUZZ_SECONDS ?= 60
 fuzz: ## run the fuzz targets FUZZ=nn|idx|... (all) for FUZZ_SECONDS each, with clang
 	@test/fuzz/run $(FUZZ_SECONDS) $(FUZZ)
 
+mutants: deps-test ## put every fault of test/mutants/list in, one at a time: its test must fail
+	@test/mutants/run
+
 NET ?= resS
 bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords and of .nn files
 	@BUILD='$(BUILD)' test/bench/run $(NET)
@@ -153,11 +156,11 @@ install: all ## install the tools into $(PREFIX)/bin
 	install $(TOOLS) '$(DESTDIR)$(PREFIX)/bin'
 
 clean: ## remove what was built; runs/ and data/ stay
-	rm -rf '$(BUILD)' build-asan build-fuzz
+	rm -rf '$(BUILD)' build-asan build-fuzz build-mutants
 
 include pipelines/rules.mk pipelines/fashion-mnist.mk pipelines/demo.mk
 
-.PHONY: all units FORCE deps deps-test deps-long help test check-long fuzz bench lint install clean
+.PHONY: all units FORCE deps deps-test deps-long help test check-long fuzz mutants bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.
 .SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c test/bench/*.c test/fuzz/*.c)) \
 	$(BUILD)/gen/example.pb-c.c
