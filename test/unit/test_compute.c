@@ -141,10 +141,21 @@ static void compare_mode(pair *p, enum hr_bn_mode bn, bounds b)
     }
 }
 
-/* Every mode of m on n samples (planned for batch), then release m. */
+static bool has_batchnorm(const hr_model *m)
+{
+    for (int i = 0; i < m->nnodes; i++)
+        if (m->nodes[i].op == HR_OP_BATCHNORM)
+            return true;
+    return false;
+}
+
+/* Every mode of m on n samples (planned for batch), then release m. Without a batch norm the modes are two
+ * ways of walking through the layers. */
 static void check_modes(hr_model *m, int batch, int n, bounds b, const char *what)
 {
     for (int bn = 0; hr_bn_mode_names[bn]; bn++) {
+        if (!has_batchnorm(m) && bn != HR_BN_FOLDED && bn != HR_BN_RUNNING)
+            continue;
         pair p = {.m = m, .n = n, .e = make_exec(m, batch, n > HR_CHUNK ? 2 : 1), .r = hr_ref_new(m, batch)};
         snprintf(p.what, sizeof p.what, "%s, %d of %d samples, %s, %s", what, n, batch, hr_bn_mode_names[bn],
                  hr_compute_isa());
