@@ -1,7 +1,9 @@
 /* lib/base/cli.c -- one option table per tool makes its parser, its --help and its history record. */
 #include "base/base.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <math.h>
 #include <sched.h>
@@ -9,6 +11,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const hr_tool *tool;
 static bool quiet;
@@ -28,6 +31,9 @@ static void say(const char *prefix, const char *fmt, va_list ap)
 {
     char line[1024];
     vsnprintf(line, sizeof line, fmt, ap);
+    for (char *p = line; *p; p++) /* arguments may hold anything */
+        if (iscntrl((unsigned char)*p))
+            *p = '?';
     fflush(stdout);
     fprintf(stderr, "%s: %s%s\n", tool_name(), prefix, line);
 }
@@ -39,13 +45,6 @@ void hr_die(const char *fmt, ...)
     say("", fmt, ap);
     va_end(ap);
     exit(1);
-}
-
-void hr_die_err(const hr_err *err)
-{
-    fflush(stdout);
-    fprintf(stderr, "%s: %s\n", tool_name(), err->msg);
-    exit(err->code == HR_EINTR ? HR_EXIT_INTERRUPTED : 1);
 }
 
 void hr_usage(const char *fmt, ...)
@@ -187,16 +186,12 @@ static void print_row(char letter, const char *name, const char *arg, const char
 static void print_help(void)
 {
     printf("usage: %s %s\n%s\n", tool->name, tool->synopsis, tool->summary);
-    bool resumes = false;
-    for (const hr_opt *o = tool->opts; o->name; o++) {
-        resumes |= strcmp(o->name, "restart") == 0; /* who can discard a state keeps one */
+    for (const hr_opt *o = tool->opts; o->name; o++)
         print_row(o->letter, o->name, o->arg, o->help, o);
-    }
     print_row('q', "quiet", NULL, "no words on stderr but warnings and errors", NULL);
     print_row('h', "help", NULL, "this text", NULL);
     print_row('V', "version", NULL, "version", NULL);
-    printf("\nExample: %s\nExit status: 0 done, 1 failed (reason on stderr), 2 wrong usage%s\n",
-           tool->example, resumes ? ", 75 interrupted (run it again)" : "");
+    printf("\nExample: %s\nExit status: 0 done, 1 failed (reason on stderr), 2 wrong usage\n", tool->example);
 }
 
 static void set_number(const hr_opt *o, const char *text, double v)
@@ -212,6 +207,8 @@ static void set_option(const hr_opt *o, const char *text)
         *(bool *)o->dest = true;
         return;
     case HR_OPT_STRING:
+        if ((o->flags & HR_OPT_RESULT) && !hr_is_utf8(text))
+            hr_usage("--%s: '%s' is not UTF-8", o->name, text);
         if (o->flags & HR_OPT_REPEAT) {
             hr_list *l = o->dest;
             l->items = hr_xrealloc(l->items, (l->n + 1) * sizeof *l->items);
@@ -243,11 +240,22 @@ static void set_option(const hr_opt *o, const char *text)
     }
 }
 
+/* Give closed standard descriptors to /dev/null, opened the wrong way round: reading standard input and
+ * writing standard output then fail, as they would when closed; standard error just swallows. */
+static void guard_descriptors(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY) != fd)
+            _exit(1); /* no words: there is nowhere to say them */
+}
+
 int hr_tool_start(const hr_tool *t, int argc, char **argv)
 {
     enum { LONG_BASE = 1000 };
     tool = t;
+    guard_descriptors();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 
     size_t n = 0;
@@ -277,11 +285,11 @@ int hr_tool_start(const hr_tool *t, int argc, char **argv)
         }
         if (c == 'h') {
             print_help();
-            exit(fflush(stdout) ? 1 : 0);
+            exit(hr_tool_finish());
         }
         if (c == 'V') {
             printf("%s (HERACLES) %s\n", t->name, HR_VERSION);
-            exit(fflush(stdout) ? 1 : 0);
+            exit(hr_tool_finish());
         }
         if (c == ':')
             hr_usage("option '%s' needs an argument", argv[optind - 1]);

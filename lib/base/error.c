@@ -9,10 +9,18 @@
 int hr_fail(hr_err *err, int code, const char *fmt, ...)
 {
     if (err) {
+        static const char gap[] = " ... ";
+        enum { HALF = (sizeof err->msg - sizeof gap) / 2 };
+        char text[8192]; /* an argument may be a part of err->msg */
         va_list ap;
         va_start(ap, fmt);
-        vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+        vsnprintf(text, sizeof text, fmt, ap);
         va_end(ap);
+        size_t n = strlen(text);
+        if (n < sizeof err->msg)
+            memcpy(err->msg, text, n + 1);
+        else
+            snprintf(err->msg, sizeof err->msg, "%.*s%s%s", (int)HALF, text, gap, text + n - HALF);
         /* Names come from files: keep the message on one line and the terminal unharmed. */
         for (char *p = err->msg; *p; p++)
             if (iscntrl((unsigned char)*p))

@@ -4,14 +4,21 @@
  * for as long as it is written: a second writer of the same output is told so instead of mixing its bytes
  * in, while the leftover of a killed process (whose lock the kernel dropped) is taken over and cut to zero.
  * Commit flushes, fsyncs, renames, and fsyncs the directory, in this order, so that after a crash the name
- * holds either the old bytes or all of the new ones. */
+ * holds either the old bytes or all of the new ones.
+ *
+ * Several outputs of one run: between hr_outs_hold and hr_outs_publish a commit stops before the rename. What
+ * is likely to fail (a full disk, a dead reader of standard output) then fails while every older file is
+ * still in place; the renames follow when nothing but renames is left to do.
+ *
+ * All open partial files are in one list. Whoever leaves by exit - hr_die does, out of memory too - leaves
+ * none behind. */
 #include "base/base.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
-#include <signal.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -84,7 +91,66 @@ struct hr_out {
     FILE *fp;
     char *path, *partial; /* partial is NULL when the target is written directly */
     const char *name;
+    bool held; /* complete and synced, waits for hr_outs_publish */
+    hr_out *next;
 };
+
+/* Outputs with a partial file, in the order in which they were opened. */
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static hr_out *outputs;
+static bool holding;
+
+/* A child that was forked while we wrote has no part in our outputs. */
+static void forget_parents(void)
+{
+    static pid_t owner;
+    if (owner != getpid())
+        outputs = NULL;
+    owner = getpid();
+}
+
+static void remove_partials(void)
+{
+    forget_parents();
+    for (const hr_out *o = outputs; o; o = o->next)
+        unlink(o->partial);
+}
+
+static void list_add(hr_out *out)
+{
+    static bool registered;
+    hr_out **at = &outputs;
+    pthread_mutex_lock(&list_lock);
+    forget_parents();
+    if (!registered)
+        registered = atexit(remove_partials) == 0;
+    while (*at)
+        at = &(*at)->next;
+    *at = out;
+    pthread_mutex_unlock(&list_lock);
+}
+
+static void list_remove(const hr_out *out)
+{
+    pthread_mutex_lock(&list_lock);
+    for (hr_out **at = &outputs; *at; at = &(*at)->next)
+        if (*at == out) {
+            *at = out->next;
+            break;
+        }
+    pthread_mutex_unlock(&list_lock);
+}
+
+static bool list_has(const char *path)
+{
+    bool found = false;
+    pthread_mutex_lock(&list_lock);
+    forget_parents();
+    for (const hr_out *o = outputs; o && !found; o = o->next)
+        found = strcmp(o->path, path) == 0;
+    pthread_mutex_unlock(&list_lock);
+    return found;
+}
 
 /* DIR/.BASE.partial for DIR/BASE */
 static char *partial_name(const char *path)
@@ -141,6 +207,13 @@ int hr_out_open(hr_out **out, const char *path, int flags, hr_err *err)
     }
     o->path = hr_xstrdup(path);
     o->name = o->path;
+    if (!*path || list_has(path)) {
+        int rc = *path ? hr_fail(err, HR_EINVAL, "%s: is the name of two outputs", path)
+                       : hr_fail(err, HR_EINVAL, "the name of an output is empty");
+        free(o->path);
+        free(o);
+        return rc;
+    }
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
         if (S_ISDIR(st.st_mode))
             hr_fail(err, HR_EIO, "%s: is a directory, a file name is needed", path);
@@ -159,8 +232,19 @@ int hr_out_open(hr_out **out, const char *path, int flags, hr_err *err)
         return HR_EIO;
     }
     setvbuf(o->fp, NULL, _IOFBF, IO_BUFFER);
+    if (o->partial)
+        list_add(o);
     *out = o;
     return HR_OK;
+}
+
+int hr_out_try(const char *path, int flags, hr_err *err)
+{
+    hr_out *out;
+    int rc = hr_out_open(&out, path, flags, err);
+    if (rc == HR_OK)
+        hr_out_abort(out);
+    return rc;
 }
 
 FILE *hr_out_file(hr_out *out)
@@ -184,41 +268,42 @@ static void sync_directory(const char *path)
     free(copy);
 }
 
-/* ---- crash points, for tests */
-
-void hr_crash_point(const char *point)
+static int fail_step(hr_out *out, const char *step, hr_err *err)
 {
-    static _Atomic int64_t passed; /* attacks pass their point in several threads */
-    const char *want = getenv("HERACLES_CRASH"), *colon = want ? strrchr(want, ':') : NULL;
-    int64_t at;
-    if (!colon || strlen(point) != (size_t)(colon - want) || strncmp(want, point, strlen(point)) != 0)
-        return;
-    if (hr_parse_int(colon + 1, &at) && ++passed == at)
-        kill(getpid(), SIGKILL);
+    int rc = hr_fail(err, HR_EIO, "%s: %s: %s", out->name, step, errno ? strerror(errno) : "write error");
+    hr_out_abort(out);
+    return rc;
+}
+
+/* The rename of a synced output. Releases out. */
+static int make_visible(hr_out *out, hr_err *err)
+{
+    errno = 0;
+    hr_crash_point("rename");
+    if (out->partial && rename(out->partial, out->path))
+        return fail_step(out, "renaming", err);
+    hr_crash_point("renamed");
+    if (out->partial) {
+        list_remove(out);
+        sync_directory(out->path);
+        free(out->partial);
+        out->partial = NULL;
+    }
+    hr_out_abort(out);
+    return HR_OK;
 }
 
 int hr_out_commit(hr_out *out, hr_err *err)
 {
-    const char *step = NULL;
     errno = 0;
     hr_crash_point("write");
     if (ferror(out->fp) || fflush(out->fp))
-        step = "writing";
-    else if (out->partial && fsync(fileno(out->fp)))
-        step = "syncing";
-    else if (hr_crash_point("rename"), out->partial && rename(out->partial, out->path))
-        step = "renaming";
-    if (step) {
-        int rc = hr_fail(err, HR_EIO, "%s: %s: %s", out->name, step, errno ? strerror(errno) : "write error");
-        hr_out_abort(out);
-        return rc;
-    }
-    hr_crash_point("renamed");
-    if (out->partial)
-        sync_directory(out->path);
-    free(out->partial);
-    out->partial = NULL;
-    hr_out_abort(out);
+        return fail_step(out, "writing", err);
+    if (out->partial && fsync(fileno(out->fp)))
+        return fail_step(out, "syncing", err);
+    if (!holding || !out->partial)
+        return make_visible(out, err);
+    out->held = true;
     return HR_OK;
 }
 
@@ -226,13 +311,49 @@ void hr_out_abort(hr_out *out)
 {
     if (!out)
         return;
-    if (out->partial)
+    if (out->partial) {
+        list_remove(out);
         unlink(out->partial);
+    }
     if (out->fp && out->fp != stdout)
         fclose(out->fp);
     free(out->partial);
     free(out->path);
     free(out);
+}
+
+/* The first output that waits, or NULL. */
+static hr_out *first_held(void)
+{
+    hr_out *o;
+    pthread_mutex_lock(&list_lock);
+    for (o = outputs; o && !o->held; o = o->next)
+        ;
+    pthread_mutex_unlock(&list_lock);
+    return o;
+}
+
+void hr_outs_hold(void)
+{
+    holding = true;
+}
+
+int hr_outs_publish(hr_err *err)
+{
+    int rc = HR_OK;
+    hr_out *o;
+    while (rc == HR_OK && (o = first_held()))
+        rc = make_visible(o, err);
+    hr_outs_drop();
+    return rc;
+}
+
+void hr_outs_drop(void)
+{
+    hr_out *o;
+    while ((o = first_held()))
+        hr_out_abort(o);
+    holding = false;
 }
 
 int hr_mkdirs(const char *path, hr_err *err)

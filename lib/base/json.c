@@ -6,6 +6,13 @@
 
 enum { JSON_MAX_BYTES = 64 << 20 };
 
+bool hr_is_utf8(const char *s)
+{
+    json_t *j = json_string(s);
+    json_decref(j);
+    return j != NULL;
+}
+
 char *hr_json_text(const json_t *j, int indent)
 {
     size_t flags = JSON_REAL_PRECISION(15) | JSON_ENCODE_ANY;
@@ -36,21 +43,16 @@ int hr_json_load(const char *path, json_t **out, hr_err *err)
     return rc;
 }
 
-void hr_json_write(const json_t *j, hr_out *out, int indent)
-{
-    char *text = hr_json_text(j, indent);
-    fputs(text, hr_out_file(out));
-    fputc('\n', hr_out_file(out));
-    free(text);
-}
-
 int hr_json_save(const json_t *j, const char *path, int indent, hr_err *err)
 {
     hr_out *out;
     int rc = hr_out_open(&out, path, 0, err);
     if (rc)
         return rc;
-    hr_json_write(j, out, indent);
+    char *text = hr_json_text(j, indent);
+    fputs(text, hr_out_file(out));
+    fputc('\n', hr_out_file(out));
+    free(text);
     return hr_out_commit(out, err);
 }
 

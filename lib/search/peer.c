@@ -57,7 +57,8 @@ static int spawn(hr_peer *p, hr_err *err)
     pid_t pid = fork();
     if (pid == 0) {
         setpgid(0, 0);
-        signal(SIGPIPE, SIG_DFL); /* an ignored signal would be inherited */
+        signal(SIGPIPE, SIG_DFL); /* ignored signals would be inherited */
+        signal(SIGXFSZ, SIG_DFL);
         if (dup2(down[0], STDIN_FILENO) < 0 || dup2(up[1], STDOUT_FILENO) < 0)
             _exit(127);
         execl("/bin/sh", "sh", "-c", p->command, (char *)NULL);
@@ -106,7 +107,7 @@ static int bury(hr_peer *p)
 static bool left(hr_peer *p, double seconds, int *status)
 {
     double end = hr_seconds() + seconds;
-    while (p->pid > 0) {
+    for (;;) {
         pid_t got = waitpid(p->pid, status, WNOHANG);
         if (got == p->pid) {
             kill(-p->pid, SIGKILL); /* what it may have left behind */
@@ -117,7 +118,6 @@ static bool left(hr_peer *p, double seconds, int *status)
             return false;
         poll(NULL, 0, 5);
     }
-    return false; /* there is none: waitpid and kill take -1 for everybody */
 }
 
 /* The process stopped talking: how did it end? */

@@ -116,11 +116,10 @@ refused() { # refused MESSAGE
 
 @test "tfrec-convert: a name that the manifest cannot hold is refused" {
     local name
-    for name in $'\xff' "$(printf 'x%.0s' {1..64})"; do
-        run --separate-stderr tfrec-convert --set idx --name "$name" -o out src
-        assert_refused out
-        assert_equal "$stderr" "tfrec-convert: the name '$name' is longer than 63 bytes or not UTF-8"
-    done
+    name=$(printf 'x%.0s' {1..64})
+    run --separate-stderr tfrec-convert --set idx --name "$name" -o out src
+    assert_refused out
+    assert_equal "$stderr" "tfrec-convert: the name '$name' is longer than 63 bytes or not UTF-8"
 }
 
 @test "tfrec-convert: a known data set must have its known size" {

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void test_crc32c_matches_rfc3720(void **state)
@@ -139,8 +140,9 @@ static void test_output_appears_whole_or_not_at_all(void **state)
     assert_ok(hr_out_open(&out, path, 0, &err), err);
     fputs("one", hr_out_file(out));
     assert_int_not_equal(access(path, F_OK), 0);
-    assert_int_equal(hr_out_open(&second, path, 0, &err), HR_EIO); /* locked */
-    assert_non_null(strstr(err.msg, "another process"));
+    assert_int_equal(hr_out_open(&second, path, 0, &err), HR_EINVAL);
+    assert_non_null(strstr(err.msg, "two outputs"));
+    assert_int_equal(hr_out_open(&second, "", 0, &err), HR_EINVAL);
     assert_ok(hr_out_commit(out, &err), err);
     assert_int_equal(access(path, F_OK), 0);
 
@@ -163,6 +165,124 @@ static void test_output_appears_whole_or_not_at_all(void **state)
     rmdir(dir);
     free(path);
     free(partial);
+}
+
+/* The status with which a child leaves that runs f(path). */
+static int in_child(int (*f)(const char *path), const char *path)
+{
+    int status = -1;
+    pid_t pid = fork();
+    if (pid == 0)
+        exit(f(path));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int is_locked(const char *path)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    _exit(hr_out_open(&out, path, 0, &err) == HR_EIO && strstr(err.msg, "another process") ? 7 : 1);
+}
+
+static int leave_in_the_middle(const char *path)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    if (hr_out_open(&out, path, 0, &err))
+        return 1;
+    fputs("half", hr_out_file(out));
+    return 8;
+}
+
+static void test_output_is_one_writers_and_goes_with_it(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/heracles-out-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    char *path = hr_xasprintf("%s/x.txt", dir), *other = hr_xasprintf("%s/y.txt", dir);
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    assert_ok(hr_out_open(&out, path, 0, &err), err);
+    assert_int_equal(in_child(is_locked, path), 7);
+    hr_out_abort(out);
+    assert_int_equal(in_child(leave_in_the_middle, other), 8);
+    assert_int_equal(rmdir(dir), 0); /* so it is empty */
+    free(path);
+    free(other);
+}
+
+/* The content of dir/name, at most 7 characters; "-" when it is missing. */
+static const char *content(const char *dir, const char *name)
+{
+    static char text[8];
+    char *path = hr_xasprintf("%s/%s", dir, name);
+    FILE *fp = fopen(path, "r");
+    snprintf(text, sizeof text, "-");
+    if (fp) {
+        text[fread(text, 1, sizeof text - 1, fp)] = '\0';
+        fclose(fp);
+    }
+    free(path);
+    return text;
+}
+
+static void write_held(const char *dir, const char *name, const char *text)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    char *path = hr_xasprintf("%s/%s", dir, name);
+    assert_ok(hr_out_open(&out, path, 0, &err), err);
+    fputs(text, hr_out_file(out));
+    assert_ok(hr_out_commit(out, &err), err);
+    free(path);
+}
+
+static void test_held_outputs_appear_together_or_not_at_all(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/heracles-out-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    hr_err err = HR_ERR_INIT;
+    write_held(dir, "a", "old");
+    hr_outs_hold();
+    write_held(dir, "a", "new");
+    write_held(dir, "b", "new");
+    assert_string_equal(content(dir, "a"), "old");
+    assert_string_equal(content(dir, ".b.partial"), "new");
+    hr_outs_drop();
+    assert_string_equal(content(dir, "a"), "old");
+    assert_string_equal(content(dir, "b"), "-");
+    assert_string_equal(content(dir, ".a.partial"), "-");
+
+    hr_outs_hold();
+    write_held(dir, "a", "new");
+    write_held(dir, "b", "new");
+    assert_ok(hr_outs_publish(&err), err);
+    assert_string_equal(content(dir, "a"), "new");
+    assert_string_equal(content(dir, "b"), "new");
+    write_held(dir, "a", "last"); /* the holding has ended */
+    assert_string_equal(content(dir, "a"), "last");
+
+    char *a = hr_xasprintf("%s/a", dir), *b = hr_xasprintf("%s/b", dir);
+    assert_int_equal(unlink(a) | unlink(b) | rmdir(dir), 0);
+    free(a);
+    free(b);
+}
+
+static void test_long_messages_keep_the_name_and_the_reason(void **state)
+{
+    (void)state;
+    hr_err err = HR_ERR_INIT;
+    char name[4000];
+    memset(name, 'x', sizeof name - 1);
+    name[0] = 'a';
+    name[sizeof name - 1] = '\0';
+    hr_fail(&err, HR_EIO, "%s: No such file or directory", name);
+    assert_true(strlen(err.msg) < sizeof err.msg && err.msg[0] == 'a');
+    assert_non_null(strstr(err.msg, "x: No such file or directory"));
+    hr_fail(&err, HR_EIO, "again: %s", err.msg); /* its own message may be an argument */
+    assert_int_equal(strncmp(err.msg, "again: axxx", 11), 0);
 }
 
 static void test_full_device_is_noticed(void **state)
@@ -196,7 +316,10 @@ int main(void)
         cmocka_unit_test(test_rng_below_is_uniform),
         cmocka_unit_test(test_numbers_are_parsed_whole),
         cmocka_unit_test(test_output_appears_whole_or_not_at_all),
+        cmocka_unit_test(test_output_is_one_writers_and_goes_with_it),
+        cmocka_unit_test(test_held_outputs_appear_together_or_not_at_all),
         cmocka_unit_test(test_full_device_is_noticed),
+        cmocka_unit_test(test_long_messages_keep_the_name_and_the_reason),
         cmocka_unit_test(test_messages_stay_on_one_line),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
