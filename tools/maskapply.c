@@ -125,8 +125,10 @@ int main(int argc, char **argv)
     json_decref(m->history);
     m->history = history;
 
+    hr_outs_hold();
     if ((report && hr_strategy_report(&s, m, &ls, report, &err)) ||
-        (strategy_out && save_strategy(&s, m, &ls, &err)) || hr_nn_save(m, output, NULL, &err))
+        (strategy_out && save_strategy(&s, m, &ls, &err)) || hr_nn_save(m, output, NULL, &err) ||
+        hr_outs_publish(&err))
         hr_die("%s", err.msg);
     tell(&s, m, &ls, &b);
 

@@ -58,6 +58,7 @@ int main(int argc, char **argv)
         hr_usage("%s", err.msg);
     if (hr_plot_load(&p, (const char *const *)argv + first, (size_t)(argc - first), &what, &err))
         hr_die("%s", err.msg);
+    hr_outs_hold();
     for (size_t i = 0; i < HR_COUNT(kinds); i++) {
         char *path = hr_xasprintf("%s.%s", prefix, kinds[i].suffix);
         hr_out *out;
@@ -68,6 +69,8 @@ int main(int argc, char **argv)
             hr_die("%s", err.msg);
         free(path);
     }
+    if (hr_outs_publish(&err))
+        hr_die("%s", err.msg);
     for (int i = 0; i < p.nseries; i++)
         hr_note("%s %s: %d strateg%s, %d layers", p.arch, p.series[i].name, p.series[i].members,
                 p.series[i].members == 1 ? "y" : "ies", p.n);

@@ -1,6 +1,8 @@
 /* tools/summarize.c -- evaluation records to one table, in several renderings at once. */
 #include "report/report.h"
 
+#include <stdlib.h>
+
 static void warning(const char *sentence, void *user)
 {
     (void)user;
@@ -16,6 +18,29 @@ static void save(const hr_records *rs, enum hr_accuracy acc, enum hr_table_forma
     hr_table_write(rs, acc, format, hr_out_file(out));
     if (hr_out_commit(out, &err))
         hr_die("%s", err.msg);
+}
+
+/* All the histories or none: the text goes out when every file has been read. */
+static void show_histories(char **paths, int n, const char *path)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *memory = open_memstream(&text, &size);
+    if (!memory)
+        hr_die("out of memory for a text");
+    for (int i = 0; i < n; i++)
+        if (hr_history_show(paths[i], memory, &err))
+            hr_die("%s", err.msg);
+    if (fclose(memory))
+        hr_die("out of memory for a text");
+    if (hr_out_open(&out, path, 0, &err))
+        hr_die("%s", err.msg);
+    fwrite(text, 1, size, hr_out_file(out));
+    if (hr_out_commit(out, &err))
+        hr_die("%s", err.msg);
+    free(text);
 }
 
 int main(int argc, char **argv)
@@ -50,20 +75,21 @@ int main(int argc, char **argv)
     hr_err err = HR_ERR_INIT;
 
     if (history) {
-        for (int i = first; i < argc; i++)
-            if (hr_history_show(argv[i], stdout, &err))
-                hr_die("%s", err.msg);
+        show_histories(argv + first, argc - first, output);
         return hr_tool_finish();
     }
     for (int i = first; i < argc; i++)
         if (hr_records_read(&rs, argv[i], warning, NULL, &err))
             hr_die("%s", err.msg);
     hr_records_compare(&rs, warning, NULL);
+    hr_outs_hold();
     if (csv)
         save(&rs, accuracy, HR_TABLE_CSV, csv);
     if (latex)
         save(&rs, accuracy, HR_TABLE_LATEX, latex);
     save(&rs, accuracy, format, output);
+    if (hr_outs_publish(&err))
+        hr_die("%s", err.msg);
     hr_records_release(&rs);
     return hr_tool_finish();
 }

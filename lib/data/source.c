@@ -2,8 +2,9 @@
  *
  * A row of the table below is all that a data set needs: where its files are and which function reads them.
  * hr_convert does the rest the same way for all of them. Everything is read and split before anything is
- * written; manifest.json goes first when it is there from an earlier run and comes last, so a directory with
- * a manifest holds one whole conversion. */
+ * written, and everything is written before anything takes the place of an earlier run's files. Then the old
+ * manifest.json goes first and the new one comes last, so a directory with a manifest holds one whole
+ * conversion. */
 #include "data/internal.h"
 
 #include <errno.h>
@@ -91,13 +92,13 @@ static int write_all(const char *dir, const char *title, const hr_dataset parts[
                      const json_t *history, hr_err *err)
 {
     const hr_dataset *train = &parts[TRAIN];
+    bool made = access(dir, F_OK) != 0;
     int rc = hr_mkdirs(dir, err);
     if (rc)
         return rc;
     char *manifest_path = hr_xasprintf("%s/manifest.json", dir);
-    if (unlink(manifest_path) && errno != ENOENT)
-        rc = hr_fail(err, HR_EIO, "%s: %s", manifest_path, strerror(errno));
     json_t *list = json_object();
+    hr_outs_hold();
     for (int i = 0; i < SPLITS && rc == HR_OK; i++) {
         char *path = hr_xasprintf("%s/%s.tfrecord", dir, splits[i].name);
         rc = hr_dataset_save(&parts[i], path, err);
@@ -107,6 +108,14 @@ static int write_all(const char *dir, const char *title, const hr_dataset parts[
     json_t *manifest = hr_manifest_new(title, train, list, history);
     if (rc == HR_OK)
         rc = hr_json_save(manifest, manifest_path, 2, err);
+    if (rc == HR_OK && unlink(manifest_path) && errno != ENOENT)
+        rc = hr_fail(err, HR_EIO, "%s: %s", manifest_path, strerror(errno));
+    if (rc == HR_OK)
+        rc = hr_outs_publish(err);
+    else
+        hr_outs_drop();
+    if (rc && made)
+        (void)!rmdir(dir);
     json_decref(manifest);
     free(manifest_path);
     return rc;
