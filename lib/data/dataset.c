@@ -30,8 +30,7 @@ void hr_dataset_release(hr_dataset *ds)
  * learns N last. The number of classes is left out: a file has the same digest however it was loaded. */
 static void finish_digest(hr_dataset *ds, hr_sha256 *sha, size_t seen)
 {
-    if (ds->n) /* else there is no pixel to point at */
-        hr_sha256_add(sha, ds->pixels + seen, ds->n * hr_dataset_image_bytes(ds) - seen);
+    hr_sha256_add(sha, ds->pixels + seen, ds->n * hr_dataset_image_bytes(ds) - seen);
     for (uint32_t i = 0; i < ds->n;) {
         uint8_t le[1024];
         size_t fill = 0;
@@ -65,6 +64,7 @@ static uint8_t *alloc_pixels(size_t bytes)
 
 /* ---- reading ----------------------------------------------------------------------------------------- */
 
+enum { FIRST_PIXELS = 1 << 20 };
 enum { HASH_PIECE = 1 << 16 }; /* bytes of pixels hashed at a time, while they are still in the cache */
 
 typedef struct loader {
@@ -76,20 +76,21 @@ typedef struct loader {
     int limit; /* classes asked for, 0: any */
 } loader;
 
-/* Make room for one more image: first for as many as the file can hold, if it can be known; then twice as
- * many as there are. */
+/* Make room for one more image: first for as many as the file can hold, if it can be known, else for a
+ * megabyte; then for twice as many as there are. On a pipe memory so grows with what came, whatever the size
+ * of an image. */
 static void reserve_one(loader *l, uint64_t expected)
 {
     hr_dataset *ds = l->ds;
     if (ds->n < l->cap)
         return;
-    uint64_t cap = l->cap ? 2 * (uint64_t)l->cap : 1024;
+    size_t bytes = hr_dataset_image_bytes(ds);
+    uint64_t cap = l->cap ? 2 * (uint64_t)l->cap : FIRST_PIXELS / bytes + 1;
     if (expected > 0 && ds->n + expected < cap)
         cap = ds->n + expected;
     if (l->cap == 0 && expected > cap)
         cap = expected;
     l->cap = cap > UINT32_MAX ? UINT32_MAX : (uint32_t)cap;
-    size_t bytes = hr_dataset_image_bytes(ds);
     uint8_t *pixels = alloc_pixels(l->cap * bytes);
     if (ds->n)
         memcpy(pixels, ds->pixels, ds->n * bytes);
