@@ -289,5 +289,4 @@ def main():
     sys.exit(1 if verdict.failures else 0)
 
 
-if __name__ == "__main__":
-    main()
+main()
