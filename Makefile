@@ -133,7 +133,7 @@ bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords 
 lint: ## formatting (clang-format) and static checks (cppcheck)
 	@clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
 	@cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
-		--suppress=missingIncludeSystem '-Djson_object_foreach(o,k,v)=for(;;)' \
+		--suppress=missingIncludeSystem -DHR_ISA=v2 '-Djson_object_foreach(o,k,v)=for(;;)' \
 		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools
 
 install: all ## install the tools into $(PREFIX)/bin

@@ -231,7 +231,7 @@ static void test_ddpg_reaches_95_percent_and_beats_random_search(void **state)
     int reached = 0, beaten = 0;
     if (under_valgrind())
         skip();
-#pragma omp parallel for schedule(dynamic) num_threads(2)
+    /* One after the other: OpenBLAS' serial build may not be called from two threads at once. */
     for (int i = 0; i < SEEDS; i++) {
         hr_search_opts o = agent_opts(i);
         ddpg[i] = found(q, o);
