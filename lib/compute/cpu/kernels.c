@@ -1,5 +1,6 @@
 /* lib/compute/cpu/kernels.c -- the inner loops, written once with GCC's vector extensions and compiled per
- * instruction set (-DHR_ISA=v2|v3|v4|portable with the matching -march).
+ * instruction set (-DHR_ISA=v2|v3|v4|portable names it, -DHR_TABLE=hr_kernels_v2|... its table, with the
+ * matching -march).
  *
  * The GEMM tile keeps mr x (1 or 2) vectors of sums in registers. Its rows are addressed by pointers, so that
  * a convolution needs no im2col: for every tap a row's pointer says where that pixel's channels begin, and
@@ -17,8 +18,6 @@
 
 #include <string.h>
 
-#define HR_PASTE2(a, b) a##b
-#define HR_PASTE(a, b) HR_PASTE2(a, b)
 #define HR_TEXT2(a) #a
 #define HR_TEXT(a) HR_TEXT2(a)
 
@@ -307,8 +306,8 @@ static void grad_affine(size_t rows, int ch, const float *g, const float *z, con
         }
 }
 
-extern const hr_kernels HR_PASTE(hr_kernels_, HR_ISA);
-const hr_kernels HR_PASTE(hr_kernels_, HR_ISA) = {
+extern const hr_kernels HR_TABLE;
+const hr_kernels HR_TABLE = {
     .name = HR_TEXT(HR_ISA),
     .vw = VW,
     .mr = MR,
