@@ -74,7 +74,7 @@ $(BUILD)/libheracles.a: $(LIB_OBJ)
 
 $(BUILD)/lib/compute/cpu/kernels-%.o: $(KERNEL_SRC) $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call say,CC)$(CC) $(ALL_CFLAGS) -O3 $(if $(filter v2 v3 v4,$*),-march=x86-64-$*) -DHR_ISA=$* -DHR_TABLE=hr_kernels_$* -MMD -MP -c $< -o $@
+	$(call say,CC)$(CC) $(ALL_CFLAGS) -O3 $(if $(filter v2 v3 v4,$*),-march=x86-64-$*) -DHR_ISA='"$*"' -DHR_TABLE=hr_kernels_$* -MMD -MP -c $< -o $@
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)
@@ -133,7 +133,7 @@ bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords 
 lint: ## formatting (clang-format) and static checks (cppcheck)
 	@clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
 	@cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
-		--suppress=missingIncludeSystem -DHR_ISA=v2 -DHR_TABLE=hr_kernels_v2 '-Djson_object_foreach(o,k,v)=for(;;)' \
+		--suppress=missingIncludeSystem -DHR_ISA='"v2"' -DHR_TABLE=hr_kernels_v2 '-Djson_object_foreach(o,k,v)=for(;;)' \
 		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools
 
 install: all ## install the tools into $(PREFIX)/bin

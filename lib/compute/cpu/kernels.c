@@ -1,6 +1,5 @@
 /* lib/compute/cpu/kernels.c -- the inner loops, written once with GCC's vector extensions and compiled per
- * instruction set (-DHR_ISA=v2|v3|v4|portable names it, -DHR_TABLE=hr_kernels_v2|... its table, with the
- * matching -march).
+ * instruction set (with the matching -march; HR_ISA is its name, HR_TABLE that of its table).
  *
  * The GEMM tile keeps mr x (1 or 2) vectors of sums in registers. Its rows are addressed by pointers, so that
  * a convolution needs no im2col: for every tap a row's pointer says where that pixel's channels begin, and
@@ -17,9 +16,6 @@
 #include "compute/cpu/kernels.h"
 
 #include <string.h>
-
-#define HR_TEXT2(a) #a
-#define HR_TEXT(a) HR_TEXT2(a)
 
 #if defined(__AVX512F__)
 enum { VW = 16, MR = 12, MO = 8 };
@@ -308,7 +304,7 @@ static void grad_affine(size_t rows, int ch, const float *g, const float *z, con
 
 extern const hr_kernels HR_TABLE;
 const hr_kernels HR_TABLE = {
-    .name = HR_TEXT(HR_ISA),
+    .name = HR_ISA,
     .vw = VW,
     .mr = MR,
     .mo = MO,
