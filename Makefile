@@ -45,6 +45,7 @@ TOOLS := $(patsubst tools/%.c,$(BUILD)/bin/%,$(wildcard tools/*.c))
 UNITS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/test_*.c))
 BENCHES := $(patsubst test/bench/%.c,$(BUILD)/bench/%,$(wildcard test/bench/*.c))
 PEERS := $(patsubst test/peers/%.c,$(BUILD)/test/%,$(wildcard test/peers/*.c))
+FUZZERS := $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(filter-out test/fuzz/fuzz.c,$(wildcard test/fuzz/*.c)))
 
 # One line per command, or the commands themselves with V=1.
 say = $(if $(V),,@printf '  %-6s %s\n' $1 $@;)
@@ -68,6 +69,11 @@ $(BUILD)/test/%: $(BUILD)/test/peers/%.o $(BUILD)/libheracles.a
 $(BUILD)/bench/%: $(BUILD)/test/bench/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
 	$(call say,LINK)$(CC) $(CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# Only test/fuzz/run builds these, with clang and the flags that it needs.
+$(FUZZERS): $(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(BUILD)/test/fuzz/fuzz.o $(BUILD)/libheracles.a
+	@mkdir -p $(@D)
+	$(call say,LINK)$(CC) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/libheracles.a: $(LIB_OBJ)
 	$(call say,AR)rm -f $@ && $(AR) rcs $@ $^
@@ -101,8 +107,9 @@ $(BUILD)/%.d: ;
 DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchive-dev libjansson-dev \
 	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev
 DEPS := $(DEPS_BUILD) dataset-fashion-mnist
+DEPS_FUZZ := clang libclang-rt-dev libomp-dev llvm
 DEPS_TEST := bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack \
-	python3-protobuf
+	python3-protobuf $(DEPS_FUZZ)
 DEPS_LONG := valgrind cppcheck clang-format
 
 deps: ## install the Debian packages that building and the demo need
@@ -123,15 +130,23 @@ help: ## this list
 test: deps-test ## install what the tests need, build, run every test
 	@BUILD='$(BUILD)' test/run
 
-check-long: deps-long ## unit tests under valgrind (slow)
+check-long: deps-long ## unit tests under valgrind, fuzzers for ten minutes each (slow)
 	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run --valgrind test/unit
+	@test/fuzz/run 600
+
+FUZZ_SECONDS ?= 60
+fuzz: ## run the fuzz targets FUZZ=nn|idx|... (all) for FUZZ_SECONDS each, with clang
+	@test/fuzz/run $(FUZZ_SECONDS) $(FUZZ)
+
+mutants: deps-test ## put every fault of test/mutants/list in, one at a time: its test must fail
+	@test/mutants/run
 
 NET ?= resS
 bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords and of .nn files
 	@BUILD='$(BUILD)' test/bench/run $(NET)
 
 lint: ## formatting (clang-format) and static checks (cppcheck)
-	@clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c)
+	@clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c test/fuzz/*.[ch])
 	@cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
 		--suppress=missingIncludeSystem -DHR_ISA='"v2"' -DHR_TABLE=hr_kernels_v2 '-Djson_object_foreach(o,k,v)=for(;;)' \
 		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools
@@ -141,12 +156,12 @@ install: all ## install the tools into $(PREFIX)/bin
 	install $(TOOLS) '$(DESTDIR)$(PREFIX)/bin'
 
 clean: ## remove what was built; runs/ and data/ stay
-	rm -rf '$(BUILD)' build-asan
+	rm -rf '$(BUILD)' build-asan build-fuzz build-mutants
 
 include pipelines/rules.mk pipelines/fashion-mnist.mk pipelines/demo.mk
 
-.PHONY: all units FORCE deps deps-test deps-long help test check-long bench lint install clean
+.PHONY: all units FORCE deps deps-test deps-long help test check-long fuzz mutants bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.
-.SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c test/bench/*.c)) \
+.SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c test/bench/*.c test/fuzz/*.c)) \
 	$(BUILD)/gen/example.pb-c.c
 .DELETE_ON_ERROR:

@@ -12,13 +12,14 @@ static const char *const bn_names[] = {"auto", "folded", "batch", NULL};
 static struct {
     const char *data, *attacks, *label, *data_name, *output;
     int64_t limit, restarts, batch, threads, seed, steps;
-    double eps, step;
+    double eps, step, save_every;
     int bn, reg;
-    bool stratified, serve;
+    bool stratified, serve, restart;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
        .seed = 1,
+       .save_every = 60,
        .steps = 10,
        .eps = 8.0 / 255.0,
        .step = 2.0 / 255.0};
@@ -43,6 +44,9 @@ static const hr_opt options[] = {
     {"batch", 0, HR_OPT_INT, &a.batch, 0, "N", "images per pass", 1, 65536, NULL},
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
     {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
+    {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S",
+     "seconds between saves in FILE.state, 0: each batch", 0, 1e9, NULL},
+    {"restart", 0, HR_OPT_FLAG, &a.restart, 0, NULL, "discard FILE.state of an interrupted run", 0, 0, NULL},
     {"serve", 0, HR_OPT_FLAG, &a.serve, 0, NULL, "answer strategies, JSON lines stdin to stdout", 0, 0, NULL},
     {"reg", 'r', HR_OPT_CHOICE, &a.reg, 0, "REG", "serve: what strategies keep", 0, 0, hr_reg_names},
     {"steps", 0, HR_OPT_INT, &a.steps, 0, "N", "serve: steps of pgd", 0, 100000, NULL},
@@ -52,7 +56,8 @@ static const hr_tool tool = {
     .name = "adveval",
     .synopsis = "[OPTION]... -d DATA NET | --serve -r REG -d DATA NET",
     .summary = "Print one JSON record: accuracy of NET ('-' is stdin) clean and under attack. With --serve,\n"
-               "tell ddpg-search what the dense NET is worth under each strategy that it asks about.\n",
+               "tell ddpg-search what the dense NET is worth under each strategy that it asks about.\n"
+               "Interrupted, the same command with -o FILE goes on from FILE.state.\n",
     .example =
         "adveval -d test.tfrecord --eps 0.1 --step 0.025 --limit 2000 --stratified -o eval.json net.nn",
     .opts = options,
@@ -73,35 +78,56 @@ static char *plain_name(const char *path)
     return name;
 }
 
+/* ---- progress ------------------------------------------------------------------------------------------ */
+
+struct watch {
+    hr_progress bar;
+    double start;
+};
+
+static void on_begin(void *ctx, const hr_eval_attack *attack, uint32_t images)
+{
+    struct watch *w = ctx;
+    w->start = hr_seconds();
+    hr_progress_start(&w->bar, attack->name, images);
+}
+
 static void on_batch(void *ctx, uint32_t done, double accuracy)
 {
+    struct watch *w = ctx;
     char note[32];
     snprintf(note, sizeof note, "%.2f %%", accuracy);
-    hr_progress_at(ctx, done, note);
+    hr_progress_at(&w->bar, done, note);
 }
 
-static void measure(hr_exec *e, const hr_dataset *ds, const hr_eval_attack *attack, hr_eval_result *r)
+static void on_end(void *ctx, const hr_eval_attack *attack, const hr_eval_result *r)
 {
-    hr_progress bar;
-    double start = hr_seconds();
-    hr_progress_start(&bar, attack->name, ds->n);
-    *r = hr_eval_run(e, (int)a.batch, ds, attack, on_batch, &bar);
-    hr_progress_end(&bar);
+    struct watch *w = ctx;
+    hr_progress_end(&w->bar);
     hr_note("%s accuracy %.2f balanced %.2f images %u sec %.1f", attack->name, r->accuracy, r->balanced,
-            r->images, hr_seconds() - start);
+            r->images, hr_seconds() - w->start);
 }
 
-/* Clean on all images, then the attacks on the limited set; results in the order of the list. */
-static int measure_all(hr_exec *e, hr_dataset *ds, const hr_eval_attack *list, int n, hr_eval_result *r,
-                       hr_err *err)
+/* ---- the story ----------------------------------------------------------------------------------------- */
+
+/* Hold the output, and find the saved state of this run: of the same record and the same kernels. */
+static int open_job(hr_job **job, const char *digest, const hr_dataset *ds, enum hr_bn_mode bn, hr_err *err)
 {
-    for (int i = 0; i < n; i++)
-        if (list[i].clean)
-            measure(e, ds, &list[i], &r[i]);
-    int rc = hr_dataset_subset(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, err);
-    for (int i = 0; !rc && i < n; i++)
-        if (!list[i].clean)
-            measure(e, ds, &list[i], &r[i]);
+    json_t *run = hr_history_new();
+    hr_history_input(run, "model", digest, NULL);
+    hr_history_input(run, "data", ds->digest, NULL);
+    if (bn != HR_BN_FOLDED) /* the outcome depends on the batches */
+        json_object_set_new(json_object_get(run, "options"), "batch", json_integer(a.batch));
+    json_object_set_new(run, "kernels", json_string(hr_compute_isa()));
+    const char *output = a.output ? a.output : "-";
+    int rc = hr_job_open(
+        job, &(hr_job_opts){.output = output, .run = run, .every = a.save_every, .restart = a.restart}, err);
+    json_decref(run);
+    const json_t *at = rc ? NULL : hr_job_saved(*job);
+    if (at)
+        hr_note("%s.state: going on in %s behind image %lld", output,
+                json_string_value(json_object_get(at, "attack")),
+                (long long)json_integer_value(json_object_get(at, "images")));
     return rc;
 }
 
@@ -115,17 +141,27 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
         hr_usage("--attacks: %s", err->msg);
     hr_exec_opts eo = {.batch = (int)a.batch, .threads = (int)a.threads, .batch_stats = bn != HR_BN_FOLDED};
     hr_exec *e = hr_exec_new(m, &eo, err);
-    if (!e)
+    hr_job *job = NULL;
+    if (!e || open_job(&job, digest, ds, bn, err)) {
+        hr_exec_free(e);
         return err->code;
+    }
     uint32_t images = ds->n;
     char *data_name = a.data_name ? hr_xstrdup(a.data_name) : plain_name(a.data), data_digest[65];
     memcpy(data_digest, ds->digest, sizeof data_digest);
-    int rc = measure_all(e, ds, list, n, results, err);
-    if (!rc) {
+    struct watch w = {0};
+    hr_eval_limit limit = {(uint32_t)a.limit, a.stratified, (uint32_t)a.seed};
+    int rc = hr_eval_list(e, (int)a.batch, ds, &limit, list, n, job,
+                          &(hr_eval_watch){&w, on_begin, on_batch, on_end}, results, err);
+    hr_progress_end(&w.bar);
+    if (rc) {
+        hr_job_abort(job);
+    } else {
         json_t *j = hr_eval_record(m, digest, a.label, data_name, images, data_digest, list, results, n,
                                    (int)a.batch);
-        rc = hr_json_save(j, a.output ? a.output : "-", 0, err);
+        hr_json_write(j, hr_job_out(job), 0);
         json_decref(j);
+        rc = hr_job_commit(job, err);
     }
     free(data_name);
     hr_exec_free(e);
@@ -159,6 +195,8 @@ static void check_options(const char *net)
         hr_usage("stdin can be only one of the network, the images and the requests");
     if (a.serve && a.output)
         hr_usage("--serve answers on stdout, -o is for the record");
+    if (a.serve && a.restart)
+        hr_usage("--serve keeps no state, --restart is for the record");
     if (!folded && a.batch < 3)
         hr_usage("--batch: statistics of the batch need at least 3 images");
     if (a.data_name && !hr_is_utf8(a.data_name))
@@ -181,7 +219,7 @@ int main(int argc, char **argv)
     if (hr_dataset_fits(&ds, a.data, in->c, in->h, in->w, m->classes, name, &err) ||
         (a.output && hr_out_try(a.output, 0, &err)) ||
         (a.serve ? serve(m, name, digest, &ds, &err) : record(m, digest, &ds, &err)))
-        hr_die("%s", err.msg);
+        hr_die_err(&err);
 
     hr_model_free(m);
     hr_dataset_release(&ds);

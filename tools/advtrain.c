@@ -3,7 +3,6 @@
 #include "model/model.h"
 #include "train/train.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +11,8 @@ static struct {
     const char *data, *eval, *arch, *mean, *std, *milestones, *log, *output;
     int stage, objective, optimizer, schedule, attack_bn, augment;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
-    double lr, warmup_lr, gamma, momentum, weight_decay, eps, step;
-    bool stratified, no_random_start, freeze_bn, log_clean;
+    double lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
+    bool stratified, no_random_start, freeze_bn, log_clean, restart;
 } a = {.eval_limit = 1000,
        .epochs = 10,
        .batch = 128,
@@ -25,6 +24,7 @@ static struct {
        .weight_decay = 1e-4,
        .eps = 8.0 / 255.0,
        .step = 2.0 / 255.0,
+       .save_every = 60,
        .stage = HR_STAGE_PRETRAIN,
        .seed = 1};
 
@@ -82,6 +82,9 @@ static const hr_opt options[] = {
      NULL},
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
     {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
+    {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S", "seconds between saves in OUT.state, 0: each step",
+     0, 1e9, NULL},
+    {"restart", 0, HR_OPT_FLAG, &a.restart, 0, NULL, "discard OUT.state of an interrupted run", 0, 0, NULL},
     {0}};
 
 static const hr_tool tool = {
@@ -89,28 +92,24 @@ static const hr_tool tool = {
     .synopsis = "[OPTION]... -d TRAIN -o OUT {NET | --arch NAME}",
     .summary =
         "Train a network on attacked images (pretrain), learn which weights a pruned one needs (prune:\n"
-        "HYDRA's scores under the rates that maskapply --plan wrote), or train what is left (finetune).\n",
+        "HYDRA's scores under the rates that maskapply --plan wrote), or train what is left (finetune).\n"
+        "Interrupted, the same command goes on from OUT.state (none is kept when OUT is stdout).\n",
     .example = "advtrain --stage pretrain --arch resS -d train.tfrecord --eps 0.1 --step 0.025 -o dense.nn",
     .opts = options,
     .max_args = 1};
 
-/* ---- progress and log ---------------------------------------------------------------------------------- */
+/* ---- progress ------------------------------------------------------------------------------------------ */
 
 struct watch {
-    FILE *log;
     hr_progress bar;
     uint32_t images;
     int epochs;
     double start;
 };
 
-static void add_number(json_t *j, const char *key, double v)
-{
-    json_object_set_new(j, key, isfinite(v) ? json_real(v) : json_null());
-}
-
 static int on_epoch(void *ctx, const hr_epoch *e, hr_err *err)
 {
+    (void)err;
     struct watch *w = ctx;
     hr_progress_end(&w->bar);
     char clean[32] = "", robust[32] = "";
@@ -122,20 +121,6 @@ static int on_epoch(void *ctx, const hr_epoch *e, hr_err *err)
     hr_note("epoch %d/%d %s lr %.4g loss %.4f%s%s sec %.1f", e->epoch, w->epochs, e->split, e->lr, e->loss,
             clean, robust, now - w->start);
     w->start = now;
-    if (!w->log)
-        return HR_OK;
-    json_t *j = json_pack("{s:i, s:s}", "epoch", e->epoch, "split", e->split);
-    add_number(j, "loss", e->loss);
-    add_number(j, "clean", e->clean);
-    add_number(j, "robust", e->robust);
-    add_number(j, "lr", e->lr);
-    char *text = hr_json_text(j, 0);
-    json_decref(j);
-    errno = 0;
-    fprintf(w->log, "%s\n", text);
-    free(text);
-    if (fflush(w->log))
-        return hr_fail(err, HR_EIO, "%s: writing: %s", a.log, strerror(errno));
     return HR_OK;
 }
 
@@ -243,24 +228,41 @@ static int fits(const hr_dataset *ds, const char *path, const hr_model *m, const
     return hr_dataset_fits(ds, path, in->c, in->h, in->w, m->classes, name, err);
 }
 
-/* Refuse an output that cannot be written now rather than after hours of training. */
-static int try_output(const char *path, hr_err *err)
-{
-    hr_out *out;
-    int rc = hr_out_open(&out, path, HR_OUT_BINARY, err);
-    if (!rc)
-        hr_out_abort(out);
-    return rc;
-}
-
-static void record_history(hr_model *m, bool had_input, const char *digest, const hr_dataset *train)
+/* The record of this run: what made the network. */
+static json_t *history_of(const char *net_digest, const json_t *net_history, const hr_dataset *train)
 {
     json_t *h = hr_history_new();
-    if (had_input)
-        hr_history_input(h, "model", digest, m->history);
+    if (*net_digest)
+        hr_history_input(h, "model", net_digest, net_history);
     hr_history_input(h, "data", train->digest, NULL);
-    json_decref(m->history);
-    m->history = h;
+    return h;
+}
+
+/* Hold the output, and find the saved state of this run: of the same record, the same log, the same kernels.
+ */
+static int open_job(hr_job **job, const char *net_digest, const hr_dataset *train, const hr_dataset *probe,
+                    hr_err *err)
+{
+    json_t *run = history_of(net_digest, NULL, train), *told = json_object_get(run, "options");
+    if (probe->n)
+        hr_history_input(run, "eval", probe->digest, NULL);
+    json_object_set_new(told, "eval-limit", json_integer(a.eval ? a.eval_limit : 0));
+    json_object_set_new(told, "log-clean", json_boolean(a.log_clean));
+    json_object_set_new(run, "kernels", json_string(hr_compute_isa()));
+    int rc = hr_job_open(job,
+                         &(hr_job_opts){.output = a.output,
+                                        .flags = HR_OUT_BINARY,
+                                        .run = run,
+                                        .every = a.save_every,
+                                        .restart = a.restart},
+                         err);
+    json_decref(run);
+    const json_t *at = rc ? NULL : hr_job_saved(*job);
+    if (at)
+        hr_note("%s.state: going on in epoch %lld behind step %lld", a.output,
+                (long long)json_integer_value(json_object_get(at, "epoch")),
+                (long long)json_integer_value(json_object_get(at, "step")));
+    return rc;
 }
 
 static bool is_dash(const char *path)
@@ -296,26 +298,36 @@ int main(int argc, char **argv)
     if (a.eval && (load_images(&probe, a.eval, a.eval_limit, m->classes, &err) ||
                    fits(&probe, a.eval, m, o.name, &err)))
         hr_die("%s", err.msg);
-    if (try_output(a.output, &err))
-        hr_die("%s", err.msg);
 
+    hr_job *job = NULL;
+    hr_log log = {0};
     struct watch w = {.images = train.n, .epochs = (int)(a.epochs + a.warmup_epochs), .start = hr_seconds()};
-    if (a.log && !(w.log = is_dash(a.log) ? stdout : fopen(a.log, "w")))
-        hr_die("%s: %s", a.log, strerror(errno));
     o.ctx = &w;
     o.on_epoch = on_epoch;
     o.on_step = on_step;
-    int rc = hr_train(m, &train, a.eval ? &probe : NULL, &o, &err);
-    hr_progress_end(&w.bar);
+    int rc = open_job(&job, digest, &train, &probe, &err);
+    if (!rc)
+        rc = hr_log_open(&log, a.log, &err);
     if (!rc) {
-        record_history(m, net != NULL, digest, &train);
-        rc = hr_nn_save(m, a.output, NULL, &err);
+        o.job = job;
+        o.log = &log;
+        rc = hr_train(m, &train, a.eval ? &probe : NULL, &o, &err);
+        hr_progress_end(&w.bar);
+    }
+    if (!rc) {
+        json_t *history = history_of(digest, m->history, &train);
+        json_decref(m->history);
+        m->history = history;
+        rc = hr_nn_write(m, hr_job_out(job), NULL, &err);
     }
     if (rc)
-        hr_die("%s", err.msg);
+        hr_job_abort(job);
+    else
+        rc = hr_job_commit(job, &err);
+    if (rc)
+        hr_die_err(&err);
 
-    if (w.log && w.log != stdout)
-        fclose(w.log);
+    hr_log_close(&log);
     hr_model_free(m);
     hr_dataset_release(&train);
     hr_dataset_release(&probe);

@@ -129,30 +129,32 @@ static hr_search_opts search_opts(const hr_space *s)
                             .seed = (uint32_t)seed};
 }
 
-/* The two tables, or none. */
-static hr_out *tables[2];
-static char *table_path[2];
+/* Strategy and tables are opened before the search: hours of work should not end at a missing directory. */
+enum { STRATEGY, EPISODES, BEST, OUTPUTS };
+static hr_out *outs[OUTPUTS];
 
-static int tables_open(hr_err *err)
+static int outputs_open(hr_err *err)
 {
+    static const char *const table[OUTPUTS] = {NULL, "Episode_wise_Rewards.csv", "Best_Rewards.csv"};
     int rc = csv_dir ? hr_mkdirs(csv_dir, err) : HR_OK;
-    for (int i = 0; i < 2 && csv_dir && rc == HR_OK; i++) {
-        table_path[i] = hr_xasprintf("%s/%s", csv_dir, i ? "Best_Rewards.csv" : "Episode_wise_Rewards.csv");
-        rc = hr_out_open(&tables[i], table_path[i], 0, err);
+    for (int i = EPISODES; i < OUTPUTS && csv_dir && rc == HR_OK; i++) {
+        char *path = hr_xasprintf("%s/%s", csv_dir, table[i]);
+        rc = hr_out_open(&outs[i], path, 0, err);
         if (rc == HR_OK)
-            hr_csv_header(hr_out_file(tables[i]), i);
+            hr_csv_header(hr_out_file(outs[i]), i == BEST);
+        free(path);
     }
-    return rc;
+    return rc ? rc : hr_out_open(&outs[STRATEGY], output, 0, err);
 }
 
-static int tables_close(int rc, hr_err *err)
+/* Make everything visible, the strategy last, or (after an error) nothing. */
+static int outputs_close(int rc, hr_err *err)
 {
-    for (int i = 0; i < 2; i++) {
-        if (tables[i] && rc == HR_OK)
-            rc = hr_out_commit(tables[i], err);
+    for (int i = OUTPUTS - 1; i >= 0; i--) {
+        if (outs[i] && rc == HR_OK)
+            rc = hr_out_commit(outs[i], err);
         else
-            hr_out_abort(tables[i]);
-        free(table_path[i]);
+            hr_out_abort(outs[i]);
     }
     return rc;
 }
@@ -169,8 +171,8 @@ static int on_episode(void *ctx, const hr_episode *e, hr_err *err)
     struct view *v = ctx;
     char note[96];
     (void)err;
-    for (int i = 0; i < 2 && csv_dir; i++)
-        hr_csv_row(hr_out_file(tables[i]), e, v->s->nd, i);
+    for (int i = EPISODES; i < OUTPUTS && csv_dir; i++)
+        hr_csv_row(hr_out_file(outs[i]), e, v->s->nd, i == BEST);
     snprintf(note, sizeof note, "reward %.4f best %.4f kept %.4f", e->reward, e->best_reward,
              e->cost / e->dense_cost);
     if (v->bar.on)
@@ -224,7 +226,7 @@ static int search(hr_wall *w, const char *table_digest, hr_err *err)
     hr_peer *peer = NULL;
     struct view view = {.s = w->s};
     json_t *product = NULL;
-    int rc = tables_open(err);
+    int rc = outputs_open(err);
     if (rc == HR_OK)
         rc = hr_peer_start(&peer, evaluator, w->s, timeout, err);
     if (rc == HR_OK) {
@@ -235,18 +237,23 @@ static int search(hr_wall *w, const char *table_digest, hr_err *err)
     if (rc == HR_OK && best.episode == 0)
         rc = hr_fail(err, HR_EINVAL, "no episode after the warm-up: with --reference nothing can be best");
     if (rc == HR_OK) {
-        if (hr_peer_restarted(peer))
-            hr_warn("the evaluator died and was started again");
-        warn_near_chance(&o, &best, w->s->classes);
         product = hr_search_json(w, &best, id, history(table_digest, hr_peer_digest(peer)));
+        bool restarted = hr_peer_restarted(peer);
         rc = hr_peer_finish(peer, err);
         peer = NULL;
+        if (rc == HR_OK && restarted)
+            hr_warn("the evaluator died and was started again");
     }
-    hr_peer_kill(peer);
-    hr_outs_hold();
-    rc = tables_close(rc, err);
     if (rc == HR_OK)
-        rc = hr_json_save(product, output, 1, err);
+        warn_near_chance(&o, &best, w->s->classes);
+    hr_peer_kill(peer);
+    if (rc == HR_OK) {
+        char *text = hr_json_text(product, 1);
+        fprintf(hr_out_file(outs[STRATEGY]), "%s\n", text);
+        free(text);
+    }
+    hr_outs_hold();
+    rc = outputs_close(rc, err);
     if (rc == HR_OK)
         rc = hr_outs_publish(err);
     else

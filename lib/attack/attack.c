@@ -73,7 +73,8 @@ static void attack_chunk(void *ctx, int n0, int n1)
 {
     const struct job *j = ctx;
     start(ctx, n0, n1);
-    for (int s = 0; s < j->o->steps; s++) {
+    for (int s = 0; s < j->o->steps && !hr_interrupted(); s++) {
+        hr_crash_point("attack");
         hr_exec_forward(j->e, n0, n1, HR_BN_FOLDED);
         climb(ctx, n0, n1);
         hr_exec_backward(j->e, n0, n1, HR_BN_FOLDED, HR_DX);
@@ -90,7 +91,8 @@ void hr_attack_pgd(hr_exec *e, const hr_attack_opts *o, const float *x, const in
         return;
     }
     hr_exec_chunks(e, n, start, &j);
-    for (int s = 0; s < o->steps; s++) {
+    for (int s = 0; s < o->steps && !hr_interrupted(); s++) {
+        hr_crash_point("attack");
         hr_exec_forward(e, 0, n, o->bn);
         hr_exec_chunks(e, n, climb, &j);
         hr_exec_backward(e, 0, n, o->bn, HR_DX);

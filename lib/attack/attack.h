@@ -24,10 +24,13 @@ typedef struct hr_attack_opts {
 /* Projected gradient ascent (Madry et al. 2018, arXiv:1706.06083):
  *     x' <- clip[0,1]( clip[x-eps,x+eps]( x' + step * sign(d loss / d x') ) )
  * FGSM (Goodfellow et al. 2015) is steps 1, step eps, no random start. The published C&W-inf is this loop on
- * the margin loss (ALG 8.1). sign(0) is 0. x     (n,h,w,c) read only; may not be the executor's input buffer
+ * the margin loss (ALG 8.1). sign(0) is 0.
+ *   x     (n,h,w,c) read only; may not be the executor's input buffer
  *   y     (n) true classes
  *   index (n) data-set indices that key the noise
- * n is at most the executor's batch. The adversarial images are left in hr_exec_input(e). */
+ * n is at most the executor's batch. The adversarial images are left in hr_exec_input(e). A signal ends an
+ * attack between two steps: where signals are caught, callers ask hr_interrupted() afterwards and drop what
+ * they have. Every step passes the crash point "attack". */
 void hr_attack_pgd(hr_exec *e, const hr_attack_opts *o, const float *x, const int32_t *y,
                    const uint32_t *index, int n);
 

@@ -189,7 +189,9 @@ char *hr_json_text(const json_t *j, int indent);
 /* Read one JSON document; duplicate keys and anything behind it are refused. The caller owns the result.
  * At most 64 MiB. Returns 0, HR_EIO or HR_EFORMAT "FILE: line L: ..." */
 HR_MUST_CHECK int hr_json_load(const char *path, json_t **out, hr_err *err);
-/* Write j and a newline to path, atomically. */
+/* Write j and a newline to an open output; errors show when it is committed. */
+void hr_json_write(const json_t *j, hr_out *out, int indent);
+/* The same to path, atomically. */
 HR_MUST_CHECK int hr_json_save(const json_t *j, const char *path, int indent, hr_err *err);
 
 /* A product's history: {"tool", "version", "options": {...}, "inputs": [{"role", "sha256", "history"}]}.
@@ -221,7 +223,8 @@ HR_MUST_CHECK int hr_state_peek(const char *path, json_t **meta, hr_err *err);
  * block before its file has passed all checks. Returns 0, HR_EIO, HR_EFORMAT, HR_ESHAPE (another list). */
 HR_MUST_CHECK int hr_state_load(const char *path, const hr_block *blocks, size_t n, hr_err *err);
 /* Name the first difference between the history record that a state was saved under and that of this run, as
- * "--lr was 0.1, now 0.05" or "input 'model' has changed". Returns false when there is none. */
+ * "version was 0.1, now 0.2" (any string in it), "--lr was 0.1, now 0.05" or "input 'model' has changed".
+ * Returns false when there is none. */
 bool hr_history_differs(const json_t *was, const json_t *now, char *what, size_t size);
 
 /* For tests of what a crash leaves behind: HERACLES_CRASH=POINT:N kills this process with SIGKILL when it
@@ -229,6 +232,45 @@ bool hr_history_differs(const json_t *was, const json_t *now, char *what, size_t
  * synced, not yet visible), "renamed" (visible), and those that other modules name. Costs nothing when unset.
  */
 void hr_crash_point(const char *point);
+
+/* ---- long jobs ---------------------------------------------------------------------------------------- */
+
+/* Work of hours that makes one output, can be stopped at any time and goes on when the same command is given
+ * again. A job holds the output's partial file from the beginning, so that what cannot be written is refused
+ * at once and a second process that wants to make the same output is, too; and it knows the saved state,
+ * OUTPUT.state, which goes away when the output is there. There is no state when the output is standard
+ * output or exists and is no regular file; everything else works the same then. A NULL job keeps nothing:
+ * hr_job_saved, hr_job_due, hr_job_save and hr_job_interrupted allow it. */
+typedef struct hr_job hr_job;
+typedef struct hr_job_opts {
+    const char *output;
+    int flags;         /* of hr_out_open */
+    const json_t *run; /* what this run is, a history record, borrowed: a state that was saved under another
+                          one (hr_history_differs) is refused */
+    double every;      /* hr_job_due is true that many seconds after the last save; 0: always */
+    bool restart;      /* discard a saved state */
+} hr_job_opts;
+/* Begin or go on. Where a state is kept SIGINT and SIGTERM are caught from then on (hr_signals_catch): long
+ * work asks hr_interrupted(), saves and leaves with hr_job_interrupted.
+ * Returns 0 with *job set; HR_EIO (the output cannot be written, another process is writing it); HR_EINVAL
+ * (the saved state belongs to another run: the message names the difference); HR_EFORMAT (it is damaged). */
+HR_MUST_CHECK int hr_job_open(hr_job **job, const hr_job_opts *o, hr_err *err);
+/* Where an earlier run was stopped: the document that it gave to hr_job_save; borrowed. NULL: begin. */
+const json_t *hr_job_saved(const hr_job *job);
+/* Fill the blocks from the saved state, as hr_state_load does. */
+HR_MUST_CHECK int hr_job_load(const hr_job *job, const hr_block *blocks, size_t n, hr_err *err);
+bool hr_job_due(const hr_job *job);
+/* Save at (borrowed, an object) and the blocks, as hr_state_save does. */
+HR_MUST_CHECK int hr_job_save(hr_job *job, const json_t *at, const hr_block *blocks, size_t n, hr_err *err);
+/* Say in *err that a signal stopped the work at the place that fmt names ("epoch 3, step 17") and how it goes
+ * on. Call it after hr_job_save. Returns HR_EINTR. */
+int hr_job_interrupted(const hr_job *job, hr_err *err, const char *fmt, ...) HR_PRINTF(3, 4);
+hr_out *hr_job_out(hr_job *job); /* to write to; the job commits it */
+/* The output becomes visible, then the saved state is removed; releases job. A process that is killed between
+ * the two leaves a state that leads straight to the same output. Returns 0, or HR_EIO: the state is kept. */
+HR_MUST_CHECK int hr_job_commit(hr_job *job, hr_err *err);
+/* Drop the output, keep the saved state, release job; NULL is allowed. */
+void hr_job_abort(hr_job *job);
 
 /* ---- command lines ----------------------------------------------------------------------------------- */
 
@@ -268,6 +310,9 @@ typedef struct hr_tool {
     const hr_opt *opts;
     int min_args, max_args; /* positional arguments; max -1: any number */
 } hr_tool;
+/* Exit status (EX_TEMPFAIL of sysexits.h) of a run that SIGINT or SIGTERM stopped and that has saved its
+ * state: the same command goes on. */
+enum { HR_EXIT_INTERRUPTED = 75 };
 /* Parse the command line. Prints help or version on stdout and exits 0; on misuse prints one line naming the
  * option and a hint on stderr and exits 2. Also makes stdout's buffer full-sized, ignores SIGPIPE, and
  * remembers the tool for messages and history. Descriptors 0 to 2 that are closed are opened in a way that
@@ -278,6 +323,8 @@ int hr_tool_start(const hr_tool *tool, int argc, char **argv);
 int hr_tool_finish(void);
 /* "NAME: message" on stderr and exit 1. */
 void hr_die(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((noreturn));
+/* "NAME: " and what *err says on stderr, and exit: HR_EXIT_INTERRUPTED for HR_EINTR, else 1. */
+void hr_die_err(const hr_err *err) __attribute__((noreturn));
 /* "NAME: message" and a hint at --help on stderr, exit 2: for misuse that the option table cannot see. */
 void hr_usage(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((noreturn));
 /* "NAME: message" on stderr, unless --quiet. */

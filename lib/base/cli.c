@@ -47,6 +47,13 @@ void hr_die(const char *fmt, ...)
     exit(1);
 }
 
+void hr_die_err(const hr_err *err)
+{
+    fflush(stdout);
+    fprintf(stderr, "%s: %s\n", tool_name(), err->msg);
+    exit(err->code == HR_EINTR ? HR_EXIT_INTERRUPTED : 1);
+}
+
 void hr_usage(const char *fmt, ...)
 {
     va_list ap;
@@ -186,12 +193,16 @@ static void print_row(char letter, const char *name, const char *arg, const char
 static void print_help(void)
 {
     printf("usage: %s %s\n%s\n", tool->name, tool->synopsis, tool->summary);
-    for (const hr_opt *o = tool->opts; o->name; o++)
+    bool resumes = false;
+    for (const hr_opt *o = tool->opts; o->name; o++) {
+        resumes |= strcmp(o->name, "restart") == 0; /* who can discard a state keeps one */
         print_row(o->letter, o->name, o->arg, o->help, o);
+    }
     print_row('q', "quiet", NULL, "no words on stderr but warnings and errors", NULL);
     print_row('h', "help", NULL, "this text", NULL);
     print_row('V', "version", NULL, "version", NULL);
-    printf("\nExample: %s\nExit status: 0 done, 1 failed (reason on stderr), 2 wrong usage\n", tool->example);
+    printf("\nExample: %s\nExit status: 0 done, 1 failed (reason on stderr), 2 wrong usage%s\n",
+           tool->example, resumes ? ", 75 interrupted (run it again)" : "");
 }
 
 static void set_number(const hr_opt *o, const char *text, double v)

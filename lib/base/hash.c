@@ -1,4 +1,6 @@
-/* lib/base/hash.c -- CRC-32C by isa-l, SHA-256 by libcrypto. */
+/* lib/base/hash.c -- CRC-32C by isa-l, SHA-256 by libcrypto.
+ *
+ * In the fuzzers' build (test/fuzz/fuzz.h) both are constants, so that changed files get past their sums. */
 #include "base/base.h"
 
 #include <isa-l/crc.h>
@@ -18,6 +20,9 @@ uint32_t hr_crc32c(uint32_t crc, const void *data, size_t n)
         p += piece;
         n -= (size_t)piece;
     }
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    reg = 0;
+#endif
     return ~reg;
 }
 
@@ -46,6 +51,9 @@ void hr_sha256_end(hr_sha256 *h, char hex[65])
     unsigned int len = 0;
     if (!EVP_DigestFinal_ex(h->ctx, md, &len) || len != 32)
         BUG("SHA-256 gave %u bytes", len);
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    memset(md, 0, len);
+#endif
     for (unsigned int i = 0; i < len; i++)
         snprintf(hex + 2 * i, 3, "%02x", md[i]);
     EVP_MD_CTX_free(h->ctx);

@@ -43,16 +43,21 @@ int hr_json_load(const char *path, json_t **out, hr_err *err)
     return rc;
 }
 
+void hr_json_write(const json_t *j, hr_out *out, int indent)
+{
+    char *text = hr_json_text(j, indent);
+    fputs(text, hr_out_file(out));
+    fputc('\n', hr_out_file(out));
+    free(text);
+}
+
 int hr_json_save(const json_t *j, const char *path, int indent, hr_err *err)
 {
     hr_out *out;
     int rc = hr_out_open(&out, path, 0, err);
     if (rc)
         return rc;
-    char *text = hr_json_text(j, indent);
-    fputs(text, hr_out_file(out));
-    fputc('\n', hr_out_file(out));
-    free(text);
+    hr_json_write(j, out, indent);
     return hr_out_commit(out, err);
 }
 

@@ -12,27 +12,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char magic[8] = "HRSTATE1";
 enum { HEAD = 20, MAX_TEXT = 16 << 20 };
-
-/* ---- crash points ---------------------------------------------------------------------------------------
- */
-
-void hr_crash_point(const char *point)
-{
-    static int64_t passed;
-    const char *want = getenv("HERACLES_CRASH"), *colon = want ? strrchr(want, ':') : NULL;
-    int64_t at;
-    if (!colon || strlen(point) != (size_t)(colon - want) || strncmp(want, point, strlen(point)) != 0)
-        return;
-    if (hr_parse_int(colon + 1, &at) && ++passed == at)
-        kill(getpid(), SIGKILL);
-}
 
 /* ---- writing ---------------------------------------------------------------------------------------------
  */
@@ -173,6 +158,11 @@ int hr_state_load(const char *path, const hr_block *blocks, size_t n, hr_err *er
     uint8_t **data = hr_xcalloc(n, sizeof *data);
     rc = check_list(&in, list, blocks, n, err);
     for (size_t i = 0; rc == HR_OK && i < n; i++) {
+        if (in.size >= 0 && blocks[i].bytes > (uint64_t)in.size) {
+            rc = hr_fail(err, HR_EFORMAT, "%s: damaged: '%s' of %zu bytes in a file of %" PRId64, in.name,
+                         blocks[i].name, blocks[i].bytes, in.size);
+            break;
+        }
         data[i] = hr_xmalloc(blocks[i].bytes);
         rc = hr_in_read(&in, data[i], blocks[i].bytes, blocks[i].name, err);
         json_int_t crc = json_integer_value(json_object_get(json_array_get(list, i), "crc32c"));
@@ -219,11 +209,12 @@ static bool options_differ(const json_t *was, const json_t *now, char *what, siz
 
 bool hr_history_differs(const json_t *was, const json_t *now, char *what, size_t size)
 {
-    for (const char *const *key = (const char *const[]){"tool", "version", NULL}; *key; key++) {
-        const char *a = json_string_value(json_object_get(was, *key));
-        const char *b = json_string_value(json_object_get(now, *key));
-        if (!a || !b || strcmp(a, b) != 0) {
-            snprintf(what, size, "%s was %s, now %s", *key, a ? a : "unknown", b ? b : "unknown");
+    const char *key;
+    json_t *word;
+    json_object_foreach ((json_t *)(uintptr_t)now, key, word) {
+        const char *p = json_string_value(json_object_get(was, key)), *q = json_string_value(word);
+        if (q && (!p || strcmp(p, q) != 0)) {
+            snprintf(what, size, "%s was %s, now %s", key, p ? p : "unknown", q);
             return true;
         }
     }

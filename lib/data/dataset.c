@@ -30,7 +30,8 @@ void hr_dataset_release(hr_dataset *ds)
  * learns N last. The number of classes is left out: a file has the same digest however it was loaded. */
 static void finish_digest(hr_dataset *ds, hr_sha256 *sha, size_t seen)
 {
-    hr_sha256_add(sha, ds->pixels + seen, ds->n * hr_dataset_image_bytes(ds) - seen);
+    if (ds->n) /* else there is no pixel to point at */
+        hr_sha256_add(sha, ds->pixels + seen, ds->n * hr_dataset_image_bytes(ds) - seen);
     for (uint32_t i = 0; i < ds->n;) {
         uint8_t le[1024];
         size_t fill = 0;

@@ -208,6 +208,8 @@ void hr_zoo_init(hr_model *m, uint32_t seed);
  * the prune records and the tensors, not of meta and history. m is not checked: call hr_model_check after
  * edits. Returns 0, HR_EIO, HR_EINVAL (meta and history, or the graph, of more than 4 MiB). */
 HR_MUST_CHECK int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err);
+/* The same to an open output, which the caller commits or aborts. */
+HR_MUST_CHECK int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err);
 /* Read a model, each tensor straight into its place (constant extra memory); the graph is checked, NaN
  * weights are refused. digest (65 bytes, may be NULL) receives the SHA-256 of graph and tensors that the
  * trailer holds and that was verified. Nothing may follow the trailer. Returns 0, HR_EIO, HR_EFORMAT (cut,

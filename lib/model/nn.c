@@ -99,14 +99,10 @@ static int write_meta(hr_out *out, const hr_model *m, hr_hasher *sha, hr_err *er
     return rc;
 }
 
-int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)
+int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err)
 {
-    hr_out *out;
-    int rc = hr_out_open(&out, path, HR_OUT_BINARY, err);
-    if (rc)
-        return rc;
     hr_hasher *sha = hr_hasher_new();
-    rc = write_meta(out, m, sha, err);
+    int rc = write_meta(out, m, sha, err);
     for (int i = 0; rc == HR_OK && i < m->ntensors; i++)
         rc = write_tensor(out, &m->tensors[i], sha, err);
 
@@ -118,12 +114,22 @@ int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)
         rc = write_frame(out, b.data, b.len, err);
         hr_buf_release(&b);
     }
+    if (rc == HR_OK && digest)
+        memcpy(digest, hex, sizeof hex);
+    return rc;
+}
+
+int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)
+{
+    hr_out *out;
+    int rc = hr_out_open(&out, path, HR_OUT_BINARY, err);
+    if (rc)
+        return rc;
+    rc = hr_nn_write(m, out, digest, err);
     if (rc) {
         hr_out_abort(out);
         return rc;
     }
-    if (digest)
-        memcpy(digest, hex, sizeof hex);
     return hr_out_commit(out, err);
 }
 

@@ -107,7 +107,7 @@ static int bury(hr_peer *p)
 static bool left(hr_peer *p, double seconds, int *status)
 {
     double end = hr_seconds() + seconds;
-    for (;;) {
+    while (p->pid > 0) {
         pid_t got = waitpid(p->pid, status, WNOHANG);
         if (got == p->pid) {
             kill(-p->pid, SIGKILL); /* what it may have left behind */
@@ -118,6 +118,7 @@ static bool left(hr_peer *p, double seconds, int *status)
             return false;
         poll(NULL, 0, 5);
     }
+    return false; /* there is none: waitpid and kill take -1 for everybody */
 }
 
 /* The process stopped talking: how did it end? */

@@ -15,7 +15,9 @@
  * without any the last episodes repeat themselves; and every second episode (best_every) starts from the best
  * strategy so far instead of the actor's, with noise on about half of its layers. DDPG learns off policy, so
  * the critic may be shown strategies that the actor did not propose, and those near the best are the ones it
- * has to tell apart. test_search_ddpg.c measures what actor and neighbourhood are worth alone and together.
+ * has to tell apart. On the chain of test_search_ddpg.c, 60 + 200 episodes, mean share of the optimum:
+ * random search 0.75, actor alone 0.95, neighbourhood alone 0.95, both 0.98; without the floor the actor
+ * alone stops at 0.93.
  */
 #include "search/search.h"
 

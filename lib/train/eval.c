@@ -87,12 +87,12 @@ uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode b
     return bn != HR_BN_FOLDED && left - b == 1 ? at + b - 1 : at + b;
 }
 
-static double balanced(const hr_dataset *ds, const uint8_t *correct)
+static double balanced(const hr_dataset *ds, const hr_eval_work *w)
 {
     uint32_t *seen = hr_xcalloc((size_t)ds->classes, sizeof *seen), *hit = hr_xcalloc((size_t)ds->classes, 4);
-    for (uint32_t i = 0; i < ds->n; i++) {
+    for (uint32_t i = 0; i < w->done; i++) {
         seen[ds->labels[i]]++;
-        hit[ds->labels[i]] += correct[i];
+        hit[ds->labels[i]] += w->correct[i];
     }
     double sum = 0.0;
     int present = 0;
@@ -106,49 +106,161 @@ static double balanced(const hr_dataset *ds, const uint8_t *correct)
     return present ? 100.0 * sum / present : 0.0;
 }
 
-hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a,
-                           void (*tick)(void *ctx, uint32_t done, double accuracy), void *ctx)
+hr_eval_work hr_eval_work_new(uint32_t n)
 {
-    size_t b = (size_t)batch, len = hr_exec_input_len(e);
-    float *x = hr_xaligned(b * len, sizeof *x);
-    int32_t *y = hr_xmalloc(b * sizeof *y), *pred = hr_xmalloc(b * sizeof *pred);
-    uint32_t *rows = hr_xmalloc(b * sizeof *rows), *index = hr_xmalloc(b * sizeof *index);
-    double *loss = hr_xcalloc(ds->n, sizeof *loss);
-    uint8_t *correct = hr_xcalloc(ds->n, 1);
-    hr_eval_result r = {.images = ds->n};
+    return (hr_eval_work){.correct = hr_xcalloc(n, 1), .loss = hr_xcalloc(n, sizeof(double))};
+}
 
-    for (uint32_t at = 0, end; at < ds->n; at = end) {
-        end = hr_eval_batch_end(at, ds->n, batch, a->opts.bn);
-        int n = (int)(end - at);
-        for (int i = 0; i < n; i++) {
-            rows[i] = at + (uint32_t)i;
-            index[i] = ds->index[rows[i]];
-            correct[rows[i]] = 1;
-        }
-        hr_batch_fill(ds, rows, n, x, y);
-        for (int k = 0; k < a->restarts; k++) {
-            hr_eval_batch(e, a, k, x, y, index, n, pred);
-            for (int i = 0; i < n; i++)
-                correct[at + (uint32_t)i] &= pred[i] == y[i];
-            if (k == 0)
-                hr_loss_ce(hr_exec_logits(e), y, 0, n, hr_exec_classes(e), 1.0f, loss + at, NULL);
-        }
-        for (int i = 0; i < n; i++)
-            r.correct += correct[at + (uint32_t)i];
-        if (tick)
-            tick(ctx, end, 100.0 * r.correct / end);
+void hr_eval_work_release(hr_eval_work *w)
+{
+    free(w->correct);
+    free(w->loss);
+    *w = (hr_eval_work){0};
+}
+
+int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a, hr_eval_work *w)
+{
+    uint32_t at = w->done, end = hr_eval_batch_end(at, ds->n, batch, a->opts.bn);
+    size_t n = end - at;
+    float *x = hr_xaligned(n * hr_exec_input_len(e), sizeof *x);
+    int32_t *y = hr_xmalloc(n * sizeof *y), *pred = hr_xmalloc(n * sizeof *pred);
+    uint32_t *rows = hr_xmalloc(n * sizeof *rows), *index = hr_xmalloc(n * sizeof *index);
+    for (uint32_t i = 0; i < n; i++) {
+        rows[i] = at + i;
+        index[i] = ds->index[rows[i]];
+        w->correct[rows[i]] = 1;
     }
-    r.accuracy = ds->n ? 100.0 * r.correct / ds->n : 0.0;
-    r.balanced = balanced(ds, correct);
-    r.loss = ds->n ? hr_tree_sum(loss, ds->n) / ds->n : NAN;
+    hr_batch_fill(ds, rows, (int)n, x, y);
+    for (int k = 0; k < a->restarts && !hr_interrupted(); k++) {
+        hr_eval_batch(e, a, k, x, y, index, (int)n, pred);
+        for (uint32_t i = 0; i < n; i++)
+            w->correct[at + i] &= pred[i] == y[i];
+        if (k == 0)
+            hr_loss_ce(hr_exec_logits(e), y, 0, (int)n, hr_exec_classes(e), 1.0f, w->loss + at, NULL);
+    }
     free(x);
     free(y);
     free(pred);
     free(rows);
     free(index);
-    free(loss);
-    free(correct);
+    if (hr_interrupted())
+        return HR_EINTR;
+    w->done = end;
+    return HR_OK;
+}
+
+hr_eval_result hr_eval_result_of(const hr_dataset *ds, const hr_eval_work *w)
+{
+    hr_eval_result r = {.images = w->done};
+    for (uint32_t i = 0; i < w->done; i++)
+        r.correct += w->correct[i];
+    r.accuracy = w->done ? 100.0 * r.correct / w->done : 0.0;
+    r.balanced = balanced(ds, w);
+    r.loss = w->done ? hr_tree_sum(w->loss, w->done) / w->done : NAN;
     return r;
+}
+
+hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a)
+{
+    hr_eval_work w = hr_eval_work_new(ds->n);
+    while (w.done < ds->n && hr_eval_step(e, batch, ds, a, &w) == HR_OK)
+        ;
+    hr_eval_result r = hr_eval_result_of(ds, &w);
+    hr_eval_work_release(&w);
+    return r;
+}
+
+/* ---- a list of attacks --------------------------------------------------------------------------------- */
+
+struct measuring {
+    hr_exec *e;
+    int batch, n;
+    const hr_eval_attack *list;
+    hr_eval_work work[HR_MAX_ATTACKS];
+    uint32_t images[HR_MAX_ATTACKS];
+    hr_block blocks[3 * HR_MAX_ATTACKS];
+    hr_job *job;
+    const hr_eval_watch *watch;
+};
+
+static int save(const struct measuring *m, int i, hr_err *err)
+{
+    json_t *at = json_pack("{s:s, s:I}", "attack", m->list[i].name, "images", (json_int_t)m->work[i].done);
+    int rc = hr_job_save(m->job, at, m->blocks, 3 * (size_t)m->n, err);
+    json_decref(at);
+    return rc;
+}
+
+static int load(struct measuring *m, hr_err *err)
+{
+    if (!hr_job_saved(m->job))
+        return HR_OK;
+    int rc = hr_job_load(m->job, m->blocks, 3 * (size_t)m->n, err);
+    for (int i = 0; !rc && i < m->n; i++)
+        if (m->work[i].done > m->images[i])
+            rc = hr_fail(err, HR_EFORMAT, "the saved state counts %u images of %u; --restart discards it",
+                         m->work[i].done, m->images[i]);
+    return rc;
+}
+
+static int measure(struct measuring *m, int i, const hr_dataset *ds, hr_err *err)
+{
+    const hr_eval_attack *a = &m->list[i];
+    hr_eval_work *w = &m->work[i];
+    if (w->done == ds->n)
+        return HR_OK;
+    if (m->watch)
+        m->watch->begin(m->watch->ctx, a, ds->n);
+    int rc = HR_OK;
+    while (!rc && w->done < ds->n) {
+        rc = hr_eval_step(m->e, m->batch, ds, a, w);
+        if (!rc && m->watch) {
+            hr_eval_result r = hr_eval_result_of(ds, w);
+            m->watch->batch(m->watch->ctx, r.images, r.accuracy);
+        }
+        if (!rc && w->done < ds->n && hr_job_due(m->job))
+            rc = save(m, i, err);
+    }
+    if (rc == HR_EINTR) {
+        rc = save(m, i, err);
+        return rc ? rc : hr_job_interrupted(m->job, err, "%s, image %u of %u", a->name, w->done, ds->n);
+    }
+    if (!rc && m->watch) {
+        hr_eval_result r = hr_eval_result_of(ds, w);
+        m->watch->end(m->watch->ctx, a, &r);
+    }
+    return rc ? rc : save(m, i, err);
+}
+
+int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *limit,
+                 const hr_eval_attack *list, int n, hr_job *job, const hr_eval_watch *watch,
+                 hr_eval_result *results, hr_err *err)
+{
+    struct measuring m = {.e = e, .batch = batch, .n = n, .list = list, .job = job, .watch = watch};
+    uint32_t some = limit->images && limit->images < ds->n ? limit->images : ds->n;
+    for (int i = 0; i < n; i++) {
+        size_t images = m.images[i] = list[i].clean ? ds->n : some;
+        m.work[i] = hr_eval_work_new(m.images[i]);
+        m.blocks[3 * i] = (hr_block){"done", &m.work[i].done, sizeof m.work[i].done};
+        m.blocks[3 * i + 1] = (hr_block){"correct", m.work[i].correct, images};
+        m.blocks[3 * i + 2] = (hr_block){"loss", m.work[i].loss, images * sizeof(double)};
+    }
+    int rc = load(&m, err);
+    for (int pass = 0; pass < 2; pass++) { /* clean ones first: the subset cuts ds */
+        bool clean = pass == 0;
+        if (!rc && !clean)
+            rc = hr_dataset_subset(ds, limit->images, limit->stratified, limit->seed, err);
+        for (int i = 0; !rc && i < n; i++) {
+            if (list[i].clean != clean)
+                continue;
+            rc = measure(&m, i, ds, err);
+            if (!rc)
+                results[i] = hr_eval_result_of(ds, &m.work[i]);
+        }
+    }
+    for (int i = 0; i < n; i++)
+        hr_eval_work_release(&m.work[i]);
+    return rc;
 }
 
 /* ---- the record ---------------------------------------------------------------------------------------- */

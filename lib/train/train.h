@@ -1,7 +1,8 @@
 /* lib/train/train.h -- training robust networks, pruning them with HYDRA, and measuring what they are worth.
  *
- * Four parts, one header: optimisers and schedules (optim.c), HYDRA's scores (hydra.c), the training loop of
- * all stages (train.c), and evaluation, as one record (eval.c) or as a service for the search (serve.c).
+ * Five parts, one header: optimisers and schedules (optim.c), HYDRA's scores (hydra.c), the log (log.c), the
+ * training loop of all stages (train.c; resume.c saves where it is), and evaluation, as one record (eval.c)
+ * or as a service for the search (serve.c).
  *
  * Pixels, eps and step are in [0,1]; rates are fractions kept; accuracies are percentages. */
 #ifndef HR_TRAIN_H
@@ -73,6 +74,35 @@ void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t k
 void hr_hydra_grad(float *ds, const float *dw_eff, const float *w, const float *s, const hr_layer *l,
                    enum hr_reg reg);
 
+/* ---- the log (log.c) ----------------------------------------------------------------------------------- */
+
+/* One line of the log. NaN: not measured. */
+typedef struct hr_epoch {
+    int epoch;         /* from 1 */
+    const char *split; /* "train": as met during the epoch; "eval": measured after it */
+    double loss;       /* mean, of what the objective looks at */
+    double clean, robust;
+    double lr; /* at the epoch's last step */
+} hr_epoch;
+
+/* The lines of a log, in memory and, when it was opened, in a file. A run that is saved saves the lines too,
+ * so that the log of one that was interrupted ends up with no line twice and none missing. */
+typedef struct hr_log {
+    FILE *fp; /* NULL: the lines are only kept */
+    const char *name;
+    hr_buf lines;
+} hr_log;
+/* Open the file path ("-": stdout; NULL: none), borrowed, without touching what it holds. Returns 0 or
+ * HR_EIO.
+ */
+HR_MUST_CHECK int hr_log_open(hr_log *log, const char *path, hr_err *err);
+/* Make the file hold exactly the lines: it is cut behind them, or written anew when it begins otherwise. A
+ * pipe gets all lines. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_log_cut(hr_log *log, hr_err *err);
+/* Add the line {"epoch", "split", "loss", "clean", "robust", "lr"} for e. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_log_add(hr_log *log, const hr_epoch *e, hr_err *err);
+void hr_log_close(hr_log *log); /* a zeroed one is allowed */
+
 /* ---- training (train.c) -------------------------------------------------------------------------------- */
 
 /* What a stage trains, and what it leaves alone (ALG 3.1):
@@ -92,15 +122,6 @@ enum hr_objective {
 };
 extern const char *const hr_objective_names[3]; /* "pgd", "natural", NULL */
 
-/* One line of the log. NaN: not measured. */
-typedef struct hr_epoch {
-    int epoch;         /* from 1 */
-    const char *split; /* "train": as met during the epoch; "eval": measured after it */
-    double loss;       /* mean, of what the objective looks at */
-    double clean, robust;
-    double lr; /* at the epoch's last step */
-} hr_epoch;
-
 typedef struct hr_train_opts {
     enum hr_stage stage;
     enum hr_objective objective;
@@ -117,6 +138,8 @@ typedef struct hr_train_opts {
     bool flip, log_clean; /* log_clean: an extra pass per batch for the train line's clean accuracy */
     uint32_t seed;
     const char *name; /* the model's file, for messages */
+    hr_job *job;      /* where the run is saved and goes on from; NULL: nowhere */
+    hr_log *log;      /* NULL: none is wanted */
 
     void *ctx; /* of the two functions below; both may be NULL */
     /* after every epoch, once per split; a non-zero return (with err set) ends the training with it */
@@ -126,10 +149,14 @@ typedef struct hr_train_opts {
 } hr_train_opts;
 
 /* Train m in place on train. probe (may be NULL) is measured after every epoch, clean and under the training
- * attack with folded batch norm. The order of an epoch is a permutation drawn on HR_STREAM_SHUFFLE; the last,
- * smaller batch is used when it holds at least two images. The same bits for any number of threads.
- * Returns 0; HR_EINVAL (the stage does not fit the model's masks, fewer than two images); HR_EDIVERGED (a
- * loss or parameter is not finite; m is then of no use); or what on_epoch returned. */
+ * attack with folded batch norm, when there is a log or on_epoch. The order of an epoch is a permutation
+ * drawn on HR_STREAM_SHUFFLE; the last, smaller batch is used when it holds at least two images. The same
+ * bits for any number of threads. The job is saved after every epoch, between two steps or batches of the
+ * probe when it is due, and on a signal; a saved one goes on with the step it was at, and the result is that
+ * of a run without interruption. Returns 0; HR_EINVAL (the stage does not fit the model's masks, fewer than
+ * two images); HR_EDIVERGED (a loss or parameter is not finite; m is then of no use); HR_EINTR (a signal
+ * came; the unfinished step was dropped, the job is saved); HR_EFORMAT, HR_EIO (the saved state, the log); or
+ * what on_epoch returned. */
 HR_MUST_CHECK int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe,
                            const hr_train_opts *o, hr_err *err);
 
@@ -161,10 +188,43 @@ HR_MUST_CHECK int hr_eval_parse(hr_eval_attack *list, int *n, const char *names,
  * where a logit is NaN. The logits stay in the executor. */
 void hr_eval_batch(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
                    const uint32_t *index, int n, int32_t *pred);
-/* Measure ds. An image counts as correct when it is after every restart. batch: at most the executor's, at
- * least 3 with batch statistics. tick (may be NULL) is called after every batch. */
-hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a,
-                           void (*tick)(void *ctx, uint32_t done, double accuracy), void *ctx);
+/* A measurement under way: plain data, so that it can be saved and gone on with. */
+typedef struct hr_eval_work {
+    uint32_t done;    /* images [0,done) are measured */
+    uint8_t *correct; /* (n) 1 where right after every restart */
+    double *loss;     /* (n) of the first restart */
+} hr_eval_work;
+hr_eval_work hr_eval_work_new(uint32_t n); /* for n images, nothing done yet */
+void hr_eval_work_release(hr_eval_work *w);
+/* Measure the next batch of ds. An image counts as correct when it is after every restart. batch: at most the
+ * executor's, at least 3 with batch statistics, then the same from the first image to the last. Returns 0, or
+ * HR_EINTR (without a message): a signal came and the batch was dropped. */
+HR_MUST_CHECK int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a,
+                               hr_eval_work *w);
+/* What the images measured so far say. */
+hr_eval_result hr_eval_result_of(const hr_dataset *ds, const hr_eval_work *w);
+/* Measure all of ds at once, where signals are not caught. */
+hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a);
+
+typedef struct hr_eval_limit { /* arguments of hr_dataset_subset */
+    uint32_t images;
+    bool stratified;
+    uint32_t seed;
+} hr_eval_limit;
+typedef struct hr_eval_watch { /* called around every attack that is not finished already; may be NULL */
+    void *ctx;
+    void (*begin)(void *ctx, const hr_eval_attack *a, uint32_t images);
+    void (*batch)(void *ctx, uint32_t done, double accuracy);
+    void (*end)(void *ctx, const hr_eval_attack *a, const hr_eval_result *r);
+} hr_eval_watch;
+/* Measure a list of n attacks: clean ones on all of ds, then the others on its subset, which ds is cut to;
+ * results in the order of the list. The job (may be NULL) is saved after every attack, between batches when
+ * it is due, and on a signal; a saved one goes on with the next batch. Returns 0; HR_EINVAL (the subset);
+ * HR_EINTR (a signal came; the unfinished batch was dropped, the job is saved); HR_EFORMAT, HR_EIO (the saved
+ * state). */
+HR_MUST_CHECK int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *limit,
+                               const hr_eval_attack *list, int n, hr_job *job, const hr_eval_watch *watch,
+                               hr_eval_result *results, hr_err *err);
 /* End of the batch that starts at image `at`: at + batch, but never past n, and one image earlier where a
  * single image would be left over for the last batch and statistics of the batch are wanted. */
 uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode bn);

@@ -15,58 +15,21 @@ import time
 MEASURES = ("infer", "train", "pgd10")
 
 
-def basic_block(nn, functional, cin, cout, stride):
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(cout)
-            self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(cout)
-            self.shortcut = nn.Identity()
-            if stride != 1 or cin != cout:
-                self.shortcut = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
-
-        def forward(self, x):
-            y = functional.relu(self.bn1(self.conv1(x)))
-            return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-    return Block()
-
-
-def network(name):
-    """The networks that are compared, and the shape of their images."""
-    from torch import nn
-    from torch.nn import functional
-
-    def resnet(channels, stem_stride, widths, per_stage):
-        width = widths[0]
-        layers = [nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        for stage, out in enumerate(widths):
-            for block in range(per_stage):
-                stride = 2 if stage and not block else 1
-                layers.append(basic_block(nn, functional, width, out, stride))
-                width = out
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
-
-    if name == "resS":
-        return resnet(1, 2, (16, 32, 64), 1), (1, 28, 28)
-    if name == "resnet18":
-        return resnet(3, 1, (64, 128, 256, 512), 2), (3, 32, 32)
-    raise SystemExit(f"torch_bench: no PyTorch model for '{name}' here; resS and resnet18 are known")
-
-
 def torch_measure(name, batch, measure, seconds, threads):
+    sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "peers"))
     import torch
     from torch.nn import functional
+    from torch_nets import NETS  # sets one thread and float64, for comparisons
 
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
-    net, shape = network(name)
+    net = NETS[name]()
+    shape = {"resS": (1, 28, 28), "ResNet50": (3, 224, 224)}.get(name, (3, 32, 32))
     params = list(net.parameters())
     sgd = torch.optim.SGD(params, lr=0.01)
     x = torch.rand(batch, *shape)
-    y = torch.arange(batch) % 10
+    y = torch.arange(batch) % (1000 if name == "ResNet50" else 10)
     eps, size = 8 / 255, 2 / 255
 
     def infer():
@@ -111,9 +74,11 @@ def rate(command, env=None):
     return float(out.split()[0]), out.strip()
 
 
-def have_torch():
-    probe = subprocess.run([sys.executable, "-c", "import torch"], stderr=subprocess.DEVNULL)
-    return probe.returncode == 0
+def have_peer(name):
+    """Is PyTorch here, and is the network written down for it (test/peers/torch_nets.py)?"""
+    peers = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "peers")
+    code = f"import sys; sys.path.append({peers!r}); import torch_nets; sys.exit({name!r} not in torch_nets.NETS)"
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def spread(values):
@@ -130,7 +95,7 @@ def main():
     bench, name, batch, seconds, rounds = sys.argv[1:]
     threads = str(len(os.sched_getaffinity(0)))
     tuned = dict(os.environ, MALLOC_MMAP_THRESHOLD_="1073741824", MALLOC_TRIM_THRESHOLD_="1073741824")
-    peer = have_torch()
+    peer = have_peer(name)
     for measure in MEASURES:
         ours, theirs = [], []
         for _ in range(int(rounds)):
@@ -145,7 +110,8 @@ def main():
             ratios = [a / b for a, b in zip(ours, theirs)]
             text += f"  PyTorch {spread(theirs)}  ratio {statistics.median(ratios):.2f}"
         print(text, flush=True)
-    print(f"ours: {line.split('loss')[1].split('isa')[1].strip()}" + (f"; {other.split('images/s ')[1]}" if peer else "; no PyTorch here"))
+    peer_text = other.split("images/s ")[1] if peer else "no PyTorch here, or no such network in it"
+    print(f"ours: kernels {line.split(' isa ')[1]}; peer: {peer_text}")
 
 
 if __name__ == "__main__":

@@ -289,4 +289,5 @@ def main():
     sys.exit(1 if verdict.failures else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -100,7 +100,7 @@ static void test_evaluation_is_a_recount(void **state)
         double balanced = 0;
         for (int c = 0; c < CLASSES; c++)
             balanced += 100.0 * hit[c] / seen[c] / CLASSES;
-        hr_eval_result r = hr_eval_run(e, 16, &ds, &list[k], NULL, NULL);
+        hr_eval_result r = hr_eval_run(e, 16, &ds, &list[k]);
         assert_int_equal(r.images, N);
         assert_int_equal(r.correct, correct);
         assert_near(r.accuracy, 100.0 * correct / N, 1e-12);
@@ -125,8 +125,7 @@ static void test_restarts_and_batch_size(void **state)
     uint32_t last = N;
     for (int restarts = 1; restarts <= 4; restarts++) {
         parse(list, "pgd1", restarts, HR_BN_FOLDED);
-        hr_eval_result a = hr_eval_run(e, 40, &ds, &list[0], NULL, NULL),
-                       b = hr_eval_run(e, 7, &ds, &list[0], NULL, NULL);
+        hr_eval_result a = hr_eval_run(e, 40, &ds, &list[0]), b = hr_eval_run(e, 7, &ds, &list[0]);
         assert_true(a.correct <= last); /* a restart can only find more */
         assert_int_equal(a.correct, b.correct);
         last = a.correct;
@@ -213,8 +212,8 @@ static void measure(const hr_model *dense, const hr_dataset *ds, enum hr_reg reg
     hr_eval_attack list[HR_MAX_ATTACKS];
     parse(list, "clean,pgd3", 1, HR_BN_BATCH);
     list[1].opts.c0 = 0;
-    *clean = hr_eval_run(e, BATCH, ds, &list[0], NULL, NULL).correct;
-    *robust = hr_eval_run(e, BATCH, ds, &list[1], NULL, NULL).correct;
+    *clean = hr_eval_run(e, BATCH, ds, &list[0]).correct;
+    *robust = hr_eval_run(e, BATCH, ds, &list[1]).correct;
     hr_exec_free(e);
     hr_strategy_release(&s);
     hr_layers_release(&ls);
@@ -373,7 +372,7 @@ static void test_record_says_what_was_pruned_and_measured(void **state)
     hr_eval_result results[HR_MAX_ATTACKS];
     int n = parse(list, "clean,pgd2", 2, HR_BN_FOLDED);
     for (int i = 0; i < n; i++)
-        results[i] = hr_eval_run(e, 8, &ds, &list[i], NULL, NULL);
+        results[i] = hr_eval_run(e, 8, &ds, &list[i]);
     hr_exec_free(e);
     json_t *j = hr_eval_record(m, "0123", NULL, "test", N, ds.digest, list, results, n, 8);
     const char *label, *name, *loss;

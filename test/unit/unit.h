@@ -10,8 +10,17 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdlib.h>
 
 #include "base/base.h"
+
+/* UNIT_TEST=NAME in the environment: run that test only, as test/mutants/run does. */
+__attribute__((constructor)) static void choose_test(void)
+{
+    const char *name = getenv("UNIT_TEST");
+    if (name)
+        cmocka_set_test_filter(name);
+}
 
 /* The call succeeds; otherwise the test fails with the message it left. */
 #define assert_ok(call, err)                                                                                 \

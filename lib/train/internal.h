@@ -1,0 +1,79 @@
+/* lib/train/internal.h -- what the training loop (train.c) and its saved state (resume.c) share. */
+#ifndef HR_TRAIN_INTERNAL_H
+#define HR_TRAIN_INTERNAL_H
+
+#include "train/train.h"
+
+enum hr_rule { HR_PLAIN, HR_MASKED, HR_SCORES };
+
+/* An array of numbers that the optimiser moves. */
+typedef struct hr_trainee {
+    enum hr_rule rule;
+    const char *name; /* of the tensor, for messages */
+    float *value;     /* what is trained, n numbers in the model */
+    size_t n;
+    float *gradient;   /* (n); NULL for PLAIN */
+    float *buf, *buf2; /* (n) the optimiser's; buf2 is Adam's */
+    int tensor;        /* whose gradient the executor has */
+    /* MASKED and SCORES */
+    const hr_layer *layer;
+    enum hr_reg reg;
+    int64_t kept;
+    float *mask; /* multipliers in the weight's layout */
+    /* SCORES */
+    const float *weight;
+    float *scratch;  /* (n) */
+    uint8_t *chosen; /* (n) */
+} hr_trainee;
+
+/* Running statistics: they move without an optimiser, as soon as a batch runs forward. */
+typedef struct hr_moving {
+    const char *name;
+    float *value; /* n numbers in the model */
+    size_t n;
+    float *before; /* (n) what they were when the step began: a step that is dropped puts them back */
+} hr_moving;
+
+typedef struct hr_tally {
+    uint64_t n, clean, robust;
+    double loss; /* sum */
+} hr_tally;
+
+/* Where a run is. Saved as it stands, so it has no padding. */
+typedef struct hr_place {
+    int32_t epoch;      /* the running one, from 0 */
+    uint32_t step;      /* steps done in it */
+    uint64_t steps;     /* done since the beginning */
+    uint64_t measuring; /* 1: its training is over and in the log, the probe is being measured */
+    hr_tally sum;       /* of the running epoch */
+} hr_place;
+
+enum { HR_PROBES = 2 }; /* clean, attacked */
+
+typedef struct hr_trainer {
+    hr_model *m;
+    const hr_train_opts *o;
+    hr_log *log;
+    hr_layers layers;
+    hr_exec *e;
+    hr_trainee *list;
+    int n;
+    hr_moving *moving;
+    int nmoving;
+    hr_place at;
+    hr_eval_work probe[HR_PROBES]; /* of probed images */
+    uint32_t probed;               /* 0: no probe */
+    /* one batch */
+    float *x;
+    int32_t *y, *pred;
+    uint32_t *index;
+    double *loss;
+} hr_trainer;
+
+/* Save the run where it is. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_trainer_save(hr_trainer *t, hr_err *err);
+/* Go on from the job's saved state, if there is one: fills the trainees, the running statistics, the place,
+ * the probe's work and the log's lines. Returns 0, HR_EFORMAT or HR_EIO; t is then of no use. */
+HR_MUST_CHECK int hr_trainer_load(hr_trainer *t, hr_err *err);
+
+#endif

@@ -1,0 +1,115 @@
+# test/cli/ddpg-search.bats -- a whole search through the real tool and the real protocol.
+# The evaluator's optimum is found by trying everything in test_search_ddpg.c, which has the same chain.
+
+setup_file() {
+    export TOY=$BATS_TEST_DIRNAME/toy_evaluator.py
+}
+
+setup() {
+    load ../helpers
+    need_python json
+    "$PYTHON" "$TOY" table >layers.json
+}
+
+# Small networks and few episodes where only the plumbing is tested.
+search() {
+    ddpg-search -q --layers layers.json --target 0.3 --hidden 16 --batch 16 --warmup 6 --episodes 6 \
+        --train-iters 2 --evaluator "$PYTHON $TOY serve" "$@"
+}
+
+# ask FILE EXPRESSION: a Python expression over the file's document d and its first entry e.
+ask() {
+    "$PYTHON" -c 'import json, sys
+d = json.load(open(sys.argv[1]))
+reg = next(iter(d["chain"].values()))
+print(eval(sys.argv[2], {"d": d, "e": next(iter(reg.values()))}))' "$@"
+}
+
+@test "ddpg-search: one seed through the protocol reaches 95 % of the known optimum" {
+    # 0.95 of 0.8560, the optimum by trying every strategy
+    ddpg-search -q -l layers.json -e "$PYTHON $TOY serve" -t 0.3 --lb 0.05 --ub 0.9 --warmup 80 --episodes 240 \
+        --hidden 48 --batch 48 --noise-decay 0.975 --seed 1 -o s.json
+    assert_equal "$(ask s.json 'e["reward"] >= 0.813 and e["budget"]["inout"] <= 0.3')" True
+}
+
+@test "ddpg-search: the strategy file names layers, rates, kept counts, budgets and its history" {
+    search --id search-7 --seed 7 -o s.json
+    assert_equal "$(ask s.json 'list(d["chain"]["weight"])')" "['search-7']"
+    assert_equal "$(ask s.json '" ".join(e["layers"])')" "fc0 fc1 fc2 fc3 fc4 fc5 fc6"
+    assert_equal "$(ask s.json 'sum(e["kept"])')" 45
+    assert_equal "$(ask s.json 'e["budget"]')" "{'target': 0.3, 'inout': 0.3, 'masked': 0.3, 'macs': 0.3}"
+    assert_equal "$(ask s.json 'all(abs(k / n - r) < 1e-12
+        for k, n, r in zip(e["kept"], [12, 16, 24, 36, 32, 20, 10], e["rates"]))')" True
+    assert_equal "$(ask s.json '[e["history"][k] for k in ("tool", "version")][0]')" ddpg-search
+    assert_equal "$(ask s.json '[e["history"]["options"][k] for k in ("seed", "lb", "ub", "action", "init")]')" \
+        "[7, 0.01, 0.8, 'log', 'fanin']"
+    assert_equal "$(ask s.json 'e["history"]["inputs"][1]["sha256"]')" 5eed
+}
+
+@test "ddpg-search: the tables have one header and a row per episode, the best never falls" {
+    search -o s.json --csv-dir out
+    run head -1 out/Episode_wise_Rewards.csv
+    assert_output "$(printf 'Iter\tIter_reward\tEstimate_Reduction\tBng_Acc\tAdv_Acc\torg_ops\tnew_ops\titer_strategy')"
+    run head -1 out/Best_Rewards.csv
+    assert_output "$(printf 'Iter\tBest_reward\tEstimate_Reduction\tBng_Acc\tAdv_Acc\torg_ops\tnew_ops\tbest_strategy')"
+    run awk -F'\t' 'NR > 1 { if (NF != 8 || $1 != NR - 1 || $6 != 150 || $7 > 45 || $2 - $4 - $5 > 2e-6 ||
+        $8 !~ /^\[0?\.?[0-9., e-]*\]$/) exit 1 } END { print NR }' out/Episode_wise_Rewards.csv
+    assert_success
+    assert_output 13
+    run awk -F'\t' 'NR > 1 { if ($2 < best) exit 1; best = $2 } END { print NR, best + 0 }' out/Best_Rewards.csv
+    assert_success
+    assert_output "13 $(ask s.json 'e["reward"]')"
+    # the search again: the tables are new, not longer
+    search -o s.json --csv-dir out
+    assert_equal "$(wc -l <out/Best_Rewards.csv)" 13
+}
+
+@test "ddpg-search: same seed, same bytes, another seed others; the number of threads does not matter" {
+    search --seed 5 -o a.json --csv-dir a
+    OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 search --seed 5 -o b.json --csv-dir b
+    search --seed 6 -o c.json --csv-dir c
+    cmp a.json b.json
+    cmp a/Episode_wise_Rewards.csv b/Episode_wise_Rewards.csv
+    cmp a/Best_Rewards.csv b/Best_Rewards.csv
+    run cmp -s a/Episode_wise_Rewards.csv c/Episode_wise_Rewards.csv
+    assert_failure 1
+}
+
+@test "ddpg-search: the strategy goes to standard output, words to standard error" {
+    run --separate-stderr search
+    assert_success
+    echo "$output" >out.json
+    assert_equal "$(ask out.json 'sum(e["kept"])')" 45
+    assert_equal "$stderr" ""
+    run --separate-stderr ddpg-search -l layers.json -t 0.3 --hidden 4 --batch 4 --warmup 10 --episodes 2 \
+        -e "$PYTHON $TOY serve" -o s.json
+    assert_success
+    assert_equal "$output" ""
+    assert_regex "${stderr_lines[0]}" '^ddpg-search: episode 10/12 warm-up reward 0\.[0-9]+ best 0\.[0-9]+ kept 0\.3000$'
+    assert_regex "${stderr_lines[1]}" '^ddpg-search: episode 12/12 reward'
+}
+
+@test "ddpg-search: --reference has its own defaults; linear actions use the budget up, too" {
+    search --reference --target 0.3 -o ref.json
+    assert_equal "$(ask ref.json '[e["history"]["options"][k] for k in ("action", "init")]')" "['linear', 'normal']"
+    search --action linear --reward acc_aa --no-baseline -o lin.json
+    assert_equal "$(ask lin.json 'sum(e["kept"])')" 45
+}
+
+@test "ddpg-search: networks that answer every image alike are worth nothing and are reported" {
+    run --separate-stderr search -e "$PYTHON $TOY serve constant" -o s.json
+    assert_success
+    assert_equal "$(ask s.json 'e["reward"] == 0')" True
+    assert_regex "$stderr" "12 strategies made the network answer every image alike"
+    assert_regex "$stderr" "near chance"
+    search -e "$PYTHON $TOY serve constant" --reference -o s.json 2>/dev/null
+    assert_equal "$(ask s.json 'e["reward"] == 0.2')" True
+}
+
+@test "ddpg-search: an evaluator that dies once is started again and the result is the same" {
+    search -o a.json
+    run --separate-stderr search -e "$PYTHON $TOY serve once:flag" -o b.json
+    assert_success
+    assert_equal "$stderr" "ddpg-search: warning: the evaluator died and was started again"
+    cmp a.json b.json
+}

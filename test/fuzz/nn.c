@@ -1,0 +1,163 @@
+/* test/fuzz/nn.c -- .nn files: from a file and from a pipe the outcome is the same; a network that was
+ * accepted can be described, copied, pruned by every rule, run, and saved to a file that is accepted again.
+ */
+#include "fuzz.h"
+
+#include "compute/compute.h"
+#include "prune/prune.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What a network may cost to be run here. A .nn file describes its activations, it does not hold them, so a
+ * tool's memory for them is no matter of the file's size. */
+enum { MAX_RUN = 1 << 20 };
+
+static void describe(const hr_model *m)
+{
+    hr_buf text = {0};
+    json_t *j = hr_layers_json(m);
+    json_decref(j);
+    j = hr_tensors_json(m);
+    json_decref(j);
+    for (int tsv = 0; tsv < 2; tsv++) {
+        hr_layers_table(m, tsv, &text);
+        hr_tensors_table(m, tsv, &text);
+    }
+    hr_buf_release(&text);
+}
+
+static void prune(const hr_model *m, const char *spec, enum hr_reg reg)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_strategy s;
+    hr_layers ls = hr_layers_of(m);
+    if (hr_strategy_make(&s, spec, reg, m, &ls, false, HR_MEASURE_INOUT, &err) == HR_OK) {
+        hr_model *copy = hr_model_copy(m);
+        hr_model_set_strategy(copy, &ls, &s, true, HR_SCORE_L1);
+        hr_model_zero_pruned(copy, &ls);
+        if (hr_model_check(copy, "pruned", &err))
+            BUG("%s makes a bad network: %s", spec, err.msg);
+        hr_model_free(copy);
+        hr_strategy_release(&s);
+    }
+    hr_layers_release(&ls);
+}
+
+static void run(hr_model *m)
+{
+    hr_err err = HR_ERR_INIT;
+    int64_t cells = 0;
+    hr_layers ls = hr_layers_of(m);
+    int64_t macs = ls.macs;
+    hr_layers_release(&ls);
+    for (int i = 0; i < m->nnodes; i++)
+        cells += (int64_t)m->nodes[i].c * m->nodes[i].h * m->nodes[i].w;
+    if (cells > MAX_RUN / 16 || macs > MAX_RUN)
+        return;
+    hr_exec_opts o = {.batch = 2, .threads = 1};
+    hr_exec *e = hr_exec_new(m, &o, &err);
+    if (!e)
+        return;
+    memset(hr_exec_input(e), 0, 2 * hr_exec_input_len(e) * sizeof(float));
+    hr_exec_forward(e, 0, 2, HR_BN_FOLDED);
+    memset(hr_exec_dlogits(e), 0, 2 * (size_t)hr_exec_classes(e) * sizeof(float));
+    hr_exec_backward(e, 0, 2, HR_BN_FOLDED, HR_DX);
+    hr_exec_free(e);
+}
+
+static void save_again(const hr_model *m)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_model *again;
+    char *path = hr_xasprintf("%s/saved.nn", fuzz_dir());
+    if (hr_nn_save(m, path, NULL, &err) || hr_nn_load(path, &again, NULL, &err))
+        BUG("cannot be saved and read again: %s", err.msg);
+    must(again->nnodes == m->nnodes && again->ntensors == m->ntensors);
+    hr_model_free(again);
+    unlink(path);
+    free(path);
+}
+
+bool fuzz_one(const uint8_t *data, size_t n)
+{
+    static const char *const specs[] = {"uniform:0.3", "uniform+:0.5", "erk:0.2", "lamp:0.3", "global:0.1"};
+    hr_err err = HR_ERR_INIT;
+    hr_model *m = NULL, *piped = NULL;
+    int rc = hr_nn_load(fuzz_file(0, data, n), &m, NULL, &err);
+    if (n % 4 == 0) {
+        int fd;
+        must(hr_nn_load(fuzz_pipe(data, n, &fd), &piped, NULL, &err) == rc);
+        close(fd);
+        hr_model_free(piped);
+    }
+    if (rc)
+        return false;
+    describe(m);
+    for (size_t i = 0; i < HR_COUNT(specs); i++)
+        prune(m, specs[i], (data[n / 2] + i) % 2 ? HR_REG_WEIGHT : HR_REG_CHANNEL);
+    run(m);
+    if (n % 16 == 0) /* files of their own are slow */
+        save_again(m);
+    hr_model_free(m);
+    return true;
+}
+
+static void seed(const char *name, const hr_model *m)
+{
+    hr_err err = HR_ERR_INIT;
+    char *path = hr_xasprintf("%s/seed.nn", fuzz_dir());
+    if (hr_nn_save(m, path, NULL, &err))
+        hr_die("%s", err.msg);
+    fuzz_seed_file(name, path);
+    free(path);
+}
+
+void fuzz_seeds(void)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_model *m = hr_model_new("tiny", 1, 1, 1, 2);
+    hr_model_add_linear(m, "fc", 0, 1, 2, false);
+    if (hr_model_check(m, "seed", &err))
+        hr_die("%s", err.msg);
+    seed("tiny", m);
+    hr_model_free(m);
+
+    for (int active = 0; active < 2; active++)
+        for (int reg = 0; hr_reg_names[reg]; reg++) {
+            m = fuzz_net(1);
+            m->meta = json_pack("{s:{s:s}}", "strategy", "id", "01_0");
+            m->history = json_pack("{s:s, s:{}, s:[]}", "tool", "fuzz", "options", "inputs");
+            hr_layers ls = hr_layers_of(m);
+            hr_strategy s;
+            if (hr_strategy_make(&s, "uniform:0.5", (enum hr_reg)reg, m, &ls, false, HR_MEASURE_INOUT, &err))
+                hr_die("%s", err.msg);
+            hr_model_set_strategy(m, &ls, &s, active, HR_SCORE_L1);
+            char *name = hr_xasprintf("%s-%s", hr_reg_names[reg], active ? "active" : "planned");
+            seed(name, m);
+            free(name);
+            hr_strategy_release(&s);
+            hr_layers_release(&ls);
+            hr_model_free(m);
+        }
+
+    m = fuzz_net(2);
+    for (int t = 0; t < HR_DTYPE_COUNT; t++) /* extras of every type, one of them a scalar */
+        hr_model_add_tensor(m, hr_dtype_names[t], (enum hr_dtype)t, t % 3, (const int64_t[]){2, 3});
+    seed("extras", m);
+    hr_model_free(m);
+}
+
+static size_t change_payload(uint8_t *data, size_t size, size_t max, unsigned seed_)
+{
+    return size && data[0] == '{' ? fuzz_mutate_json(data, size, max, seed_, -1)
+                                  : LLVMFuzzerMutate(data, size, max);
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed_)
+{
+    static const struct fuzz_frames f = {
+        .head = 6, .at = 2, .bytes = 4, .big = true, .tail = 5, .payload = change_payload};
+    return fuzz_mutate_frames(&f, data, size, max, seed_);
+}
