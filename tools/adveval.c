@@ -217,7 +217,6 @@ int main(int argc, char **argv)
         hr_die("%s", err.msg);
     const hr_node *in = &m->nodes[0];
     if (hr_dataset_fits(&ds, a.data, in->c, in->h, in->w, m->classes, name, &err) ||
-        (a.output && hr_out_try(a.output, 0, &err)) ||
         (a.serve ? serve(m, name, digest, &ds, &err) : record(m, digest, &ds, &err)))
         hr_die_err(&err);
 
