@@ -20,6 +20,9 @@
 # stages that use it run again, and then those behind them. Whether OUT.args is out of date is decided while
 # make reads this file, without writing anything, so that `make -n` and `make status` tell the truth. Tools are
 # order-only: a rebuilt tool does not redo a night's work. Beside each product stands OUT.log.
+#
+# A stage that is interrupted leaves OUT.state, and the same make goes on from it (pipelines/stage). Tools write their
+# products whole or not at all, so that make must not remove what a tool finished while make was being interrupted.
 
 SEED ?= 1
 # Threads of one stage: the processors, shared by make's jobs (in a recipe MAKEFLAGS holds -jN).
@@ -36,8 +39,9 @@ args_of = $(strip $(subst $(RUNS)/,runs/,$(subst $(DATA)/,data/,$1)))
 # does not tell the truth under -n about targets grouped with &:); whoever needs them depends on OUT.
 define stage
 STAGES += $1
+$(if $(strip $3),.PRECIOUS: $1)
 $1: $2 $1.args $(if $(TOOLS_READY),,| $(addprefix $(BUILD)/bin/,$3))
-	@OMP_NUM_THREADS=$$(THREADS) pipelines/stage $1 $(strip $4)
+	@INPUTS='$$^' OMP_NUM_THREADS=$$(THREADS) pipelines/stage $1 $(strip $4)
 $1.args: export ARGS = $(call args_of,$4)
 $1.args: $(if $(call same,$(file <$1.args),$(call args_of,$4)),,FORCE)
 	@mkdir -p $$(@D); printf '%s\n' "$$$$ARGS" >$$@
@@ -114,12 +118,12 @@ endef
 
 # ---- what there is ----------------------------------------------------------------------------------------------
 
-status: ## which stages are done, stale, missing
+status: ## which stages are done, stale, interrupted, failed, running, missing, and their logs
 	@for stage in $(STAGES); do \
-		if [ ! -e $$stage ]; then state=missing; \
-		elif $(MAKE) -q TOOLS_READY=1 $$stage >/dev/null 2>&1; then state=done; \
-		else state=stale; fi; \
-		printf '%-8s %s\n' $$state $$stage; done
+		if [ -e $$stage ] && $(MAKE) -q TOOLS_READY=1 $$stage >/dev/null 2>&1; then state=done; \
+		else state=$$(pipelines/status $$stage); fi; \
+		log=; [ $$state = done ] || [ ! -e $$stage.log ] || log="  (log: $$stage.log)"; \
+		printf '%-11s %s%s\n' "$$state" "$$stage" "$$log"; done
 
 tables: all ## one table per data set and network, of all results there are
 	@set -e; for net in $(RUNS)/*/*/pretrain.nn; do \

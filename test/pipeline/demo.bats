@@ -132,7 +132,7 @@ FashionMNIST,resS,lamp,weight,0.1"
     cmp before.nn "$dir/finetune.nn" # older than prune.nn, so the next make tries again
     assert_file_contains "$dir/finetune.nn.log" "^status 1 "
     run mk status
-    assert_line "stale    $dir/finetune.nn"
+    assert_line "failed      $dir/finetune.nn  (log: $dir/finetune.nn.log)"
 }
 
 @test "demo: a tool that is not there stops make by name" {
@@ -150,22 +150,69 @@ FashionMNIST,resS,lamp,weight,0.1"
     touch "$NET/weight-0.1/lamp/planned.nn"
     run mk status
     assert_success
-    assert_line "done     $NET/pretrain.nn"
-    assert_line "missing  $NET/weight-0.1/erk/hydra/seed-1/prune.nn"
-    assert_line "stale    $NET/weight-0.1/erk/hydra/seed-1/finetune.nn"
-    assert_line "stale    $NET/weight-0.1/lamp/hydra/seed-1/prune.nn"
-    assert_line "done     $NET/weight-0.1/uniform/hydra/seed-1/eval.json"
-    assert_line "missing  $NET/channel-0.5/search-0/strategy.json"
+    assert_line "done        $NET/pretrain.nn"
+    assert_line "missing     $NET/weight-0.1/erk/hydra/seed-1/prune.nn  (log: $NET/weight-0.1/erk/hydra/seed-1/prune.nn.log)"
+    assert_line "stale       $NET/weight-0.1/erk/hydra/seed-1/finetune.nn  (log: $NET/weight-0.1/erk/hydra/seed-1/finetune.nn.log)"
+    assert_line "stale       $NET/weight-0.1/lamp/hydra/seed-1/prune.nn  (log: $NET/weight-0.1/lamp/hydra/seed-1/prune.nn.log)"
+    assert_line "done        $NET/weight-0.1/uniform/hydra/seed-1/eval.json"
+    assert_line "missing     $NET/channel-0.5/search-0/strategy.json"
 }
 
-@test "demo: one thread makes the same bytes as two" {
-    mk demo-stages RUNS="$PWD/again" THREADS=1 >log 2>&1 || { cat log; false; }
+# Every product of the runs directory here is byte for byte the file's.
+assert_same_products() { # assert_same_products RUNS
     (cd "$RUNS" && find . -name '*.nn' -o -name '*.json' -o -name '*.csv' -o -name '*.jsonl' | LC_ALL=C sort) >products
     assert_equal "$(wc -l <products)" "$(sort -u products | wc -l)"
     [ "$(wc -l <products)" -gt 30 ]
     while read -r f; do
-        cmp "$RUNS/$f" "again/$f"
+        cmp "$RUNS/$f" "$1/$f"
     done <products
+    assert_equal "$(find "$1" -name '*.state' -o -name '*.partial')" ""
+}
+
+@test "demo: one thread, and Ctrl-C again and again: make goes on and makes the same bytes as two threads at once" {
+    local pid status seconds
+    for seconds in 3 1 2 4 1 3; do
+        # a process group of its own, as in a terminal; shells start background jobs with SIGINT ignored
+        env --default-signal=INT setsid make -C "$ROOT" --no-print-directory demo-stages DEMO_SIZE=tiny \
+            BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/again" DATA="$DATA" THREADS=1 >>log 2>&1 &
+        pid=$!
+        sleep $seconds
+        kill -INT -- -$pid || break # done already
+        status=0
+        wait $pid || status=$?
+        assert_equal "$status" 130 # make's way: by the signal, after its children
+    done
+    mk demo-stages RUNS="$PWD/again" THREADS=1 >>log 2>&1 || { cat log; false; }
+    assert_same_products "$PWD/again"
+    # what was finished was not made again
+    run awk '/^>> / { n[$2]++ } /^   [0-9.]+ s$/ { done++ } END { print done }' log
+    assert_equal "$output" "$(grep '^>> ' log | sort -u | wc -l)"
+}
+
+@test "demo: a stage that was killed is told by status, goes on, and begins again when an option changed" {
+    spoil_a_copy
+    local dir=$NET/weight-0.1/uniform/hydra/seed-1 options="--epochs 3 --lr 0.05 --limit 128"
+    mk "$dir/finetune.nn" FashionMNIST_FINETUNE="$options" >log 2>&1
+    cp "$dir/finetune.nn" want.nn
+    cp "$dir/finetune.jsonl" want.jsonl
+    mk "$dir/finetune.nn" >>log 2>&1 # other options
+    cp "$dir/finetune.nn" before.nn
+    HERACLES_CRASH=renamed:2 run -2 mk "$dir/finetune.nn" FashionMNIST_FINETUNE="$options"
+    assert_output --partial "killed (status 137)"
+    cmp before.nn "$dir/finetune.nn"
+    run mk status FashionMNIST_FINETUNE="$options"
+    assert_line "interrupted $dir/finetune.nn  (log: $dir/finetune.nn.log)"
+    mk "$dir/finetune.nn" FashionMNIST_FINETUNE="$options" >>log 2>&1
+    assert_file_contains "$dir/finetune.nn.log" "finetune.nn.state: going on in epoch 3 behind step 0"
+    assert_equal "$(grep -c 'epoch 1/3 train' "$dir/finetune.nn.log")" 1
+    cmp want.nn "$dir/finetune.nn"
+    cmp want.jsonl "$dir/finetune.jsonl"
+
+    HERACLES_CRASH=renamed:1 run -2 mk "$dir/finetune.nn" FashionMNIST_FINETUNE="$options --batch 64"
+    assert_exists "$dir/finetune.nn.state"
+    mk "$dir/finetune.nn" FashionMNIST_FINETUNE="$options" >>log 2>&1 # refused without --restart
+    cmp want.nn "$dir/finetune.nn"
+    assert_not_exists "$dir/finetune.nn.state"
 }
 
 @test "demo: a record tells how the network was made, back to the images" {
