@@ -21,12 +21,26 @@ refused() {
     assert_regex "$stderr" "^ddpg-search: .*$pattern"
 }
 
+# until_true COMMAND...: wait for it, at most 20 s.
+until_true() {
+    local n
+    for n in $(seq 400); do
+        if "$@"; then return 0; fi
+        sleep 0.05
+    done
+    fail "never true: $*"
+}
+
 @test "ddpg-search: an evaluator that keeps dying ends the search" {
     refused dead "ended with status 4 before its greeting"
     refused die:3 "ended with status 3 after it had been started again"
     refused kill:3 "was killed by signal 9 after it had been started again"
     refused other:flag "greeted differently when it was started again"
     refused "; exit 9" "ended with status [0-9]+ before its greeting" -e "no-such-program 2>/dev/null"
+}
+
+lines_in() { # lines_in FILE N
+    [ "$(sed -n '$=' "$1" 2>/dev/null)" = "$2" ]
 }
 
 @test "ddpg-search: killing the evaluator from outside makes the search fail" {
@@ -37,7 +51,7 @@ END
     ddpg-search -q -l layers.json -t 0.3 --warmup 1000000 -e "exec sh serve.sh" -o s.json --csv-dir . 2>err &
     local search=$! n
     for n in 1 2; do # it is started again once
-        until [ "$(cat pids 2>/dev/null | wc -l)" = "$n" ]; do sleep 0.05; done
+        until_true lines_in pids "$n"
         kill -9 "$(sed -n "${n}p" pids)"
     done
     status=0
@@ -87,7 +101,7 @@ END
 @test "ddpg-search: SIGTERM stops the search and the evaluator; nothing is written" {
     ddpg-search -q -l layers.json -t 0.3 -e 'echo $$ >pid; exec sleep 300' -o s.json --csv-dir . 2>err &
     local search=$!
-    until [ -s pid ]; do sleep 0.05; done
+    until_true test -s pid
     kill "$search"
     status=0
     wait "$search" || status=$?

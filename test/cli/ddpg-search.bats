@@ -27,8 +27,8 @@ print(eval(sys.argv[2], {"d": d, "e": next(iter(reg.values()))}))' "$@"
 
 @test "ddpg-search: one seed through the protocol reaches 95 % of the known optimum" {
     # 0.95 of 0.8560, the optimum by trying every strategy
-    ddpg-search -q -l layers.json -e "$PYTHON $TOY serve" -t 0.3 --lb 0.05 --ub 0.9 --warmup 80 --episodes 240 \
-        --hidden 48 --batch 48 --noise-decay 0.975 --seed 1 -o s.json
+    ddpg-search -q -l layers.json -e "$PYTHON $TOY serve" -t 0.3 --lb 0.05 --ub 0.9 --warmup 100 --episodes 300 \
+        --hidden 48 --batch 48 --seed 1 -o s.json
     assert_equal "$(ask s.json 'e["reward"] >= 0.813 and e["budget"]["inout"] <= 0.3')" True
 }
 

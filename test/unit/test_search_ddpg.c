@@ -14,7 +14,54 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 7, IMAGES = 10000, KEEP = 45, SEEDS = 10, WARMUP = 80, EPISODES = 240 };
+/* Tens of thousands of training steps are too much for an interpreter of machine code. */
+static bool under_valgrind(void)
+{
+    const char *preload = getenv("LD_PRELOAD");
+    return preload && strstr(preload, "vgpreload");
+}
+
+/* A bandit of one step: reward 1 - (u - 0.8)^2 must draw the actor from 0.5 to 0.8. Some actors overshoot
+ * into the flat end of the logistic function and come back late (2 of 10 when this was written); a blind one
+ * would be within 0.08 in 16 of 100 cases. */
+static void test_agent_climbs_to_the_best_action(void **state)
+{
+    (void)state;
+    int there = 0;
+    if (under_valgrind())
+        skip();
+    for (uint32_t seed = 0; seed < 10; seed++) {
+        hr_rng rng = {.seed = seed, .stream = HR_STREAM_TEST};
+        hr_err err = HR_ERR_INIT;
+        hr_agent a;
+        hr_agent_opts o = {.baseline = true,
+                           .init = HR_INIT_FANIN,
+                           .actor_lr = 3e-4,
+                           .critic_lr = 1e-3,
+                           .lr_decay = 1,
+                           .tau = 0.01,
+                           .hidden = 32,
+                           .batch = 32,
+                           .memory = 500};
+        hr_agent_init(&a, &o, &rng);
+        hr_transition t = {.done = true};
+        assert_near(hr_agent_act(&a, t.obs), 0.5, 0.01); /* fan-in initialisation starts in the middle */
+        for (int e = 0; e < 300; e++) {
+            double u = hr_rng_double(&rng);
+            t.action = (float)u;
+            t.reward = (float)(1 - (u - 0.8) * (u - 0.8));
+            hr_agent_store(&a, &t);
+            assert_ok(hr_agent_train(&a, 10, e == 0, &err), err);
+        }
+        there += fabs(hr_agent_act(&a, t.obs) - 0.8) < 0.08;
+        hr_agent_release(&a);
+    }
+    assert_true(there >= 6);
+}
+
+/* ---- the chain --------------------------------------------------------------------------------------- */
+
+enum { N = 7, IMAGES = 10000, KEEP = 45, SEEDS = 10, WARMUP = 100, EPISODES = 300 };
 static const int count[N] = {12, 16, 24, 36, 32, 20, 10};
 static const double need_clean[N] = {.75, .25, .55, .12, .2, .45, .6};
 static const double need_robust[N] = {.55, .45, .30, .20, .15, .60, .5};
@@ -192,7 +239,7 @@ static hr_search_opts agent_opts(int seed)
                             .episodes = EPISODES,
                             .train_iters = 20,
                             .sigma = 0.5,
-                            .sigma_decay = 0.975,
+                            .sigma_decay = 0.97,
                             .sigma_floor = 0.05,
                             .best_every = 2,
                             .reward = HR_REWARD_ACC_PLUS,
@@ -215,15 +262,9 @@ static double found(const struct world *q, hr_search_opts o)
     return share;
 }
 
-/* 32,000 training steps are too much for an interpreter of machine code. */
-static bool under_valgrind(void)
-{
-    const char *preload = getenv("LD_PRELOAD");
-    return preload && strstr(preload, "vgpreload");
-}
-
-/* Measured: mean 0.988, least 0.959 over 16 seeds; random search with as many evaluations 0.773, best 0.914.
- */
+/* Measured over 40 seeds: mean 0.995, least 0.967; random search with as many evaluations 0.769 on average.
+ * With four different OpenBLAS kernels, that is other roundings, 39 of 40 searches of these ten seeds reach
+ * 0.95. */
 static void test_ddpg_reaches_95_percent_and_beats_random_search(void **state)
 {
     const struct world *q = *state;
@@ -282,6 +323,7 @@ static void test_reference_agent_runs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_agent_climbs_to_the_best_action),
         cmocka_unit_test(test_uniform_corner_and_greedy_strategies_are_not_optimal),
         cmocka_unit_test(test_ddpg_reaches_95_percent_and_beats_random_search),
         cmocka_unit_test(test_same_seed_finds_the_same_strategy),
