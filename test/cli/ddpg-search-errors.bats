@@ -44,11 +44,8 @@ lines_in() { # lines_in FILE N
 }
 
 @test "ddpg-search: killing the evaluator from outside makes the search fail" {
-    cat >serve.sh <<END
-echo \$\$ >>pids
-exec "$PYTHON" "$TOY" serve
-END
-    ddpg-search -q -l layers.json -t 0.3 --warmup 1000000 -e "exec sh serve.sh" -o s.json --csv-dir . 2>err &
+    ddpg-search -q -l layers.json -t 0.3 --warmup 1000000 -e "exec $PYTHON $TOY serve pids:pids" -o s.json \
+        --csv-dir . 2>err &
     local search=$! n
     for n in 1 2; do # it is started again once
         until_true lines_in pids "$n"

@@ -9,6 +9,7 @@ toy_evaluator.py serve [FAULT]     answer strategies; FAULT is what goes wrong, 
     names, counts, reg, other:FILE   a greeting for another network; other: only when started again
     nonsense:N id:N many:N error:N shrink:N   a wrong answer to request N
     twice:N late:N tail     two answers; none; words after the last
+    pids:FILE          the process number is added to FILE at its third request
     constant           every network answers every image alike
 """
 import json
@@ -79,6 +80,9 @@ def serve(fault="", *_):
         if fault in ("once", "other") and heard == 5 and not again:
             open(arg, "w").close()
             sys.exit(3)
+        if fault == "pids" and heard == 3:
+            with open(arg, "a") as pids:
+                pids.write(f"{os.getpid()}\n")
         if fault == "constant":
             answer.update(clean=IMAGES // 10, robust=IMAGES // 10, constant=True)
         if heard == (int(arg) if arg.isdigit() else 0):
