@@ -274,8 +274,6 @@ int main(int argc, char **argv)
     settle();
     hr_signals_catch();
     int rc = hr_json_load(layers_path, &table, &err);
-    if (rc == HR_OK)
-        rc = hr_out_try(output, 0, &err);
     if (rc == HR_OK) {
         digest_of(table, digest);
         rc = hr_space_parse(&space, table, layers_path, reg == 1, prune_first, &err);

@@ -59,6 +59,9 @@ print(eval(sys.argv[2], {"d": d, "e": next(iter(reg.values()))}))' "$@"
     run awk -F'\t' 'NR > 1 { if ($2 < best) exit 1; best = $2 } END { print NR, best + 0 }' out/Best_Rewards.csv
     assert_success
     assert_output "13 $(ask s.json 'e["reward"]')"
+    # the strategy may stand in the directory that is made for the tables
+    search -o new/s.json --csv-dir new
+    cmp s.json new/s.json
     # the search again: the tables are new, not longer
     search -o s.json --csv-dir out
     assert_equal "$(wc -l <out/Best_Rewards.csv)" 13
