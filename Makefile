@@ -130,8 +130,9 @@ help: ## this list
 test: deps-test ## install what the tests need, build, run every test
 	@BUILD='$(BUILD)' test/run
 
-check-long: deps-long ## unit tests under valgrind, fuzzers for ten minutes each (slow)
+check-long: deps-long ## unit tests under valgrind, kills at random, fuzzers for ten minutes each (slow)
 	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run --valgrind test/unit
+	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run test/long
 	@test/fuzz/run 600
 
 FUZZ_SECONDS ?= 60
@@ -142,7 +143,7 @@ mutants: deps-test ## put every fault of test/mutants/list in, one at a time: it
 	@test/mutants/run
 
 NET ?= resS
-bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords and of .nn files
+bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords, .nn files and saved state
 	@BUILD='$(BUILD)' test/bench/run $(NET)
 
 lint: ## formatting (clang-format) and static checks (cppcheck)
