@@ -34,7 +34,8 @@ typedef struct hr_dataset {
 
 /* Read all of a tfrecord file (or "-", or several shards NAME-00000-of-00004.tfrecord given as
  * NAME.tfrecord). classes 0: take 1 + the largest label. Returns 0, HR_EIO, HR_EFORMAT (damaged, no image,
- * missing keys), HR_ESHAPE (images of different shapes, a label >= classes). */
+ * missing keys), HR_ESHAPE (images of different shapes, a label >= classes, not the images that manifest.json
+ * beside it lists for this file). */
 HR_MUST_CHECK int hr_dataset_load(hr_dataset *ds, const char *path, int classes, hr_err *err);
 void hr_dataset_release(hr_dataset *ds); /* a zeroed one is allowed */
 /* Write ds as a tfrecord file with the keys image/encoded (raw H,W,C bytes), image/format, image/class/label,

@@ -221,6 +221,8 @@ int hr_dataset_load(hr_dataset *ds, const char *path, int classes, hr_err *err)
         rc = hr_fail(err, HR_EFORMAT, "%s: holds no images", strcmp(path, "-") ? path : "<stdin>");
     hr_arena_release(&l.arena);
     finish_digest(ds, l.sha, l.hashed);
+    if (rc == HR_OK)
+        rc = hr_manifest_vouch(path, ds, err);
     if (rc) {
         hr_dataset_release(ds);
         return rc;

@@ -60,6 +60,10 @@ void hr_manifest_split(json_t *splits, const char *name, const hr_dataset *ds, c
 /* A manifest of the data set title with the shape and classes of ds. splits is taken over, history borrowed;
  * the caller owns the result. */
 json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits, const json_t *history);
+/* Is ds, read from the file tfrecord, what the manifest beside it lists under that name? A file that was cut
+ * between two records is a sound shorter one; only the manifest knows better. No manifest, one that is not
+ * ours or one that does not list the file says nothing. Returns 0, or HR_ESHAPE. */
+HR_MUST_CHECK int hr_manifest_vouch(const char *tfrecord, const hr_dataset *ds, hr_err *err);
 
 /* ---- unpack.c: the bytes of one file, gunzipped when it is a gzip file ------------------------------------
  */

@@ -9,7 +9,8 @@
  *
  * subset_of says which splits overlap: measuring on holdout is measuring on training images of a network that
  * was trained on train. The tfrecords can be read without the manifest, but they cannot tell how many classes
- * there are beyond the ones they show, nor that they were cut between two records. */
+ * there are beyond the ones they show, nor that they were cut between two records: whoever loads one asks the
+ * manifest beside it, if there is one (hr_manifest_vouch). */
 #include "data/internal.h"
 
 #include <stdlib.h>
@@ -44,11 +45,44 @@ json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits,
     return j;
 }
 
+/* DIR/manifest.json for DIR/x.tfrecord */
+static char *path_beside(const char *tfrecord)
+{
+    const char *slash = strrchr(tfrecord, '/');
+    return hr_xasprintf("%.*smanifest.json", slash ? (int)(slash - tfrecord) + 1 : 0, tfrecord);
+}
+
+int hr_manifest_vouch(const char *tfrecord, const hr_dataset *ds, hr_err *err)
+{
+    const char *slash = strrchr(tfrecord, '/'), *base = slash ? slash + 1 : tfrecord, *name;
+    char *path = path_beside(tfrecord);
+    json_t *j = NULL, *split;
+    int rc = HR_OK;
+    if (strcmp(tfrecord, "-") != 0 && access(path, F_OK) == 0 && hr_json_load(path, &j, NULL) == HR_OK &&
+        json_integer_value(json_object_get(j, "version")) == VERSION) {
+        json_object_foreach (json_object_get(j, "splits"), name, split) {
+            const char *file = json_string_value(json_object_get(split, "file"));
+            const char *digest = json_string_value(json_object_get(split, "digest"));
+            json_int_t images = json_integer_value(json_object_get(split, "images"));
+            if (rc || !file || !digest || strcmp(file, base) != 0)
+                continue;
+            if (images != ds->n)
+                rc = hr_fail(err, HR_ESHAPE, "%s: holds %u images, manifest.json beside it lists %lld",
+                             tfrecord, ds->n, (long long)images);
+            else if (strcmp(digest, ds->digest) != 0)
+                rc = hr_fail(err, HR_ESHAPE, "%s: holds other images than manifest.json beside it lists",
+                             tfrecord);
+        }
+    }
+    json_decref(j);
+    free(path);
+    return rc;
+}
+
 int hr_manifest_beside(hr_manifest *m, const char *tfrecord, hr_err *err)
 {
     *m = (hr_manifest){0};
-    const char *slash = strrchr(tfrecord, '/');
-    char *path = hr_xasprintf("%.*smanifest.json", slash ? (int)(slash - tfrecord) + 1 : 0, tfrecord);
+    char *path = path_beside(tfrecord);
     if (strcmp(tfrecord, "-") == 0 || access(path, F_OK)) {
         free(path);
         return HR_OK;
