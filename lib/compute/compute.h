@@ -47,7 +47,8 @@ typedef struct hr_exec_opts {
 
 /* Plan m, which must have passed hr_model_check, and take over its parameters. m is borrowed and outlives the
  * executor; its tensor table must not grow or shrink meanwhile; values may change (then call hr_exec_params).
- * Returns the executor, or NULL with err set: HR_EINVAL (a layer beyond the engine's limits, batch < 1). */
+ * Returns the executor, or NULL with err set: HR_EINVAL (a layer beyond the engine's limits, batch < 1, more
+ * memory needed than the machine has). */
 hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err);
 void hr_exec_free(hr_exec *e); /* NULL is allowed */
 

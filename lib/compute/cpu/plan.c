@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A layer whose dW has more values than this is worked off by panels, so that no partial sum per chunk has to
  * be kept. Which way is taken does not change the bits: the sums and their tree are the same. */
@@ -222,7 +223,18 @@ static bool keeps_raw(const hr_exec *e, const hr_step *s)
     return s->kind == HR_STEP_CONV && s->bn >= 0 && (e->opts.train || e->opts.batch_stats);
 }
 
-static void lay_out(hr_exec *e)
+/* Refuse what this machine cannot hold, before the system hands it out and then kills us for using it. */
+static int check_memory(const hr_exec *e, double bytes, hr_err *err)
+{
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (bytes <= have)
+        return HR_OK;
+    return hr_fail(err, HR_EINVAL,
+                   "%s in batches of %d images needs %.3g GB of memory, this machine has %.3g", e->m->arch,
+                   e->opts.batch, bytes / 1e9, have / 1e9);
+}
+
+static int lay_out(hr_exec *e, hr_err *err)
 {
     size_t n = (size_t)e->nsteps, at = 0, batch = (size_t)e->chunks * HR_CHUNK;
     size_t *y = hr_xcalloc(n, sizeof *y), *z = hr_xcalloc(n, sizeof *z), *g = hr_xcalloc(n, sizeof *g);
@@ -235,6 +247,9 @@ static void lay_out(hr_exec *e)
             at += padded(e->steps[i].len * HR_CHUNK);
     }
     size_t room = at + place_gradients(e, g);
+    int rc = check_memory(e, (double)room * e->chunks * sizeof *e->arena, err);
+    if (rc)
+        goto out;
     e->arena = hr_xaligned(room * (size_t)e->chunks + HR_SLACK, sizeof *e->arena);
     for (size_t i = 0; i < n; i++) {
         hr_step *s = &e->steps[i];
@@ -253,9 +268,11 @@ static void lay_out(hr_exec *e)
     first->y_step = first->g_step = first->len * HR_CHUNK;
     last->y = e->logits;
     last->y_step = last->len * HR_CHUNK;
+out:
     free(y);
     free(z);
     free(g);
+    return rc;
 }
 
 /* ---- parameters
@@ -398,11 +415,11 @@ int hr_plan(hr_exec *e, hr_err *err)
         return hr_fail(err, HR_EINVAL, "the network has no layer");
     connect(e);
     int rc = plan_parameters(e, err);
-    if (rc)
-        return rc;
-    lay_out(e);
-    plan_workspaces(e);
-    return HR_OK;
+    if (rc == HR_OK)
+        rc = lay_out(e, err);
+    if (rc == HR_OK)
+        plan_workspaces(e);
+    return rc;
 }
 
 void hr_plan_release(hr_exec *e)
