@@ -115,7 +115,8 @@ HR_MUST_CHECK int hr_out_try(const char *path, int flags, hr_err *err);
 /* Several outputs that belong together: after hr_outs_hold, hr_out_commit writes and syncs a regular file but
  * does not rename it (other targets are written as ever: commit those last). hr_outs_publish renames what
  * waits, in the order of opening. hr_outs_drop removes what waits. Both end the holding. For the main thread.
- * hr_outs_publish returns 0, or HR_EIO when a rename fails; those before it stand, the others are dropped. */
+ * hr_outs_publish returns 0, or HR_EIO: when a file is no longer there to be renamed, and all are dropped;
+ * when a rename fails nevertheless, and those before it stand. */
 void hr_outs_hold(void);
 HR_MUST_CHECK int hr_outs_publish(hr_err *err);
 void hr_outs_drop(void);

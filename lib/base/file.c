@@ -161,6 +161,15 @@ static char *partial_name(const char *path)
     return hr_xasprintf("%.*s.%s.partial", dir, path, path + dir);
 }
 
+/* Is fd the file that bears this name? errno says why not. */
+static bool is_named(int fd, const char *name)
+{
+    struct stat held, named;
+    errno = ENOENT;
+    return fstat(fd, &held) == 0 && stat(name, &named) == 0 && held.st_ino == named.st_ino &&
+           held.st_dev == named.st_dev;
+}
+
 /* Open and lock the partial file. Another writer may rename the file between our open and our lock, so the
  * name is checked again once the lock is held. */
 static int open_partial(const char *partial, const char *path, hr_err *err)
@@ -177,9 +186,7 @@ static int open_partial(const char *partial, const char *path, hr_err *err)
             close(fd);
             return -1;
         }
-        struct stat held, named;
-        if (fstat(fd, &held) == 0 && stat(partial, &named) == 0 && held.st_ino == named.st_ino &&
-            held.st_dev == named.st_dev) {
+        if (is_named(fd, partial)) {
             if (ftruncate(fd, 0) == 0)
                 return fd;
             hr_fail(err, HR_EIO, "%s: %s", partial, strerror(errno));
@@ -356,6 +363,9 @@ int hr_outs_publish(hr_err *err)
 {
     int rc = HR_OK;
     hr_out *o;
+    for (o = outputs; rc == HR_OK && o; o = o->next)
+        if (o->held && !is_named(fileno(o->fp), o->partial)) /* its directory vanished, or was moved */
+            rc = hr_fail(err, HR_EIO, "%s: renaming: %s", o->name, strerror(errno));
     while (rc == HR_OK && (o = first_held()))
         rc = make_visible(o, err);
     hr_outs_drop();
