@@ -409,6 +409,34 @@ def flips(b):
                 b.slot(b.refused, command, "flipped", flipped(whole, at, 1 << i % 8))
 
 
+def states(b):
+    """A saved state that is cut, damaged or something else is refused and stays for its owner to discard."""
+    commands = [
+        ("s.nn", "advtrain -q --threads 1 --loss natural --epochs 3 --batch 20 --save-every 0 -d data.tfrecord -o s.nn net.nn"),
+        ("s.json", "adveval -q --threads 1 --attacks clean,fgsm --save-every 0 -d data.tfrecord -o s.json net.nn"),
+    ]
+    for product, command in commands:
+        state = product + ".state"
+        b.run("env HERACLES_CRASH=renamed:1 " + command)  # killed when its first state is there
+        whole = read(state)
+        cuts = {0, 1, 8, 16, 19, 20, len(whole) // 2, len(whole) - 1}
+        bad = [whole[:at] for at in cuts] + [whole + b"x", noise(1024), read("net.nn"), read("record.json")]
+        bad += [flipped(whole, at, 1 << at % 8) for at in list(range(24)) + spread(len(whole), 30)]
+        for data in bad:
+            write(state, data)
+            b.refused(command, name=state, words="--restart discards it")
+            if os.path.exists(product) or read(state) != data:
+                b.fault(command, "%s was written, or its state changed" % product, 1, "")
+        os.remove(state)
+        os.mkdir(state)
+        b.refused(command, name=state)
+        os.rmdir(state)
+        write(state, whole)
+        b.either(command)
+        if not os.path.exists(product) or os.path.exists(state):
+            b.fault(command, "the sound state was not gone on from", 0, "")
+
+
 def flips_of_others(b):
     """One damaged byte in a file without checksum: refused, or another valid file."""
     for kind, command in SLOTS:

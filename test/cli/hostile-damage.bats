@@ -12,6 +12,10 @@ setup() {
     hostile flips_of_gzip 100
 }
 
+@test "a saved state that is cut, damaged or something else is refused, and stays" {
+    hostile states 100
+}
+
 @test "a flipped bit in JSON or IDX is refused or makes another valid file" {
     hostile flips_of_others 250
 }
