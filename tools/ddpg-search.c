@@ -1,7 +1,8 @@
 /* tools/ddpg-search.c -- find one keep-rate per layer.
  *
  * The layer table says what there is to prune, the evaluator what a strategy is worth; everything between the
- * two is lib/search. Options that are not given take the value that fits the others (settle). */
+ * two is lib/search. Options that are not given take the value that fits the others (settle). The products
+ * are locked from the beginning and written at the end; what the search knows until then is in its state. */
 #include "search/search.h"
 
 #include <math.h>
@@ -9,13 +10,13 @@
 #include <string.h>
 
 static const char *layers_path, *evaluator, *output = "-", *csv_dir, *id = "search";
-static bool reference, prune_first, no_baseline;
+static bool reference, prune_first, no_baseline, restart;
 static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
 static int64_t best_every = 2, episodes = 300, warmup = 100, hidden = 300, batch = 128, memory,
                train_iters = 20, seed = 1234;
 static double target = 0.1, lb = NAN, ub = NAN, actor_lr = NAN, critic_lr = 1e-3, lr_decay = 0.995,
               tau = 0.01, sigma = 0.5, noise_decay = NAN, noise_floor = 0.05, prefer = 0.5, beta = 1,
-              timeout = 600;
+              timeout = 600, save_every = 60;
 
 static const char *const regs[] = {"weight", "channel", NULL};
 static const char *const actions[] = {"auto", "linear", "log", NULL};
@@ -69,13 +70,18 @@ static const hr_opt opts[] = {
     {"reference", 0, HR_OPT_FLAG, &reference, HR_OPT_RESULT, NULL,
      "the published program, faults included: its wall, state, replay, defaults", 0, 0, NULL},
     {"evaluator-timeout", 0, HR_OPT_REAL, &timeout, 0, "S", "seconds for each answer", 0.001, 1e6, NULL},
+    {"save-every", 0, HR_OPT_REAL, &save_every, 0, "S", "seconds between saves of the state, FILE.state", 0,
+     1e6, NULL},
+    {"restart", 0, HR_OPT_FLAG, &restart, 0, NULL, "discard a saved state and begin anew", 0, 0, NULL},
     {NULL, 0, HR_OPT_FLAG, NULL, 0, NULL, NULL, 0, 0, NULL}};
 
 static const hr_tool tool = {
     "ddpg-search",
     "[OPTION]... -l TABLE -e COMMAND",
     "Search a strategy - one keep-rate per layer - that is worth most to the evaluator within a budget,\n"
-    "by deep deterministic policy gradient. The strategy goes to standard output or FILE.\n",
+    "by deep deterministic policy gradient. The strategy goes to standard output or FILE; with FILE, a "
+    "search\n"
+    "that was stopped goes on when the same command is given again.\n",
     "ddpg-search -l layers.json -e 'adveval --serve -d holdout.tfrecord net.nn' -t 0.1 -o strategy.json",
     opts,
     0,
@@ -130,49 +136,59 @@ static hr_search_opts search_opts(const hr_space *s)
 }
 
 /* Strategy and tables are opened before the search: hours of work should not end at a missing directory. */
-enum { STRATEGY, EPISODES, BEST, OUTPUTS };
-static hr_out *outs[OUTPUTS];
+static hr_job *job;
+static hr_out *tables[HR_TABLES];
 
-static int outputs_open(hr_err *err)
+static int outputs_open(const json_t *run, hr_err *err)
 {
-    static const char *const table[OUTPUTS] = {NULL, "Episode_wise_Rewards.csv", "Best_Rewards.csv"};
+    static const char *const names[HR_TABLES] = {"Episode_wise_Rewards.csv", "Best_Rewards.csv"};
+    hr_job_opts o = {.output = output, .run = run, .every = save_every, .restart = restart};
     int rc = csv_dir ? hr_mkdirs(csv_dir, err) : HR_OK;
-    for (int i = EPISODES; i < OUTPUTS && csv_dir && rc == HR_OK; i++) {
-        char *path = hr_xasprintf("%s/%s", csv_dir, table[i]);
-        rc = hr_out_open(&outs[i], path, 0, err);
-        if (rc == HR_OK)
-            hr_csv_header(hr_out_file(outs[i]), i == BEST);
+    for (int i = 0; i < HR_TABLES && csv_dir && rc == HR_OK; i++) {
+        char *path = hr_xasprintf("%s/%s", csv_dir, names[i]);
+        rc = hr_out_open(&tables[i], path, 0, err);
         free(path);
     }
-    return rc ? rc : hr_out_open(&outs[STRATEGY], output, 0, err);
+    return rc ? rc : hr_job_open(&job, &o, err);
 }
 
-/* Make everything visible, the strategy last, or (after an error) nothing. */
-static int outputs_close(int rc, hr_err *err)
+/* Write everything; the strategy, which was opened last, appears last, and then the saved state goes. Or
+ * (after an error) nothing. */
+static int outputs_close(int rc, const hr_search_result *r, const json_t *product, hr_err *err)
 {
-    for (int i = OUTPUTS - 1; i >= 0; i--) {
-        if (outs[i] && rc == HR_OK)
-            rc = hr_out_commit(outs[i], err);
-        else
-            hr_out_abort(outs[i]);
+    hr_outs_hold();
+    for (int i = 0; i < HR_TABLES; i++) {
+        if (tables[i] && rc == HR_OK) {
+            fwrite(r->table[i].data, 1, r->table[i].len, hr_out_file(tables[i]));
+            rc = hr_out_commit(tables[i], err);
+        } else {
+            hr_out_abort(tables[i]);
+        }
     }
+    if (rc == HR_OK) {
+        hr_json_write(product, hr_job_out(job), 1);
+        return hr_job_commit(job, err);
+    }
+    hr_outs_drop();
+    hr_job_abort(job);
     return rc;
 }
 
 struct view {
-    const hr_space *s;
     hr_progress bar;
+    bool begun;
 };
 
-/* Called after each episode: a row in the tables, the bar on a terminal, a line now and then elsewhere. */
+/* Called after each episode: the bar on a terminal, a line now and then elsewhere. */
 static int on_episode(void *ctx, const hr_episode *e, hr_err *err)
 {
     enum { EVERY = 10 };
     struct view *v = ctx;
     char note[96];
     (void)err;
-    for (int i = EPISODES; i < OUTPUTS && csv_dir; i++)
-        hr_csv_row(hr_out_file(outs[i]), e, v->s->nd, i == BEST);
+    if (!v->begun && hr_job_saved(job))
+        hr_note("going on after episode %d", e->number - 1);
+    v->begun = true;
     snprintf(note, sizeof note, "reward %.4f best %.4f kept %.4f", e->reward, e->best_reward,
              e->cost / e->dense_cost);
     if (v->bar.on)
@@ -194,8 +210,9 @@ static void warn_near_chance(const hr_search_opts *o, const hr_search_result *r,
             r->reward, chance);
 }
 
-/* The options as they were settled, and what the search was made of. */
-static json_t *history(const char *table_digest, const char *peer_digest)
+/* The options as they were settled, and the layer table. The evaluator, the other thing that a search is made
+ * of, is known only once it has been started, which is after the outputs were opened. */
+static json_t *history(const char *table_digest)
 {
     json_t *h = hr_history_new(), *o = json_object_get(h, "options");
     json_object_set_new(o, "lb", json_real(lb));
@@ -205,7 +222,6 @@ static json_t *history(const char *table_digest, const char *peer_digest)
     json_object_set_new(o, "action", json_string(hr_action_names[action]));
     json_object_set_new(o, "init", json_string(hr_init_names[init]));
     hr_history_input(h, "layers", table_digest, NULL);
-    hr_history_input(h, "evaluator", peer_digest, NULL);
     return h;
 }
 
@@ -218,47 +234,53 @@ static void digest_of(const json_t *j, char hex[65])
     free(text);
 }
 
+/* The episodes, and an evaluator that lives as long as they last. *best is the caller's to release. */
+static int run(hr_wall *w, json_t *record, hr_search_result *best, hr_err *err)
+{
+    hr_search_opts o = search_opts(w->s);
+    hr_peer *peer;
+    struct view view = {.begun = false};
+    int rc = hr_peer_start(&peer, evaluator, w->s, timeout, err);
+    if (rc == HR_EINTR)
+        return hr_fail(err, rc, "interrupted before the evaluator was ready; run the same command again");
+    if (rc)
+        return rc;
+    o.evaluator = hr_peer_digest(peer);
+    hr_history_input(record, "evaluator", o.evaluator, NULL);
+    hr_progress_start(&view.bar, "search", (double)(warmup + episodes));
+    rc = hr_search_run(w, &o, job, hr_peer_eval, peer, on_episode, &view, best, err);
+    hr_progress_end(&view.bar);
+    if (rc == HR_OK && best->episode == 0)
+        rc = hr_fail(err, HR_EINVAL, "no episode after the warm-up: with --reference nothing can be best");
+    if (rc) {
+        hr_peer_kill(peer);
+        return rc;
+    }
+    bool restarted = hr_peer_restarted(peer);
+    rc = hr_peer_finish(peer, err);
+    if (rc == HR_EINTR)
+        return hr_job_interrupted(job, err, "the evaluator's last moments");
+    if (rc)
+        return rc;
+    if (restarted)
+        hr_warn("the evaluator died and was started again");
+    warn_near_chance(&o, best, w->s->classes);
+    return HR_OK;
+}
+
 /* Everything between a checked wall and the written strategy. */
 static int search(hr_wall *w, const char *table_digest, hr_err *err)
 {
-    hr_search_opts o = search_opts(w->s);
     hr_search_result best = {0};
-    hr_peer *peer = NULL;
-    struct view view = {.s = w->s};
-    json_t *product = NULL;
-    int rc = outputs_open(err);
+    json_t *record = history(table_digest), *product = NULL;
+    int rc = outputs_open(record, err);
     if (rc == HR_OK)
-        rc = hr_peer_start(&peer, evaluator, w->s, timeout, err);
-    if (rc == HR_OK) {
-        hr_progress_start(&view.bar, "search", (double)(warmup + episodes));
-        rc = hr_search_run(w, &o, hr_peer_eval, peer, on_episode, &view, &best, err);
-        hr_progress_end(&view.bar);
-    }
-    if (rc == HR_OK && best.episode == 0)
-        rc = hr_fail(err, HR_EINVAL, "no episode after the warm-up: with --reference nothing can be best");
-    if (rc == HR_OK) {
-        product = hr_search_json(w, &best, id, history(table_digest, hr_peer_digest(peer)));
-        bool restarted = hr_peer_restarted(peer);
-        rc = hr_peer_finish(peer, err);
-        peer = NULL;
-        if (rc == HR_OK && restarted)
-            hr_warn("the evaluator died and was started again");
-    }
+        rc = run(w, record, &best, err);
     if (rc == HR_OK)
-        warn_near_chance(&o, &best, w->s->classes);
-    hr_peer_kill(peer);
-    if (rc == HR_OK) {
-        char *text = hr_json_text(product, 1);
-        fprintf(hr_out_file(outs[STRATEGY]), "%s\n", text);
-        free(text);
-    }
-    hr_outs_hold();
-    rc = outputs_close(rc, err);
-    if (rc == HR_OK)
-        rc = hr_outs_publish(err);
-    else
-        hr_outs_drop();
+        product = hr_search_json(w, &best, id, json_incref(record));
+    rc = outputs_close(rc, &best, product, err);
     json_decref(product);
+    json_decref(record);
     hr_search_result_release(&best);
     return rc;
 }
@@ -272,7 +294,7 @@ int main(int argc, char **argv)
     char digest[65];
     hr_tool_start(&tool, argc, argv);
     settle();
-    hr_signals_catch();
+    hr_signals_catch(); /* the evaluator must not outlive us, whatever the output is */
     int rc = hr_json_load(layers_path, &table, &err);
     if (rc == HR_OK) {
         digest_of(table, digest);
@@ -286,9 +308,7 @@ int main(int argc, char **argv)
     hr_wall_release(&wall);
     hr_space_release(&space);
     json_decref(table);
-    if (rc == HR_EINTR)
-        hr_die("interrupted; nothing was written");
     if (rc)
-        hr_die("%s", err.msg);
+        hr_die_err(&err);
     return hr_tool_finish();
 }

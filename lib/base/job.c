@@ -4,7 +4,7 @@
  *     .OUTPUT.partial       held and locked from the beginning to the end
  *     OUTPUT.state          {"run": what this run is, "at": the caller's}, and the caller's blocks (state.c)
  *
- * The order at the end is: rename the output, then unlink the state. Killed between the two, the same command
+ * The order at the end is: rename the outputs, then unlink the state. Killed between the two, the same command
  * finds the state of finished work and makes the output again, the same bytes, without redoing anything. */
 #include "base/base.h"
 
@@ -144,6 +144,10 @@ static void release(hr_job *job)
 int hr_job_commit(hr_job *job, hr_err *err)
 {
     int rc = hr_out_commit(job->out, err);
+    if (rc)
+        hr_outs_drop();
+    else
+        rc = hr_outs_publish(err);
     if (!rc && job->state && unlink(job->state) && errno != ENOENT)
         rc = hr_fail(err, HR_EIO, "%s: cannot remove it: %s", job->state, strerror(errno));
     release(job);

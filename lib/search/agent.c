@@ -48,6 +48,36 @@ void hr_agent_release(hr_agent *a)
     *a = (hr_agent){0};
 }
 
+/* The gradient and the activations are made anew by every step; parameters and Adam's memory are not. */
+static void list_net(hr_mlp *n, const char *const name[4], hr_block *b)
+{
+    size_t bytes = n->nparam * sizeof *n->p;
+    b[0] = (hr_block){name[0], n->p, bytes};
+    b[1] = (hr_block){name[1], n->m, bytes};
+    b[2] = (hr_block){name[2], n->v, bytes};
+    b[3] = (hr_block){name[3], &n->t, sizeof n->t};
+}
+
+void hr_agent_blocks(hr_agent *a, hr_block *b)
+{
+    static const char *const actor[4] = {"actor", "actor.m", "actor.v", "actor.t"};
+    static const char *const critic[4] = {"critic", "critic.m", "critic.v", "critic.t"};
+    static const char *const actor_target[4] = {"actor'", "actor'.m", "actor'.v", "actor'.t"};
+    static const char *const critic_target[4] = {"critic'", "critic'.m", "critic'.v", "critic'.t"};
+    const hr_block rest[] = {{"ring", a->ring, (size_t)a->o.memory * sizeof *a->ring},
+                             {"size", &a->size, sizeof a->size},
+                             {"head", &a->head, sizeof a->head},
+                             {"baseline", &a->b, sizeof a->b},
+                             {"baseline set", &a->b_set, sizeof a->b_set},
+                             {"lr scale", &a->lr_scale, sizeof a->lr_scale}};
+    list_net(&a->actor, actor, b);
+    list_net(&a->critic, critic, b + 4);
+    list_net(&a->actor_target, actor_target, b + 8);
+    list_net(&a->critic_target, critic_target, b + 12);
+    _Static_assert(16 + HR_COUNT(rest) == HR_AGENT_BLOCKS, "search.h counts the blocks");
+    memcpy(b + 16, rest, sizeof rest);
+}
+
 double hr_agent_act(hr_agent *a, const float obs[HR_STATE])
 {
     memcpy(a->actor.x, obs, HR_STATE * sizeof *obs);

@@ -4,14 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-void hr_csv_header(FILE *fp, bool best)
+enum { MOST_NUMBER = 26, MOST_FIELDS = 256 }; /* characters: of a rate with its comma; of all before them */
+
+void hr_csv_header(hr_buf *b, bool best)
 {
-    fprintf(fp, "Iter\t%s\tEstimate_Reduction\tBng_Acc\tAdv_Acc\torg_ops\tnew_ops\t%s\n",
-            best ? "Best_reward" : "Iter_reward", best ? "best_strategy" : "iter_strategy");
+    hr_buf_printf(b, "Iter\t%s\tEstimate_Reduction\tBng_Acc\tAdv_Acc\torg_ops\tnew_ops\t%s\n",
+                  best ? "Best_reward" : "Iter_reward", best ? "best_strategy" : "iter_strategy");
 }
 
 /* The shortest decimal that reads back as v, as Python prints it. */
-static void print_rate(FILE *fp, double v)
+static void print_rate(hr_buf *b, double v)
 {
     char text[40];
     for (int digits = 1; digits <= 17; digits++) {
@@ -19,23 +21,26 @@ static void print_rate(FILE *fp, double v)
         if (strtod(text, NULL) == v)
             break;
     }
-    fputs(text, fp);
-    if (!strpbrk(text, ".e"))
-        fputs(".0", fp);
+    hr_buf_printf(b, "%s%s", text, strpbrk(text, ".e") ? "" : ".0");
 }
 
-void hr_csv_row(FILE *fp, const hr_episode *e, int nd, bool best)
+void hr_csv_row(hr_buf *b, const hr_episode *e, int nd, bool best)
 {
     const double *rate = best ? e->best_rate : e->rate;
-    fprintf(fp, "%d\t%f\t%f\t%f\t%f\t%f\t%f\t", e->number, best ? e->best_reward : e->reward,
-            e->cost / e->dense_cost, e->clean, e->robust, e->dense_cost, e->cost);
+    hr_buf_printf(b, "%d\t%f\t%f\t%f\t%f\t%f\t%f\t", e->number, best ? e->best_reward : e->reward,
+                  e->cost / e->dense_cost, e->clean, e->robust, e->dense_cost, e->cost);
     if (!rate)
-        fputs("None", fp);
+        hr_buf_printf(b, "None");
     for (int d = 0; d < nd && rate; d++) {
-        fputs(d ? ", " : "[", fp);
-        print_rate(fp, rate[d]);
+        hr_buf_printf(b, d ? ", " : "[");
+        print_rate(b, rate[d]);
     }
-    fputs(rate ? "]\n" : "\n", fp);
+    hr_buf_printf(b, rate ? "]\n" : "\n");
+}
+
+int64_t hr_csv_most(int64_t rows, int nd)
+{
+    return (rows + 1) * (MOST_FIELDS + (int64_t)nd * MOST_NUMBER);
 }
 
 json_t *hr_search_json(const hr_wall *w, const hr_search_result *r, const char *id, json_t *history)

@@ -18,6 +18,10 @@
  * has to tell apart. On the chain of test_search_ddpg.c, 60 + 200 episodes, mean share of the optimum:
  * random search 0.75, actor alone 0.95, neighbourhood alone 0.95, both 0.98; without the floor the actor
  * alone stops at 0.93.
+ *
+ * Going on. Between two episodes all that matters is what the agent holds, the generator, the best strategy
+ * and the tables so far; `list` names it, once, for saving and loading. Nothing that an episode does before
+ * its evaluation touches these but the generator, so that a copy of it is enough to take an episode back.
  */
 #include "search/search.h"
 
@@ -50,6 +54,8 @@ void hr_search_result_release(hr_search_result *r)
 {
     free(r->rate);
     free(r->kept);
+    for (int i = 0; i < HR_TABLES; i++)
+        hr_buf_release(&r->table[i]);
     *r = (hr_search_result){0};
 }
 
@@ -59,7 +65,8 @@ struct search {
     hr_state state;
     hr_agent agent;
     hr_rng rng;
-    const hr_search_result *best;
+    hr_job *job;
+    hr_search_result *best;
     hr_transition *steps; /* [nd] of the current episode; those before w->s->first are unused */
 };
 
@@ -130,14 +137,18 @@ static void keep_best(const hr_wall *w, const hr_episode *e, hr_search_result *b
 }
 
 static int one_episode(struct search *q, int number, hr_eval_fn eval, void *eval_ctx, hr_episode *e,
-                       hr_search_result *best, hr_err *err)
+                       hr_err *err)
 {
     const hr_search_opts *o = q->o;
+    hr_search_result *best = q->best;
     hr_score_reply reply = {0};
+    hr_rng before = q->rng;
     play(q, number);
     int rc = eval(eval_ctx, q->w->kept, q->w->s->nd, &reply, err);
-    if (rc)
+    if (rc) {
+        q->rng = before;
         return rc;
+    }
     *e = (hr_episode){.number = number,
                       .total = o->warmup + o->episodes,
                       .warmup = number <= o->warmup,
@@ -155,31 +166,139 @@ static int one_episode(struct search *q, int number, hr_eval_fn eval, void *eval
         keep_best(q->w, e, best);
     e->best_reward = best->reward;
     e->best_rate = best->episode ? best->rate : NULL;
+    for (int i = 0; i < HR_TABLES; i++)
+        hr_csv_row(&best->table[i], e, q->w->s->nd, i == HR_TABLE_BEST);
     return learn(q, number, e->reward, err);
 }
 
-int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_eval_fn eval, void *eval_ctx,
+/* ---- saving and going on ------------------------------------------------------------------------------ */
+
+enum { OWN_BLOCKS = 8, BLOCKS = HR_AGENT_BLOCKS + OWN_BLOCKS + HR_TABLES };
+
+/* All that outlives an episode. The tables' lengths are those that their buffers have now. */
+static void list(struct search *q, hr_block b[BLOCKS])
+{
+    hr_search_result *r = q->best;
+    size_t nd = (size_t)q->w->s->nd;
+    const hr_block own[OWN_BLOCKS] = {{"rng", &q->rng, sizeof q->rng},
+                                      {"best reward", &r->reward, sizeof r->reward},
+                                      {"best clean", &r->clean, sizeof r->clean},
+                                      {"best robust", &r->robust, sizeof r->robust},
+                                      {"best episode", &r->episode, sizeof r->episode},
+                                      {"best rates", r->rate, nd * sizeof *r->rate},
+                                      {"best kept", r->kept, nd * sizeof *r->kept},
+                                      {"constants", &r->constants, sizeof r->constants}};
+    hr_buf *t = r->table;
+    hr_agent_blocks(&q->agent, b);
+    memcpy(b + HR_AGENT_BLOCKS, own, sizeof own);
+    b[BLOCKS - 2] = (hr_block){"table of episodes", t[HR_TABLE_EPISODES].data, t[HR_TABLE_EPISODES].len};
+    b[BLOCKS - 1] = (hr_block){"table of the best", t[HR_TABLE_BEST].data, t[HR_TABLE_BEST].len};
+}
+
+static int save(struct search *q, int done, hr_err *err)
+{
+    hr_block blocks[BLOCKS];
+    const hr_buf *t = q->best->table;
+    json_t *at =
+        json_pack("{s:i, s:[I,I], s:s*}", "episode", done, "tables", (json_int_t)t[HR_TABLE_EPISODES].len,
+                  (json_int_t)t[HR_TABLE_BEST].len, "evaluator", q->o->evaluator);
+    list(q, blocks);
+    int rc = hr_job_save(q->job, at, blocks, BLOCKS, err);
+    json_decref(at);
+    return rc;
+}
+
+/* Go on from a saved state, if there is one; *done becomes the number of episodes that are behind us. */
+static int resume(struct search *q, int *done, hr_err *err)
+{
+    hr_block blocks[BLOCKS];
+    const json_t *at = hr_job_saved(q->job);
+    if (!at)
+        return HR_OK;
+    const char *output = hr_out_name(hr_job_out(q->job));
+    const char *was = json_string_value(json_object_get(at, "evaluator")), *now = q->o->evaluator;
+    if (now && (!was || strcmp(was, now) != 0))
+        return hr_fail(
+            err, HR_EINVAL,
+            "%s.state: belongs to another run: input 'evaluator' has changed; --restart discards it", output);
+    json_int_t episode = json_integer_value(json_object_get(at, "episode"));
+    bool sound = episode >= 0 && episode <= q->o->warmup + q->o->episodes;
+    for (int i = 0; i < HR_TABLES && sound; i++) {
+        hr_buf *b = &q->best->table[i];
+        json_int_t len = json_integer_value(json_array_get(json_object_get(at, "tables"), (size_t)i));
+        sound = len > 0 && len <= hr_csv_most(episode, q->w->s->nd);
+        if (!sound)
+            break;
+        hr_buf_release(b);
+        *b = (hr_buf){.data = hr_xcalloc((size_t)len + 1, 1), .len = (size_t)len, .cap = (size_t)len + 1};
+    }
+    if (sound) {
+        list(q, blocks);
+        int rc = hr_job_load(q->job, blocks, BLOCKS, err);
+        if (rc)
+            return rc;
+        const hr_agent *a = &q->agent;
+        sound = a->size >= 0 && a->size <= a->o.memory && a->head >= 0 && a->head < a->o.memory;
+    }
+    if (!sound)
+        return hr_fail(err, HR_EFORMAT, "%s.state: damaged: numbers that cannot be; --restart discards it",
+                       output);
+    *done = (int)episode;
+    return HR_OK;
+}
+
+/* The search ends early, for a reason that lies outside it: the next run goes on from here. */
+static int stopped(struct search *q, int done, int rc, hr_err *err)
+{
+    hr_err trouble = HR_ERR_INIT;
+    int saved = save(q, done, &trouble);
+    if (rc != HR_EINTR)
+        return rc;
+    if (saved) {
+        *err = trouble;
+        return saved;
+    }
+    return hr_job_interrupted(q->job, err, "episode %d", done + 1);
+}
+
+static int episodes(struct search *q, int done, hr_eval_fn eval, void *eval_ctx,
+                    int (*seen)(void *ctx, const hr_episode *e, hr_err *err), void *seen_ctx, hr_err *err)
+{
+    int total = q->o->warmup + q->o->episodes, rc = HR_OK;
+    while (rc == HR_OK && done < total) {
+        hr_episode e;
+        rc = hr_interrupted() ? HR_EINTR : one_episode(q, done + 1, eval, eval_ctx, &e, err);
+        if (rc)
+            break;
+        done++;
+        if (seen)
+            rc = seen(seen_ctx, &e, err);
+        if (rc == HR_OK && (done == total || hr_job_due(q->job)))
+            rc = save(q, done, err);
+    }
+    return rc && rc != HR_EDIVERGED ? stopped(q, done, rc, err) : rc;
+}
+
+int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_job *job, hr_eval_fn eval, void *eval_ctx,
                   int (*seen)(void *ctx, const hr_episode *e, hr_err *err), void *seen_ctx,
                   hr_search_result *result, hr_err *err)
 {
     size_t nd = (size_t)w->s->nd;
-    struct search q = {.w = w, .o = o, .rng = {.seed = o->seed, .stream = HR_STREAM_SEARCH}, .best = result};
+    int done = 0;
+    struct search q = {
+        .w = w, .o = o, .rng = {.seed = o->seed, .stream = HR_STREAM_SEARCH}, .job = job, .best = result};
     *result = (hr_search_result){.reward = -INFINITY};
     result->rate = hr_xcalloc(nd, sizeof *result->rate);
     result->kept = hr_xcalloc(nd, sizeof *result->kept);
+    for (int i = 0; i < HR_TABLES; i++)
+        hr_csv_header(&result->table[i], i == HR_TABLE_BEST);
     q.steps = hr_xcalloc(nd, sizeof *q.steps);
     hr_state_init(&q.state, w->s, o->agent.reference);
     hr_agent_init(&q.agent, &o->agent, &q.rng);
 
-    int rc = HR_OK;
-    for (int number = 1; rc == HR_OK && number <= o->warmup + o->episodes; number++) {
-        hr_episode e;
-        rc = hr_interrupted() ? hr_fail(err, HR_EINTR, "interrupted in episode %d", number) : HR_OK;
-        if (rc == HR_OK)
-            rc = one_episode(&q, number, eval, eval_ctx, &e, result, err);
-        if (rc == HR_OK && seen)
-            rc = seen(seen_ctx, &e, err);
-    }
+    int rc = resume(&q, &done, err);
+    if (rc == HR_OK)
+        rc = episodes(&q, done, eval, eval_ctx, seen, seen_ctx, err);
     hr_agent_release(&q.agent);
     hr_state_release(&q.state);
     free(q.steps);

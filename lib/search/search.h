@@ -199,6 +199,10 @@ typedef struct hr_agent {
 /* rng is borrowed: initial weights, noise and samples are drawn from it in order. */
 void hr_agent_init(hr_agent *a, const hr_agent_opts *o, hr_rng *rng);
 void hr_agent_release(hr_agent *a);
+/* List what the agent has learned and remembers, to save or to load it (hr_state_save): b [HR_AGENT_BLOCKS]
+ * is overwritten and points into a. rng, which is borrowed, is its owner's to save. */
+enum { HR_AGENT_BLOCKS = 22 };
+void hr_agent_blocks(hr_agent *a, hr_block *b);
 /* mu(obs), in (0,1). */
 double hr_agent_act(hr_agent *a, const float obs[HR_STATE]);
 /* clip(|TN(mu, sigma)|, 0, 1), TN a normal redrawn beyond two deviations. */
@@ -229,7 +233,7 @@ HR_MUST_CHECK int hr_peer_start(hr_peer **out, const char *command, const hr_spa
                                 hr_err *err);
 /* hr_eval_fn with the peer as ctx. A process that died is started again once in a peer's life. */
 int hr_peer_eval(void *peer, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err);
-/* The digest of network and data that the evaluator announced. */
+/* The digest that the evaluator announced: of all that its answers depend on. */
 const char *hr_peer_digest(const hr_peer *p);
 bool hr_peer_restarted(const hr_peer *p);
 /* End its input and wait for it to leave. HR_EPEER when it says more than it was asked, or leaves with
@@ -259,6 +263,7 @@ typedef struct hr_search_opts {
     enum hr_reward reward;
     double beta;
     uint32_t seed;
+    const char *evaluator; /* digest of what eval answers for: a state from another one is refused; or NULL */
 } hr_search_opts;
 
 typedef struct hr_episode {
@@ -274,21 +279,26 @@ typedef struct hr_episode {
     const double *best_rate; /* [nd]; NULL: none yet */
 } hr_episode;
 
+enum { HR_TABLE_EPISODES, HR_TABLE_BEST, HR_TABLES };
 typedef struct hr_search_result {
     double reward, clean, robust;
     int episode; /* that found it; 0: none */
     double *rate;
     int64_t *kept;
-    int constants; /* episodes whose network was a constant predictor */
+    int constants;           /* episodes whose network was a constant predictor */
+    hr_buf table[HR_TABLES]; /* text of the two tables, from the first episode on */
 } hr_search_result;
 void hr_search_result_release(hr_search_result *r);
 
-/* Run the episodes. seen is called after each (NULL: nobody looks); its return value, if not 0, ends the
- * search with that code. Caller releases *result, also after an error. Returns 0, what eval or seen returned,
- * HR_EDIVERGED, or HR_EINTR. */
-HR_MUST_CHECK int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_eval_fn eval, void *eval_ctx,
-                                int (*seen)(void *ctx, const hr_episode *e, hr_err *err), void *seen_ctx,
-                                hr_search_result *result, hr_err *err);
+/* Run the episodes, from where job (NULL allowed) was saved. seen is called after each (NULL: nobody looks);
+ * its return value, if not 0, ends the search with that code. The state is saved when it is due, after the
+ * last episode, on a signal, and when eval fails: an episode that was not evaluated has then not been, and
+ * the next run repeats it. Caller releases *result, also after an error. Returns 0, what eval or seen
+ * returned, HR_EDIVERGED, HR_EINTR, HR_EIO (the state cannot be saved), HR_EINVAL (it is another evaluator's)
+ * or HR_EFORMAT (it is damaged). */
+HR_MUST_CHECK int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_job *job, hr_eval_fn eval,
+                                void *eval_ctx, int (*seen)(void *ctx, const hr_episode *e, hr_err *err),
+                                void *seen_ctx, hr_search_result *result, hr_err *err);
 
 /* What a constant predictor scores when classes are equally frequent, by the published reward. */
 double hr_reward_chance(enum hr_reward how, double beta, int classes);
@@ -299,8 +309,10 @@ double hr_reward_chance(enum hr_reward how, double beta, int classes);
  *   Episode_wise_Rewards.csv  Iter Iter_reward Estimate_Reduction Bng_Acc Adv_Acc org_ops new_ops
  * iter_strategy Best_Rewards.csv          Iter Best_reward ... best_strategy: best so far, but the columns
  * between are those of the current episode The strategy is printed as a Python list. */
-void hr_csv_header(FILE *fp, bool best);
-void hr_csv_row(FILE *fp, const hr_episode *e, int nd, bool best);
+void hr_csv_header(hr_buf *b, bool best);
+void hr_csv_row(hr_buf *b, const hr_episode *e, int nd, bool best);
+/* No table with that many rows is longer; what they cost is at most 2^53. */
+int64_t hr_csv_most(int64_t rows, int nd);
 
 /* {arch: {"weight"|"channel": {id: {"layers", "rates", "kept", "budget": {"target", "inout", "masked",
  * "macs"}, "reward", "clean", "robust", "episode", "history"}}}}; budgets as fractions, sound accounting

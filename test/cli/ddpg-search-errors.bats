@@ -15,7 +15,7 @@ refused() {
     local fault=$1 pattern=$2
     shift 2
     run --separate-stderr ddpg-search -q -l layers.json -t 0.3 --hidden 4 --batch 4 --warmup 4 --episodes 4 \
-        --train-iters 1 -e "exec $PYTHON $TOY serve $fault" --csv-dir . -o s.json "$@"
+        --train-iters 1 --restart -e "exec $PYTHON $TOY serve $fault" --csv-dir . -o s.json "$@"
     assert_refused s.json Episode_wise_Rewards.csv Best_Rewards.csv
     assert_equal "$output" ""
     assert_regex "$stderr" "^ddpg-search: .*$pattern"
@@ -95,16 +95,17 @@ lines_in() { # lines_in FILE N
     assert_not_exists started
 }
 
-@test "ddpg-search: SIGTERM stops the search and the evaluator; nothing is written" {
+@test "ddpg-search: SIGTERM before the greeting stops the search and the evaluator; nothing is written" {
     ddpg-search -q -l layers.json -t 0.3 -e 'echo $$ >pid; exec sleep 300' -o s.json --csv-dir . 2>err &
     local search=$!
     until_true test -s pid
     kill "$search"
     status=0
     wait "$search" || status=$?
-    stderr=$(cat err)
-    assert_refused s.json Episode_wise_Rewards.csv Best_Rewards.csv
-    assert_equal "$stderr" "ddpg-search: interrupted; nothing was written"
+    assert_equal "$status" 75
+    assert_equal "$(cat err)" \
+        "ddpg-search: interrupted before the evaluator was ready; run the same command again"
+    assert_equal "$(echo * .s* .*.partial)" "err layers.json pid .s* .*.partial"
     run ps -o stat= -p "$(cat pid)"
     assert_output ""
 }

@@ -10,6 +10,8 @@ toy_evaluator.py serve [FAULT]     answer strategies; FAULT is what goes wrong, 
     nonsense:N id:N many:N error:N shrink:N   a wrong answer to request N
     twice:N late:N tail     two answers; none; words after the last
     pids:FILE          the process number is added to FILE at its third request
+    term:N int:N slay:N   SIGTERM, SIGINT, SIGKILL for the search on request N; no answer
+    digest:D           another digest
     constant           every network answers every image alike
 """
 import json
@@ -22,6 +24,7 @@ NEED = ([.75, .25, .55, .12, .2, .45, .6], [.55, .45, .30, .20, .15, .60, .5])
 POWER = [.3, 1.6, .3, .3, 1.6, .3]
 LEAST = [.2, .5, .2, .2, .5, .2]
 IMAGES = 10000
+SIGNALS = {"term": 15, "int": 2, "slay": 9}
 
 
 def pair(need, i, a, b):
@@ -48,14 +51,14 @@ def table():
             "layers": layers}
 
 
-def greeting(fault, again):
+def greeting(fault, arg, again):
     layers = [{"name": f"fc{i}", "n": n} for i, n in enumerate(COUNT)]
     if fault == "names":
         layers[2]["name"] = "conv2"
     if fault == "counts":
         layers[2]["n"] = 25
     return {"proto": 1, "reg": "channel" if fault == "reg" else "weight", "layers": layers, "batches": 3,
-            "images": IMAGES, "digest": "cafe" if fault == "other" and again else "5eed"}
+            "images": IMAGES, "digest": arg if fault == "digest" else "cafe" if fault == "other" and again else "5eed"}
 
 
 def say(line):
@@ -69,7 +72,7 @@ def serve(fault="", *_):
         sys.exit(4)
     if fault == "mute":
         time.sleep(60)
-    say("hello there" if fault == "text" else json.dumps(greeting(fault, again)))
+    say("hello there" if fault == "text" else json.dumps(greeting(fault, arg, again)))
     heard = 0
     for line in sys.stdin:
         request = json.loads(line)
@@ -90,6 +93,10 @@ def serve(fault="", *_):
                 sys.exit(3)
             if fault == "kill":
                 os.kill(os.getpid(), 9)
+            if fault in SIGNALS:
+                os.kill(os.getppid(), SIGNALS[fault])
+                sys.stdin.read()  # until it is dead, or we are
+                sys.exit()
             if fault == "late":
                 time.sleep(60)
             if fault == "id":

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Tens of thousands of training steps are too much for an interpreter of machine code. */
 static bool under_valgrind(void)
@@ -255,7 +256,7 @@ static double found(const struct world *q, hr_search_opts o)
     hr_wall w;
     int rc = hr_wall_init(&w, &q->s, false, HR_ACTION_LOG, HR_COST_INOUT, 0.3, 0.05, 0.9, &err);
     if (rc == HR_OK)
-        rc = hr_search_run(&w, &o, evaluate, NULL, NULL, NULL, &r, &err);
+        rc = hr_search_run(&w, &o, NULL, evaluate, NULL, NULL, NULL, &r, &err);
     double share = rc ? NAN : worth(r.kept) / q->best;
     hr_search_result_release(&r);
     hr_wall_release(&w);
@@ -314,10 +315,83 @@ static void test_reference_agent_runs(void **state)
     o.agent.init = HR_INIT_NORMAL;
     o.warmup = o.episodes = 12;
     assert_ok(hr_wall_init(&w, &q->s, true, HR_ACTION_LINEAR, HR_COST_INOUT, 0.3, 0.05, 0.9, &err), err);
-    assert_ok(hr_search_run(&w, &o, evaluate, NULL, NULL, NULL, &r, &err), err);
+    assert_ok(hr_search_run(&w, &o, NULL, evaluate, NULL, NULL, NULL, &r, &err), err);
     assert_true(r.episode > 12); /* a warm-up episode is never the best one */
     hr_search_result_release(&r);
     hr_wall_release(&w);
+}
+
+/* An evaluator that fails at its n-th question. */
+static int evaluate_until(void *ctx, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err)
+{
+    int *n = ctx;
+    if (--*n == 0)
+        return hr_fail(err, HR_EPEER, "gone");
+    return evaluate(NULL, kept, nd, reply, err);
+}
+
+/* Run with a job for dir/x, failing at question `until` (0: never); the result is the caller's. */
+static int search_until(const struct world *q, const char *dir, bool reference, int until,
+                        hr_search_result *r, hr_err *err)
+{
+    hr_wall w;
+    hr_job *job;
+    hr_search_opts o = agent_opts(7);
+    o.agent.reference = reference;
+    o.agent.hidden = o.agent.batch = 16;
+    o.agent.memory = 9 * N; /* the ring comes round */
+    o.warmup = 6;
+    o.episodes = 10;
+    o.train_iters = 3;
+    char *path = hr_xasprintf("%s/x", dir);
+    json_t *record = json_object();
+    enum hr_action action = reference ? HR_ACTION_LINEAR : HR_ACTION_LOG;
+    assert_ok(hr_wall_init(&w, &q->s, reference, action, HR_COST_INOUT, 0.3, 0.05, 0.9, err), *err);
+    assert_ok(hr_job_open(&job, &(hr_job_opts){.output = path, .run = record, .every = 1e6}, err), *err);
+    int rc = hr_search_run(&w, &o, job, evaluate_until, &until, NULL, NULL, r, err);
+    if (rc)
+        hr_job_abort(job);
+    else
+        assert_ok(hr_job_commit(job, err), *err);
+    hr_wall_release(&w);
+    json_decref(record);
+    free(path);
+    return rc;
+}
+
+/* In the warm-up, where training begins (5 is the last before), and behind it; and all over again. */
+static void test_search_goes_on_where_its_evaluator_failed_and_nothing_differs(void **state)
+{
+    const struct world *q = *state;
+    char dir[] = "/tmp/heracles-search-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    for (int reference = 0; reference < 2; reference++) {
+        hr_err err = HR_ERR_INIT;
+        hr_search_result want, got;
+        assert_ok(search_until(q, dir, reference, 0, &want, &err), err);
+        for (int step = 1; step <= 16; step += 3) { /* questions answered per run */
+            int rc, runs = 0;
+            do {
+                if (runs++)
+                    hr_search_result_release(&got);
+                rc = search_until(q, dir, reference, step + 1, &got, &err);
+            } while (rc == HR_EPEER);
+            assert_ok(rc, err);
+            assert_int_equal(runs, (16 + step - 1) / step); /* each went on: no episode was played twice */
+            assert_int_equal(got.episode, want.episode);
+            assert_true(got.reward == want.reward && got.clean == want.clean && got.robust == want.robust);
+            assert_memory_equal(got.kept, want.kept, N * sizeof *got.kept);
+            assert_memory_equal(got.rate, want.rate, N * sizeof *got.rate);
+            for (int i = 0; i < HR_TABLES; i++)
+                assert_string_equal(got.table[i].data, want.table[i].data);
+            hr_search_result_release(&got);
+        }
+        hr_search_result_release(&want);
+    }
+    char *path = hr_xasprintf("%s/x", dir);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(dir), 0); /* no state is left */
+    free(path);
 }
 
 int main(void)
@@ -328,6 +402,7 @@ int main(void)
         cmocka_unit_test(test_ddpg_reaches_95_percent_and_beats_random_search),
         cmocka_unit_test(test_same_seed_finds_the_same_strategy),
         cmocka_unit_test(test_reference_agent_runs),
+        cmocka_unit_test(test_search_goes_on_where_its_evaluator_failed_and_nothing_differs),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
