@@ -267,9 +267,9 @@ HR_MUST_CHECK int hr_job_save(hr_job *job, const json_t *at, const hr_block *blo
  * on. Call it after hr_job_save. Returns HR_EINTR. */
 int hr_job_interrupted(const hr_job *job, hr_err *err, const char *fmt, ...) HR_PRINTF(3, 4);
 hr_out *hr_job_out(hr_job *job); /* to write to; the job commits it */
-/* The output becomes visible, with those that wait for it (hr_outs_hold; without it none does), then the saved
- * state is removed; releases job. A process that is killed between
- * the two leaves a state that leads straight to the same output. Returns 0, or HR_EIO: the state is kept. */
+/* The output becomes visible, with those that wait for it (hr_outs_hold; without it none does), then the
+ * saved state is removed; releases job. A process that is killed between the two leaves a state that leads
+ * straight to the same output. Returns 0, or HR_EIO: the state is kept. */
 HR_MUST_CHECK int hr_job_commit(hr_job *job, hr_err *err);
 /* Drop the output, keep the saved state, release job; NULL is allowed. */
 void hr_job_abort(hr_job *job);

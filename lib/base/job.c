@@ -4,8 +4,9 @@
  *     .OUTPUT.partial       held and locked from the beginning to the end
  *     OUTPUT.state          {"run": what this run is, "at": the caller's}, and the caller's blocks (state.c)
  *
- * The order at the end is: rename the outputs, then unlink the state. Killed between the two, the same command
- * finds the state of finished work and makes the output again, the same bytes, without redoing anything. */
+ * The order at the end is: rename the outputs, then unlink the state. Killed between the two, the same
+ * command finds the state of finished work and makes the output again, the same bytes, without redoing
+ * anything. */
 #include "base/base.h"
 
 #include <errno.h>

@@ -261,8 +261,8 @@ static int check_greeting(hr_peer *p, const json_t *j, const char *line, const c
     p->images = json_integer_value(json_object_get(j, "images"));
     if (p->batches < 1 || p->images < 1)
         return nonsense(p, when, "no images", line, err);
-    free(p->digest);
-    p->digest = hr_xstrdup(digest);
+    if (!p->digest) /* a second greeting is the same, and the first digest is out there */
+        p->digest = hr_xstrdup(digest);
     return check_layers(p, json_object_get(j, "layers"), when, err);
 }
 

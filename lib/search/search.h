@@ -233,7 +233,7 @@ HR_MUST_CHECK int hr_peer_start(hr_peer **out, const char *command, const hr_spa
                                 hr_err *err);
 /* hr_eval_fn with the peer as ctx. A process that died is started again once in a peer's life. */
 int hr_peer_eval(void *peer, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err);
-/* The digest that the evaluator announced: of all that its answers depend on. */
+/* The digest that the evaluator announced: of all that its answers depend on. It lives as long as p. */
 const char *hr_peer_digest(const hr_peer *p);
 bool hr_peer_restarted(const hr_peer *p);
 /* End its input and wait for it to leave. HR_EPEER when it says more than it was asked, or leaves with

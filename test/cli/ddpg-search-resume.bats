@@ -26,6 +26,16 @@ search() {
         --train-iters 2 -e "exec $PYTHON $TOY serve $fault" --csv-dir . -o s.json "$@"
 }
 
+# until_true COMMAND...: wait for it, at most 20 s.
+until_true() {
+    local n
+    for n in $(seq 400); do
+        if "$@"; then return 0; fi
+        sleep 0.05
+    done
+    fail "never true: $*"
+}
+
 assert_whole() {
     local f
     for f in s.json Episode_wise_Rewards.csv Best_Rewards.csv; do
@@ -73,7 +83,7 @@ until_done() {
 @test "ddpg-search: interrupted while the evaluator starts, the same command begins" {
     EXEC="exec" search mute -q 2>err &
     local search=$!
-    until [ -e .s.json.partial ]; do sleep 0.02; done
+    until_true test -e .s.json.partial
     kill -INT "$search"
     status=0
     wait "$search" || status=$?
@@ -185,7 +195,7 @@ d = bytearray(open("kept", "rb").read()); d[int(sys.argv[1])] ^= 16; open("s.jso
 @test "ddpg-search: a second search for the same output is refused, the first is not disturbed" {
     EXEC="exec" search late:3 --save-every 0 2>first &
     local search=$!
-    until [ -e s.json.state ]; do sleep 0.02; done
+    until_true test -e s.json.state
     run --separate-stderr search "" --restart --csv-dir elsewhere
     assert_equal "$status" 1
     assert_equal "$stderr" "ddpg-search: s.json: another process is writing it now"
