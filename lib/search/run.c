@@ -247,10 +247,13 @@ static int resume(struct search *q, int *done, hr_err *err)
     return HR_OK;
 }
 
-/* The search ends early, for a reason that lies outside it: the next run goes on from here. */
+/* The search ends early, for a reason that lies outside it: the next run goes on from here. An evaluator that
+ * fails at once leaves nothing to go on from. */
 static int stopped(struct search *q, int done, int rc, hr_err *err)
 {
     hr_err trouble = HR_ERR_INIT;
+    if (done == 0 && rc != HR_EINTR)
+        return rc;
     int saved = save(q, done, &trouble);
     if (rc != HR_EINTR)
         return rc;
