@@ -1,9 +1,13 @@
 /* test/unit/test_base.c -- lib/base against published vectors and its own promises. */
 #include "unit.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -94,6 +98,20 @@ static void test_permutation_is_one_and_depends_on_the_seed(void **state)
         seen[p[i]] = true;
     }
     assert_memory_not_equal(p, q, sizeof p);
+}
+
+static void test_rng_words_are_those_of_the_counter(void **state)
+{
+    (void)state;
+    static const uint64_t from[] = {0, UINT64_C(1) << 34}; /* there the block's number needs its upper half */
+    for (size_t k = 0; k < HR_COUNT(from); k++) {
+        hr_rng r = {.seed = 9, .stream = HR_STREAM_TEST, .next = from[k]};
+        for (uint32_t i = 0; i < 9; i++) {
+            uint32_t w[4];
+            hr_philox(9, HR_STREAM_TEST, (uint32_t)k, 0, 0, i / 4, w);
+            assert_int_equal(hr_rng_u32(&r), w[i % 4]);
+        }
+    }
 }
 
 static void test_rng_below_is_uniform(void **state)
@@ -285,6 +303,63 @@ static void test_long_messages_keep_the_name_and_the_reason(void **state)
     assert_int_equal(strncmp(err.msg, "again: axxx", 11), 0);
 }
 
+/* What the library did to files while `watched`, in order: f a file synced, d a directory synced, r a rename.
+ * These definitions come before libc's when the test is linked. */
+static char done[8];
+static bool watched, sync_fails;
+
+static void note(char what)
+{
+    size_t n = strlen(done);
+    if (watched && n + 1 < sizeof done)
+        done[n] = what;
+}
+
+int fsync(int fd)
+{
+    struct stat st;
+    note(fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) ? 'd' : 'f');
+    if (watched && sync_fails) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+int rename(const char *from, const char *to)
+{
+    note('r');
+    return renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
+
+static void test_output_is_synced_then_renamed_then_its_directory_is_synced(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/heracles-out-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    char *path = hr_xasprintf("%s/x.txt", dir);
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    assert_ok(hr_out_open(&out, path, 0, &err), err);
+    fputs("one", hr_out_file(out));
+    watched = true;
+    int rc = hr_out_commit(out, &err);
+    watched = false;
+    assert_int_equal(rc, HR_OK);
+    assert_string_equal(done, "frd");
+
+    memset(done, 0, sizeof done);
+    assert_ok(hr_out_open(&out, path, 0, &err), err);
+    watched = sync_fails = true;
+    rc = hr_out_commit(out, &err);
+    watched = sync_fails = false;
+    assert_int_equal(rc, HR_EIO);
+    assert_string_equal(done, "f"); /* what is not safely on the disk takes no name */
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(dir), 0);
+    free(path);
+}
+
 static void test_full_device_is_noticed(void **state)
 {
     (void)state;
@@ -313,11 +388,13 @@ int main(void)
         cmocka_unit_test(test_draws_have_the_moments_they_claim),
         cmocka_unit_test(test_noise_belongs_to_its_counter),
         cmocka_unit_test(test_permutation_is_one_and_depends_on_the_seed),
+        cmocka_unit_test(test_rng_words_are_those_of_the_counter),
         cmocka_unit_test(test_rng_below_is_uniform),
         cmocka_unit_test(test_numbers_are_parsed_whole),
         cmocka_unit_test(test_output_appears_whole_or_not_at_all),
         cmocka_unit_test(test_output_is_one_writers_and_goes_with_it),
         cmocka_unit_test(test_held_outputs_appear_together_or_not_at_all),
+        cmocka_unit_test(test_output_is_synced_then_renamed_then_its_directory_is_synced),
         cmocka_unit_test(test_full_device_is_noticed),
         cmocka_unit_test(test_long_messages_keep_the_name_and_the_reason),
         cmocka_unit_test(test_messages_stay_on_one_line),

@@ -653,6 +653,71 @@ static void test_preferred_replay_leans_to_high_rewards(void **state)
     hr_agent_release(&a);
 }
 
+/* Fill the whole memory with one-step episodes of this reward. */
+static void remember(hr_agent *a, float reward)
+{
+    for (int i = 0; i < a->o.memory; i++) {
+        hr_transition t = {.action = (float)i / (float)a->o.memory, .reward = reward, .done = true};
+        hr_agent_store(a, &t);
+    }
+}
+
+static void test_targets_follow_by_tau(void **state)
+{
+    (void)state;
+    hr_rng rng = {.seed = 5, .stream = HR_STREAM_TEST};
+    hr_err err = HR_ERR_INIT;
+    hr_agent a;
+    hr_agent_opts o = {.init = HR_INIT_FANIN,
+                       .actor_lr = 0.01,
+                       .critic_lr = 0.01,
+                       .lr_decay = 1,
+                       .tau = 0.125,
+                       .hidden = 4,
+                       .batch = 8,
+                       .memory = 16};
+    hr_agent_init(&a, &o, &rng);
+    remember(&a, 1);
+    const hr_mlp *net[] = {&a.actor, &a.critic}, *target[] = {&a.actor_target, &a.critic_target};
+    float *before[2];
+    for (int k = 0; k < 2; k++) {
+        before[k] = hr_xmalloc(net[k]->nparam * sizeof(float));
+        memcpy(before[k], target[k]->p, net[k]->nparam * sizeof(float));
+    }
+    assert_ok(hr_agent_train(&a, 1, false, &err), err);
+    for (int k = 0; k < 2; k++) {
+        double moved = 0;
+        for (size_t i = 0; i < net[k]->nparam; i++) {
+            moved = fmax(moved, fabs((double)net[k]->p[i] - before[k][i]));
+            /* one rounding of numbers below 1 */
+            assert_near(target[k]->p[i], 0.125 * net[k]->p[i] + 0.875 * before[k][i], 1e-7);
+        }
+        assert_true(moved > 0.005); /* or following would not show */
+        free(before[k]);
+    }
+    hr_agent_release(&a);
+}
+
+static void test_baseline_moves_half_way_to_the_mean_reward(void **state)
+{
+    (void)state;
+    hr_rng rng = {.seed = 5, .stream = HR_STREAM_TEST};
+    hr_err err = HR_ERR_INIT;
+    hr_agent a;
+    hr_agent_opts o = {
+        .baseline = true, .init = HR_INIT_FANIN, .lr_decay = 1, .hidden = 4, .batch = 8, .memory = 16};
+    hr_agent_init(&a, &o, &rng);
+    remember(&a, 1);
+    assert_ok(hr_agent_train(&a, 1, false, &err), err);
+    assert_near(a.b, 1, 1e-12); /* the first mean is taken as it is */
+    remember(&a, 3);
+    assert_ok(hr_agent_train(&a, 1, false, &err), err);
+    assert_near(a.b, 2, 1e-12);
+    assert_ok(hr_agent_train(&a, 1, false, &err), err);
+    assert_near(a.b, 2.5, 1e-12);
+    hr_agent_release(&a);
+}
+
 static void test_constant_predictors_are_worth_nothing(void **state)
 {
     (void)state;
@@ -684,6 +749,8 @@ int main(void)
         cmocka_unit_test(test_noise_is_truncated_folded_and_clipped),
         cmocka_unit_test(test_replay_forgets_the_oldest_and_draws_evenly),
         cmocka_unit_test(test_preferred_replay_leans_to_high_rewards),
+        cmocka_unit_test(test_targets_follow_by_tau),
+        cmocka_unit_test(test_baseline_moves_half_way_to_the_mean_reward),
         cmocka_unit_test(test_constant_predictors_are_worth_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

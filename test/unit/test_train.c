@@ -246,6 +246,70 @@ static void test_a_step_moves_along_the_oracles_gradient(void **state)
     hr_model_free(before);
 }
 
+static void test_adams_first_step_is_the_learning_rate(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(16);
+    hr_model *m = new_net(), *before = hr_model_copy(m);
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    o.objective = HR_OBJ_NATURAL;
+    o.optimizer = HR_ADAM;
+    o.weight_decay = 0;
+    o.schedule = (hr_schedule){.kind = HR_LR_CONSTANT, .lr = 0.001, .epochs = 1};
+    must_train(m, &ds, &o);
+    int all = 0, whole = 0;
+    hr_layers ls = hr_layers_of(m);
+    for (int i = 0; i < ls.n; i++)
+        for (int64_t k = 0; k < ls.l[i].n; k++, all++) {
+            double p0 = hr_tensor_f32(&before->tensors[ls.l[i].weight])[k];
+            double step = fabs(hr_tensor_f32(&m->tensors[ls.l[i].weight])[k] - p0);
+            assert_true(step < 1.01e-3);
+            whole += step > 0.99e-3;
+        }
+    assert_true(whole > all * 9 / 10); /* all but those whose gradient is not large beside Adam's 1e-8 */
+    hr_layers_release(&ls);
+    hr_dataset_release(&ds);
+    hr_model_free(m);
+    hr_model_free(before);
+}
+
+static int keep_losses(void *ctx, const hr_epoch *e, hr_err *err)
+{
+    (void)err;
+    ((double *)ctx)[e->epoch - 1] = e->loss;
+    return HR_OK;
+}
+
+/* How far the losses of two epochs lie apart when nothing is learnt: by what else differs between them. */
+static double epochs_apart(enum hr_objective objective, int batch)
+{
+    double loss[2] = {0};
+    hr_dataset ds = new_images(48);
+    hr_model *m = new_net();
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    o.objective = objective;
+    o.schedule = (hr_schedule){.kind = HR_LR_CONSTANT, .lr = 0, .epochs = 2};
+    o.batch = batch;
+    o.attack_bn = HR_BN_BATCH; /* the running statistics do move */
+    o.on_epoch = keep_losses;
+    o.ctx = loss;
+    must_train(m, &ds, &o);
+    hr_dataset_release(&ds);
+    hr_model_free(m);
+    return fabs(loss[1] - loss[0]);
+}
+
+static void test_every_epoch_has_its_own_order_and_noise(void **state)
+{
+    (void)state;
+    /* Which images share a batch, and so its statistics, decides about their losses. */
+    assert_true(epochs_apart(HR_OBJ_NATURAL, 6) > 1e-4);
+    /* With all of them in one batch only the order of float sums is left, */
+    assert_true(epochs_apart(HR_OBJ_NATURAL, 48) < 1e-6);
+    /* and the noise that an attack starts from. */
+    assert_true(epochs_apart(HR_OBJ_PGD, 48) > 1e-4);
+}
+
 static void test_same_bytes_for_one_and_two_threads(void **state)
 {
     (void)state;
@@ -586,6 +650,8 @@ int main(void)
         cmocka_unit_test(test_scores_start_from_the_weights),
         cmocka_unit_test(test_score_gradient_is_the_derivative_of_a_relaxed_mask),
         cmocka_unit_test(test_a_step_moves_along_the_oracles_gradient),
+        cmocka_unit_test(test_adams_first_step_is_the_learning_rate),
+        cmocka_unit_test(test_every_epoch_has_its_own_order_and_noise),
         cmocka_unit_test(test_same_bytes_for_one_and_two_threads),
         cmocka_unit_test(test_prune_trains_scores_and_batch_norm_only),
         cmocka_unit_test(test_prune_takes_the_steps_of_the_oracle),
