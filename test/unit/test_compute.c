@@ -219,7 +219,9 @@ static void test_conv_on_awkward_images_matches_ref(void **state)
     check_conv(2, 33, 5, 2, 2, 5, 1, 2, NET_BIAS); /* kernel larger than the image */
     check_conv(2, 3, 4, 1, 13, 1, 3, 0, NET_BIAS); /* pixels that no window reads */
     check_conv(1, 4, 4, 11, 1, 3, 2, 2, NET_NO_BIAS);
-    hr_model *m = net_new(3, 6, 9); /* a kernel that is not square */
+    check_conv(9, 9, 5, 7, 6, 3, 1, 1, NET_NO_BIAS); /* weight gradients of more than one block of pixels, */
+    check_conv(9, 2, 5, 7, 6, 3, 1, 1, NET_NO_BIAS); /* gathered and not */
+    hr_model *m = net_new(3, 6, 9);                  /* a kernel that is not square */
     net_done(m, net_conv(m, 0, 17, 3, 5, 2, 2, NET_BIAS), 2);
     check_modes(m, 3, 3, conv_bounds, "conv 3x5");
 }
@@ -319,7 +321,7 @@ static void test_adaptive_pools_match_ref(void **state)
 static void test_elementwise_steps_match_ref(void **state)
 {
     (void)state;
-    for (int k = 0; k < 5; k++) {
+    for (int k = 0; k < 6; k++) {
         hr_model *m = net_new(3, 5, 7);
         int a = net_normalize(m, 0), last = a;
         if (k == 1)
@@ -330,6 +332,10 @@ static void test_elementwise_steps_match_ref(void **state)
             last = net_add(m, net_relu(m, a), 0);
         else if (k == 4)
             last = net_relu(m, net_add(m, 0, a));
+        else if (k == 5) { /* the gradient of b has a part already when its sum adds another */
+            int b = net_relu(m, a), sum = net_add(m, 0, b);
+            last = net_add(m, sum, net_relu(m, b));
+        }
         net_done(m, last, 2);
         char what[20];
         snprintf(what, sizeof what, "elementwise %d", k);

@@ -135,6 +135,39 @@ static void test_restarts_and_batch_size(void **state)
     hr_dataset_release(&ds);
 }
 
+/* Without steps an attack is its noise alone, so that restarts differ. */
+static void test_right_is_who_is_right_in_every_restart(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(N);
+    hr_model *m = trained_net(&ds);
+    hr_exec *e = new_exec(m, N, 1);
+    hr_eval_attack list[HR_MAX_ATTACKS];
+    float x[N * LEN];
+    int32_t y[N], pred[N];
+    uint32_t rows[N], every = 0, single[3] = {0};
+    bool right[N];
+    parse(list, "pgd1", 3, HR_BN_FOLDED);
+    list[0].opts.steps = 0;
+    list[0].opts.eps = 0.5f;
+    for (uint32_t i = 0; i < N; i++)
+        rows[i] = i;
+    hr_batch_fill(&ds, rows, N, x, y);
+    for (int k = 0; k < 3; k++) {
+        hr_eval_batch(e, &list[0], k, x, y, ds.index, N, pred);
+        for (uint32_t i = 0; i < N; i++) {
+            single[k] += pred[i] == y[i];
+            right[i] = (k == 0 || right[i]) && pred[i] == y[i];
+            every += k == 2 && right[i];
+        }
+    }
+    assert_true(every > 0 && every < single[0] && every < single[1] && every < single[2]);
+    assert_int_equal(hr_eval_run(e, N, &ds, &list[0]).correct, every);
+    hr_exec_free(e);
+    hr_model_free(m);
+    hr_dataset_release(&ds);
+}
+
 static void test_no_batch_of_one_image_with_batch_statistics(void **state)
 {
     (void)state;
@@ -422,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_attack_lists_are_parsed_whole),
         cmocka_unit_test(test_evaluation_is_a_recount),
         cmocka_unit_test(test_restarts_and_batch_size),
+        cmocka_unit_test(test_right_is_who_is_right_in_every_restart),
         cmocka_unit_test(test_no_batch_of_one_image_with_batch_statistics),
         cmocka_unit_test(test_replies_are_what_the_masked_network_measures),
         cmocka_unit_test(test_counts_add_up_over_batch_ranges_and_repeat),

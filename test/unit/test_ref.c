@@ -215,6 +215,9 @@ static void test_elementwise_backward_matches_central_differences(void **state)
         check_op(m, net_add(m, 0, 0), n, HR_BN_FOLDED);
         m = net_new(2, 1, 3); /* relu(x) + x: two readers of one tensor */
         check_op(m, net_add(m, net_relu(m, 0), 0), n, HR_BN_FOLDED);
+        m = net_new(2, 2, 2); /* x + b + relu(b): the sum adds to a gradient that is there */
+        int b = net_relu(m, 0), sum = net_add(m, 0, b);
+        check_op(m, net_add(m, sum, net_relu(m, b)), n, HR_BN_FOLDED);
     }
 }
 

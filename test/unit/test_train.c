@@ -246,6 +246,39 @@ static void test_a_step_moves_along_the_oracles_gradient(void **state)
     hr_model_free(before);
 }
 
+static void test_training_moves_the_running_statistics(void **state)
+{
+    (void)state;
+    enum { N = 16 };
+    hr_dataset ds = new_images(N);
+    hr_model *m = new_net(), *before = hr_model_copy(m);
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN);
+    o.objective = HR_OBJ_NATURAL;
+    o.schedule.epochs = 1;
+    must_train(m, &ds, &o);
+
+    hr_ref *r = hr_ref_new(before, N);
+    for (int i = 0; i < N * LEN; i++)
+        hr_ref_input(r)[i] = (double)(ds.pixels[i] / 255.0f);
+    hr_ref_forward(r, N, HR_BN_BATCH_UPDATE);
+    int moved = 0;
+    for (int i = 0; i < m->nnodes; i++)
+        for (int role = HR_P_MEAN; m->nodes[i].op == HR_OP_BATCHNORM && role <= HR_P_VAR; role++) {
+            int t = m->nodes[i].param[role];
+            for (int c = 0; c < m->nodes[i].c; c++) {
+                double was = hr_tensor_f32(&before->tensors[t])[c];
+                /* float activations of size 1, summed over hundreds of pixels */
+                assert_near(hr_tensor_f32(&m->tensors[t])[c], hr_ref_param(r, t)[c], 1e-6);
+                moved += fabs(hr_ref_param(r, t)[c] - was) > 1e-3;
+            }
+        }
+    assert_true(moved > 10);
+    hr_ref_free(r);
+    hr_dataset_release(&ds);
+    hr_model_free(m);
+    hr_model_free(before);
+}
+
 static void test_adams_first_step_is_the_learning_rate(void **state)
 {
     (void)state;
@@ -650,6 +683,7 @@ int main(void)
         cmocka_unit_test(test_scores_start_from_the_weights),
         cmocka_unit_test(test_score_gradient_is_the_derivative_of_a_relaxed_mask),
         cmocka_unit_test(test_a_step_moves_along_the_oracles_gradient),
+        cmocka_unit_test(test_training_moves_the_running_statistics),
         cmocka_unit_test(test_adams_first_step_is_the_learning_rate),
         cmocka_unit_test(test_every_epoch_has_its_own_order_and_noise),
         cmocka_unit_test(test_same_bytes_for_one_and_two_threads),
