@@ -67,7 +67,8 @@ int hr_state_save(const char *path, const json_t *meta, const hr_block *blocks, 
         fwrite(head, 1, HEAD, hr_out_file(out));
         fwrite(text, 1, len, hr_out_file(out));
         for (size_t i = 0; i < n; i++)
-            fwrite(blocks[i].data, 1, blocks[i].bytes, hr_out_file(out));
+            if (blocks[i].bytes)
+                fwrite(blocks[i].data, 1, blocks[i].bytes, hr_out_file(out));
         rc = hr_out_commit(out, err);
     }
     free(text);
