@@ -222,7 +222,7 @@ class Bench:
                 path = os.path.normpath(os.path.join(directory, name))
                 if name.endswith(".partial"):
                     return path + " was left behind"
-                if name.endswith(".state"):  # what long work had reached: no output, and not for the next line
+                if name.startswith("out") and name.endswith(".state"):  # what long work had reached: no output, and not for the next line
                     os.remove(path)
                     continue
                 if name.startswith("out") and os.path.isfile(path) or directory == "outdir":
