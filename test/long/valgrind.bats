@@ -1,0 +1,55 @@
+# Every tool on its main path under valgrind: no error, no leak. For `make check-long`. valgrind knows no AVX-512, so
+# the kernels are those for AVX2; libgomp keeps its threads to the end, which is no leak of ours.
+setup_file() {
+    load ../helpers
+    load ../fashion
+    fashion "$BATS_FILE_TMPDIR" 100 50
+    cd "$BATS_FILE_TMPDIR" || return
+    fashion_net net.nn train.tfrecord --epochs 1
+}
+
+setup() {
+    load ../helpers
+    D=$BATS_FILE_TMPDIR
+    ATTACK="--eps 0.1 --step 0.05"
+}
+
+# checked COMMAND...: it succeeds, and so does valgrind.
+checked() {
+    valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite "$@"
+}
+
+@test "valgrind: tfrec-convert" {
+    python3 - <<'END'
+import gzip, struct
+for name, n in (("train", 30), ("t10k", 20)):
+    with gzip.open(f"{name}-images-idx3-ubyte.gz", "wb") as f:
+        f.write(struct.pack(">IIII", 0x803, n, 28, 28) + bytes(i * 7 % 256 for i in range(n * 784)))
+    with gzip.open(f"{name}-labels-idx1-ubyte.gz", "wb") as f:
+        f.write(struct.pack(">II", 0x801, n) + bytes(i % 10 for i in range(n)))
+END
+    checked tfrec-convert -q --set idx --holdout 0.34 -o out .
+}
+
+@test "valgrind: advtrain pretrain, maskapply, advtrain prune and finetune" {
+    TRAIN="advtrain -q --threads 2 -d $D/train.tfrecord --batch 20 --epochs 1 --steps 2 $ATTACK"
+    checked $TRAIN --stage pretrain --arch resS --limit 40 -o net.nn
+    checked maskapply -q --plan -s erk:0.2 -r weight --strategy-out erk.json -o planned.nn net.nn
+    checked $TRAIN --stage prune --limit 40 -o prune.nn planned.nn
+    checked $TRAIN --stage finetune --limit 40 --log log.jsonl -o finetune.nn prune.nn
+    checked stgplot -q -o plot erk.json
+    checked nninfo --history finetune.nn >history.json
+}
+
+@test "valgrind: adveval and summarize" {
+    checked adveval -q -d $D/test.tfrecord --attacks clean,fgsm,pgd2,cw2 --limit 20 $ATTACK -o eval.json $D/net.nn
+    checked summarize -q --csv t.csv --latex t.tex -o t.txt eval.json
+    checked summarize --history eval.json >history.txt
+}
+
+@test "valgrind: nninfo and ddpg-search with adveval --serve" {
+    checked nninfo --format json -o layers.json $D/net.nn
+    checked ddpg-search -q -l layers.json -t 0.2 --warmup 2 --episodes 2 --hidden 16 --batch 8 -o s.json --csv-dir . \
+        -e "valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite adveval --serve -q -r weight \
+            -d $D/test.tfrecord --limit 20 --batch 20 --steps 1 $ATTACK $D/net.nn"
+}
