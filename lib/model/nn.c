@@ -360,14 +360,15 @@ static int read_model(struct reader *r, hr_model **out, char hex[65])
         rc = read_notes(r, *out);
     for (int i = 0; rc == HR_OK && i < ntensors; i++)
         rc = read_tensor(r, *out);
-    if (rc == HR_OK)
-        rc = read_trailer(r, *out, hex);
+    /* The checks come before the trailer, which has to wait for the digest that is still being made. */
     if (rc == HR_OK)
         rc = link_params(r, *out);
     if (rc == HR_OK)
         rc = hr_model_check(*out, r->in.name, r->err);
     if (rc == HR_OK)
         rc = hr_model_check_finite(*out, r->in.name, r->err);
+    if (rc == HR_OK)
+        rc = read_trailer(r, *out, hex);
     return rc;
 }
 
