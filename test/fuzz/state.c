@@ -12,17 +12,15 @@ bool fuzz_one(const uint8_t *data, size_t n)
     uint8_t a[8] = {1, 2, 3}, b[1] = {7}, c[100] = {9};
     const hr_block blocks[] = {{name_a, a, sizeof a}, {name_b, b, 0}, {name_c, c, sizeof c}};
     json_t *meta;
-    char what[200];
+    char what[200] = "";
     const char *path = fuzz_file(0, data, n);
     int peeked = hr_state_peek(path, &meta, &err);
     int rc = hr_state_load(path, blocks, HR_COUNT(blocks), &err);
     must(rc == HR_OK || (a[0] == 1 && a[2] == 3 && b[0] == 7 && c[0] == 9));
     must(peeked == HR_OK || rc != HR_OK);
     if (peeked == HR_OK) {
-        const json_t *history = json_object_get(meta, "history");
-        (void)hr_history_differs(history, json_object_get(meta, "now"), what, sizeof what);
-        must(!json_is_object(history) || !json_object_get(history, "inputs") ||
-             hr_history_differs(history, history, what, sizeof what) || what[0] >= 0);
+        const json_t *was = json_object_get(meta, "history"), *now = json_object_get(meta, "now");
+        must(!hr_history_differs(was, now, what, sizeof what) || what[0]);
     }
     json_decref(meta);
     return rc == HR_OK;
