@@ -29,8 +29,8 @@ typedef struct hr_attack_opts {
  *   y     (n) true classes
  *   index (n) data-set indices that key the noise
  * n is at most the executor's batch. The adversarial images are left in hr_exec_input(e). A signal ends an
- * attack between two steps: where signals are caught, callers ask hr_interrupted() afterwards and drop what
- * they have. Every step passes the crash point "attack". */
+ * attack in the middle: where signals are caught, callers ask hr_interrupted() afterwards and drop what they
+ * have. Every step passes the crash point "attack". */
 void hr_attack_pgd(hr_exec *e, const hr_attack_opts *o, const float *x, const int32_t *y,
                    const uint32_t *index, int n);
 

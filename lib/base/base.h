@@ -346,7 +346,8 @@ int hr_default_threads(void);
 
 /* ---- signals and progress ---------------------------------------------------------------------------- */
 
-/* From now on SIGINT and SIGTERM only set a flag. Long work asks hr_interrupted() between its steps. */
+/* From now on SIGINT and SIGTERM only set a flag, which stays set. Long work asks hr_interrupted() between its
+ * steps, and so do the passes of lib/compute. Any thread may ask. */
 void hr_signals_catch(void);
 bool hr_interrupted(void);
 

@@ -2,16 +2,17 @@
 #include "base/base.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted; /* lock-free: set by a signal handler, read by any thread */
 
 static void on_signal(int sig)
 {
     (void)sig;
-    interrupted = 1;
+    atomic_store_explicit(&interrupted, true, memory_order_relaxed);
 }
 
 void hr_signals_catch(void)
@@ -24,7 +25,7 @@ void hr_signals_catch(void)
 
 bool hr_interrupted(void)
 {
-    return interrupted;
+    return atomic_load_explicit(&interrupted, memory_order_relaxed);
 }
 
 double hr_seconds(void)

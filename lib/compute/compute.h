@@ -21,6 +21,10 @@
  * Determinism: sums over samples (statistics, dgamma, dbeta, DW, losses) are partial sums per chunk of
  * HR_CHUNK samples, merged in a fixed binary tree. So the bits do not depend on the number of threads.
  *
+ * Signals: once hr_interrupted() is true, a pass skips what it has not done yet, and what it leaves in all
+ * buffers, in the gradients and (HR_BN_BATCH_UPDATE) in the running statistics is undefined. Where signals
+ * are caught, callers ask hr_interrupted() behind a pass, before they use anything that it made.
+ *
  * Instruction sets: the kernels exist for x86-64-v2, v3 (AVX2+FMA) and v4 (AVX-512) and are chosen at run
  * time; HERACLES_ISA=v2|v3|v4 forces one (ignored with a warning when the machine lacks it). On other
  * machines there is one portable path. */

@@ -258,9 +258,9 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows
                hr_exec_dlogits(t->e));
     *(natural ? &got.clean : &got.robust) = (uint64_t)right(t, n);
     got.loss = hr_tree_sum(t->loss, (size_t)n);
-    if (hr_interrupted())
-        return drop_step(t);
     hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
+    if (hr_interrupted()) /* the gradient may not be one */
+        return drop_step(t);
     update(t, lr);
 
     hr_tally *sum = &t->at.sum;

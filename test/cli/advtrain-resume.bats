@@ -94,6 +94,27 @@ assert_same_run() { # assert_same_run a b
     assert_regex "$stderr" "--steps was 100000, now 2"
 }
 
+@test "advtrain: a signal in the middle of a step of a large network ends it there; the step does not count" {
+    # One step is nearly all of the work, and its backward pass more than half of that.
+    local o="--arch resnet18 --loss natural --limit 64 --batch 64 --epochs 1 --eval-limit 1 --save-every 60"
+    local TIMEFORMAT='%U %S' pid whole stat
+    { time train a $o; } 2>took
+    whole=$(awk -v hz="$(getconf CLK_TCK)" '{ print int(($1 + $2) * hz) }' took)
+
+    train b $o 2>stderr &
+    pid=$!
+    until read -r -a stat <"/proc/$pid/stat" && [ $((stat[13] + stat[14])) -ge $((whole * 6 / 10)) ]; do
+        sleep 0.01 # by processor time: others may slow this process down
+    done
+    kill -TERM $pid
+    status=0
+    wait $pid || status=$?
+    assert_equal "$status: $(<stderr)" \
+        "75: advtrain: interrupted in epoch 1, step 0; the state is in b.nn.state: run the same command again to go on"
+    train b $o
+    assert_same_run a b
+}
+
 @test "advtrain: finished epochs are not done again, and stderr says where it goes on" {
     killed write:9 $TRAIN --log b.jsonl -o b.nn --arch resS # in the second epoch
     assert_equal "$(wc -l <b.jsonl)" 2

@@ -2,7 +2,9 @@
  *
  * Two ways to walk. Depth first (HR_BN_FOLDED): one thread takes a chunk of samples through all steps. Layer
  * by layer (the other modes): all threads take a step together, chunk q on thread q mod threads, and meet
- * only where batch statistics or weight gradients are merged. Both call the same chunk functions.
+ * only where batch statistics or weight gradients are merged. Both call the same chunk functions, and both
+ * skip what is left once a signal has come: a pass over a large network may take minutes, one chunk in one
+ * step takes a fraction of a second.
  *
  * Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167). With M values per channel, xh = (z-mean)*inv:
  *     y  = gamma*xh + beta                                 s1 = sum dy = dbeta,  s2 = sum dy*xh = dgamma
@@ -332,7 +334,7 @@ static void folded_forward(hr_exec *e, int n0, int n1)
 {
     int t = omp_get_thread_num();
     for (int q = n0 / HR_CHUNK; q * HR_CHUNK < n1; q++) {
-        for (int i = 1; i < e->nsteps; i++)
+        for (int i = 1; i < e->nsteps && !hr_interrupted(); i++)
             forward_begin(e, &e->steps[i], q, chunk_size(q, n1), HR_BN_FOLDED, e->scratch[t]);
         e->tasks[t]++;
     }
@@ -351,7 +353,7 @@ static void folded_backward(hr_exec *e, int n0, int n1)
     for (int q = n0 / HR_CHUNK; q * HR_CHUNK < n1; q++) {
         int ns = chunk_size(q, n1);
         start_gradient(e, q, ns);
-        for (int i = e->nsteps - 1; i > 0; i--) {
+        for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
             backward_begin(e, &e->steps[i], q, ns);
             backward_finish(e, &e->steps[i], q, ns, HR_BN_FOLDED, true, e->scratch[t]);
         }
@@ -404,7 +406,10 @@ static void share(const crew *w, int n, int *lo, int *hi)
     *hi = (int)((int64_t)n * (w->thread + 1) / w->threads);
 }
 
-#define EACH_OWN_CHUNK(w, q) for (int q = (w)->thread; q < (w)->chunks; q += (w)->threads)
+/* After a signal the chunks that are left are skipped; the barriers are passed, so that all threads come out.
+ */
+#define EACH_OWN_CHUNK(w, q)                                                                                 \
+    for (int q = (w)->thread; q < (w)->chunks && !hr_interrupted(); q += (w)->threads)
 
 /* Merge the chunks' means and squared deviations of channel c (Chan, Golub & LeVeque 1979) in a fixed tree.
  */
@@ -573,7 +578,7 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
         int o1 = o0 + panel < c->co ? o0 + panel : c->co, top = 0;
         size_t len = (size_t)depth * (size_t)(o1 - o0);
         int size[64];
-        for (int q = 0; q < w->chunks; q++) {
+        for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
             size[top] = 1;
             hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q), g_of(s, q), chunk_size(q, w->n), o0, o1,
                        e->tile[w->thread] + (size_t)top * e->tile_len, e->scratch[w->thread]);
