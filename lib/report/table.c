@@ -105,7 +105,7 @@ static double attack_order(const hr_result *a)
     if (strcmp(a->name, "fgsm") == 0)
         return 1.0;
     if (strncmp(a->name, "pgd", 3) == 0)
-        return 3.0 - 1.0 / (double)(a->steps + 1);
+        return 3.0 - 1.0 / ((double)a->steps + 1.0);
     return strcmp(a->name, "cw") == 0 ? 4.0 : 5.0;
 }
 

@@ -59,8 +59,13 @@ void fuzz_seeds(void)
         "\"options\":{\"eps\":0.1,\"attacks\":\"clean\",\"limit\":null},\"inputs\":[{\"role\":\"model\","
         "\"sha256\":"
         "\"5c1f\",\"history\":{\"tool\":\"advtrain\",\"options\":{},\"inputs\":[]}}]}}\n";
+    const char *steps = strstr(dense, "\"steps\":20");
     fuzz_seed("dense", dense, sizeof dense - 1);
-    hr_buf both = {0};
+    hr_buf endless = {0}, both = {0}; /* endless: as many steps as a number can say */
+    hr_buf_printf(&endless, "%.*s%s%s", (int)(steps - dense), dense, "\"steps\":9223372036854775807",
+                  steps + strlen("\"steps\":20"));
+    fuzz_seed("endless", endless.data, endless.len);
+    hr_buf_release(&endless);
     hr_buf_printf(&both, "%s%s", dense, pruned);
     fuzz_seed("both", both.data, both.len);
     hr_buf_release(&both);
