@@ -14,7 +14,7 @@ static struct {
     int64_t limit, restarts, batch, threads, seed, steps;
     double eps, step, save_every;
     int bn, reg;
-    bool stratified, serve, restart;
+    bool stratified, serve, restart, profile;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
@@ -47,6 +47,8 @@ static const hr_opt options[] = {
     {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S",
      "seconds between saves in FILE.state, 0: each batch", 0, 1e9, NULL},
     {"restart", 0, HR_OPT_FLAG, &a.restart, 0, NULL, "discard FILE.state of an interrupted run", 0, 0, NULL},
+    {"profile", 0, HR_OPT_FLAG, &a.profile, 0, NULL, "time per layer and pass, on stderr at the end", 0, 0,
+     NULL},
     {"serve", 0, HR_OPT_FLAG, &a.serve, 0, NULL, "answer strategies, JSON lines stdin to stdout", 0, 0, NULL},
     {"reg", 'r', HR_OPT_CHOICE, &a.reg, 0, "REG", "serve: what strategies keep", 0, 0, hr_reg_names},
     {"steps", 0, HR_OPT_INT, &a.steps, 0, "N", "serve: steps of pgd", 0, 100000, NULL},
@@ -151,9 +153,15 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
     memcpy(data_digest, ds->digest, sizeof data_digest);
     struct watch w = {0};
     hr_eval_limit limit = {(uint32_t)a.limit, a.stratified, (uint32_t)a.seed};
+    if (a.profile)
+        hr_exec_profile(e);
     int rc = hr_eval_list(e, (int)a.batch, ds, &limit, list, n, job,
                           &(hr_eval_watch){&w, on_begin, on_batch, on_end}, results, err);
     hr_progress_end(&w.bar);
+    hr_buf profile = {0};
+    hr_profile_table(e, &profile);
+    fwrite(profile.data, 1, profile.len, stderr);
+    hr_buf_release(&profile);
     if (rc) {
         hr_job_abort(job);
     } else {
@@ -195,6 +203,8 @@ static void check_options(const char *net)
         hr_usage("stdin can be only one of the network, the images and the requests");
     if (a.serve && a.output)
         hr_usage("--serve answers on stdout, -o is for the record");
+    if (a.serve && a.profile)
+        hr_usage("--profile is for the record, not for --serve");
     if (a.serve && a.restart)
         hr_usage("--serve keeps no state, --restart is for the record");
     if (!folded && a.batch < 3)

@@ -12,7 +12,7 @@ static struct {
     int stage, objective, optimizer, schedule, attack_bn, augment;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     double lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
-    bool stratified, no_random_start, freeze_bn, log_clean, restart;
+    bool stratified, no_random_start, freeze_bn, log_clean, restart, profile;
 } a = {.eval_limit = 1000,
        .epochs = 10,
        .batch = 128,
@@ -85,6 +85,8 @@ static const hr_opt options[] = {
     {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S", "seconds between saves in OUT.state, 0: each step",
      0, 1e9, NULL},
     {"restart", 0, HR_OPT_FLAG, &a.restart, 0, NULL, "discard OUT.state of an interrupted run", 0, 0, NULL},
+    {"profile", 0, HR_OPT_FLAG, &a.profile, 0, NULL, "time per layer and pass, on stderr at the end", 0, 0,
+     NULL},
     {0}};
 
 static const hr_tool tool = {
@@ -301,6 +303,7 @@ int main(int argc, char **argv)
 
     hr_job *job = NULL;
     hr_log log = {0};
+    hr_buf profile = {0};
     struct watch w = {.images = train.n, .epochs = (int)(a.epochs + a.warmup_epochs), .start = hr_seconds()};
     o.ctx = &w;
     o.on_epoch = on_epoch;
@@ -311,8 +314,10 @@ int main(int argc, char **argv)
     if (!rc) {
         o.job = job;
         o.log = &log;
+        o.profile = a.profile ? &profile : NULL;
         rc = hr_train(m, &train, a.eval ? &probe : NULL, &o, &err);
         hr_progress_end(&w.bar);
+        fwrite(profile.data, 1, profile.len, stderr);
     }
     if (!rc) {
         json_t *history = history_of(digest, m->history, &train);
@@ -327,6 +332,7 @@ int main(int argc, char **argv)
     if (rc)
         hr_die_err(&err);
 
+    hr_buf_release(&profile);
     hr_log_close(&log);
     hr_model_free(m);
     hr_dataset_release(&train);

@@ -1,4 +1,5 @@
 /* tools/nninfo.c -- what is in a network: its prunable layers, its tensors, or how it came to be. */
+#include "compute/compute.h"
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -7,7 +8,8 @@
 static const char *arch, *input, *output = "-";
 static int64_t classes;
 static int format;
-static bool history, tensors;
+static bool history, tensors, plan, eval;
+static int64_t batch, threads;
 
 enum { TEXT, TSV, JSON };
 static const char *const formats[] = {"text", "tsv", "json", NULL};
@@ -52,6 +54,28 @@ static const hr_opt options[] = {
      .kind = HR_OPT_FLAG,
      .dest = &tensors,
      .help = "list the tensors with the SHA-256 of their bytes"},
+    {.name = "plan",
+     .kind = HR_OPT_FLAG,
+     .dest = &plan,
+     .help = "print which kernel runs each layer and pass here, and the memory"},
+    {.name = "batch",
+     .kind = HR_OPT_INT,
+     .dest = &batch,
+     .arg = "N",
+     .min = 0,
+     .max = 65536,
+     .help = "with --plan: images per batch, 0: 128"},
+    {.name = "eval",
+     .kind = HR_OPT_FLAG,
+     .dest = &eval,
+     .help = "with --plan: for attacks and evaluation, not for training"},
+    {.name = "threads",
+     .kind = HR_OPT_INT,
+     .dest = &threads,
+     .arg = "N",
+     .min = 0,
+     .max = 1024,
+     .help = "with --plan: threads, 0: one per processor"},
     {0},
 };
 
@@ -102,6 +126,22 @@ static void add_json(hr_buf *out, json_t *j, const char *digest)
     json_decref(j);
 }
 
+/* How the engine would run m on this machine. */
+static void add_plan(hr_buf *text, hr_model *m)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_exec_opts o = {
+        .batch = batch ? (int)batch : 128, .threads = (int)threads, .train = !eval, .describe = true};
+    hr_exec *e = hr_exec_new(m, &o, &err);
+    if (!e)
+        hr_die("%s", err.msg);
+    if (format == JSON)
+        add_json(text, hr_plan_json(e), NULL);
+    else
+        hr_plan_table(e, format == TSV, text);
+    hr_exec_free(e);
+}
+
 int main(int argc, char **argv)
 {
     int first = hr_tool_start(&tool, argc, argv);
@@ -114,12 +154,18 @@ int main(int argc, char **argv)
         hr_usage("--history and --tensors need a NET, --arch has neither");
     if (history && (tensors || format == TSV))
         hr_usage("--history prints JSON and nothing else");
+    if (plan && (history || tensors))
+        hr_usage("--plan does not go with --history or --tensors");
+    if (!plan && (eval || threads || batch))
+        hr_usage("--batch, --eval and --threads go with --plan");
 
     char digest[65] = "";
     hr_model *m = open_model(path, digest);
     hr_buf text = {0};
     if (history)
         add_json(&text, m->history ? json_incref(m->history) : json_null(), NULL);
+    else if (plan)
+        add_plan(&text, m);
     else if (format == JSON)
         add_json(&text, tensors ? hr_tensors_json(m) : hr_layers_json(m), path ? digest : NULL);
     else if (tensors)

@@ -66,6 +66,10 @@ char *hr_xasprintf(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((malloc))
 /* n * size bytes, 64-byte aligned, zeroed, for numeric work. Free with free(). */
 void *hr_xaligned(size_t n, size_t size) __attribute__((malloc));
 
+/* Bytes that this process can still take: free memory of the machine, its control group's limit, and its own
+ * limit on address space, whichever is least (Linux; 0 when there is none left). Others may take them too. */
+double hr_memory_left(void);
+
 /* A growing byte buffer. Start with {0}; release with hr_buf_release. data is always NUL-terminated at len
  * once something was added. */
 typedef struct hr_buf {

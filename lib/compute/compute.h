@@ -43,16 +43,18 @@ enum { HR_DX = 1, HR_DW = 2 }; /* flags of a backward pass; they combine */
 
 typedef struct hr_exec hr_exec;
 typedef struct hr_exec_opts {
-    int batch;        /* largest batch */
-    int threads;      /* 0: hr_default_threads() */
-    bool train;       /* plan for every mode and for HR_DW */
-    bool batch_stats; /* plan for every mode, without HR_DW: the search's rewards */
+    int batch;                       /* largest batch */
+    int threads;                     /* 0: hr_default_threads() */
+    bool train;                      /* plan for every mode and for HR_DW */
+    bool batch_stats;                /* plan for every mode, without HR_DW: the search's rewards */
+    bool describe;                   /* plan, and take no memory for images: only hr_plan_* may be called */
+    size_t beside, beside_per_image; /* bytes that the caller takes later, for the check of memory */
 } hr_exec_opts;
 
 /* Plan m, which must have passed hr_model_check, and take over its parameters. m is borrowed and outlives the
  * executor; its tensor table must not grow or shrink meanwhile; values may change (then call hr_exec_params).
- * Returns the executor, or NULL with err set: HR_EINVAL (a layer beyond the engine's limits, batch < 1, more
- * memory needed than the machine has). */
+ * Returns the executor, or NULL with err set: HR_EINVAL (a layer beyond the engine's limits, batch < 1, or
+ * too little memory: the message says how much was asked for and which batch would fit). */
 hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err);
 void hr_exec_free(hr_exec *e); /* NULL is allowed */
 
@@ -91,6 +93,42 @@ void hr_exec_infer(hr_exec *e, int n);
 
 /* Work done so far by thread t in chunk tasks, for tests and --profile. */
 uint64_t hr_exec_tasks(const hr_exec *e, int thread);
+
+/* ---- what was planned, and what it costs (describe.c) ----------------------------------------------------
+ */
+
+/* The passes over a layer that a kernel is chosen for, and two more kinds of work that time goes into. */
+enum hr_pass {
+    HR_PASS_FORWARD,
+    HR_PASS_DX,
+    HR_PASS_DW,
+    HR_PASSES,
+    HR_PASS_REST = HR_PASSES, /* outside the convolution: batch statistics, ReLU, sums, residuals */
+    HR_PASS_WEIGHTS,          /* hr_exec_params: masks, packing, transforms */
+    HR_PASS_KINDS
+};
+extern const char *const hr_pass_names[HR_PASS_KINDS];
+
+/* Bytes that the executor needs for batches of `batch` images, without what the model itself takes. */
+size_t hr_plan_bytes(const hr_exec *e, int batch);
+/* The plan, one row per fused step: its first node's name, what it does, its map, MACs per image, the kernel
+ * of each pass, and bytes of weights (all copies and tables) and of an image's activations and gradients;
+ * then the memory for the planned batch. As aligned text or tab-separated; or (caller owns it) as
+ *   {"arch": s, "kernels": isa, "threads": n, "batch": n, "train": bool, "bytes": n, "bytes_fixed": n,
+ *    "layers": [{"name": s, "op": s, "fused": [ops], "in": [c,h,w], "out": [c,h,w], "macs": n,
+ *                "forward": kernel or null, "dx": ..., "dw": ..., "bytes_weights": n, "bytes_image": n},
+ * ...]} */
+void hr_plan_table(const hr_exec *e, bool tsv, hr_buf *out);
+json_t *hr_plan_json(const hr_exec *e);
+
+/* Measure from now on: seconds and MACs per step, kind of work and thread. Costs nothing when never called.
+ */
+void hr_exec_profile(hr_exec *e);
+/* Append what was measured: per layer and pass milliseconds (summed over threads and divided by their
+ * number), GFLOP/s of all threads together (two operations per MAC of the direct algorithm) and the share of
+ * the time since hr_exec_profile; then totals per pass. What is left of 100 % went into waiting and outside
+ * the network (losses, steps of attacks and optimisers, data). */
+void hr_profile_table(const hr_exec *e, hr_buf *out);
 
 /* Name of the kernels in use: "v2", "v3", "v4", "portable". */
 const char *hr_compute_isa(void);

@@ -448,6 +448,18 @@ static void write_masks(hr_trainer *t)
     }
 }
 
+/* What is taken here besides the executor: the optimiser's memory and masks, and the batch. */
+static void beside(const hr_trainer *t, hr_exec_opts *eo)
+{
+    size_t params = (size_t)t->layers.params, weights = (size_t)t->layers.weights;
+    size_t floats = params * (t->o->optimizer == HR_ADAM ? 2 : 1);
+    if (t->o->stage != HR_STAGE_PRETRAIN)
+        floats += weights * 4; /* mask, masked weight, gradient, scores being sorted */
+    const hr_node *in = &t->m->nodes[0];
+    eo->beside = floats * sizeof(float);
+    eo->beside_per_image = (size_t)in->c * (size_t)in->h * (size_t)in->w * sizeof(float);
+}
+
 int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, const hr_train_opts *o,
              hr_err *err)
 {
@@ -465,6 +477,7 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
     if (o->stage == HR_STAGE_FINETUNE)
         hr_model_zero_pruned(m, &t.layers);
     hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .train = true};
+    beside(&t, &eo);
     t.e = hr_exec_new(m, &eo, err);
     if (!t.e) {
         rc = err->code;
@@ -489,7 +502,11 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
     t.pred = hr_xcalloc(batch, sizeof *t.pred);
     t.index = hr_xcalloc(batch, sizeof *t.index);
     t.loss = hr_xcalloc(batch, sizeof *t.loss);
+    if (o->profile)
+        hr_exec_profile(t.e);
     rc = run(&t, train, probe, err);
+    if (o->profile)
+        hr_profile_table(t.e, o->profile);
     if (!rc && o->stage == HR_STAGE_PRUNE)
         write_masks(&t);
 out:

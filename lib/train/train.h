@@ -140,6 +140,7 @@ typedef struct hr_train_opts {
     const char *name; /* the model's file, for messages */
     hr_job *job;      /* where the run is saved and goes on from; NULL: nowhere */
     hr_log *log;      /* NULL: none is wanted */
+    hr_buf *profile;  /* hr_profile_table of the run is added here at its end; NULL: none */
 
     void *ctx; /* of the two functions below; both may be NULL */
     /* after every epoch, once per split; a non-zero return (with err set) ends the training with it */

@@ -33,6 +33,8 @@ enum {
 /* Pixels in the padding read their channels from here. */
 static const float zeros[HR_CONV_MAX_PADDED + HR_SLACK] __attribute__((aligned(64)));
 
+const char *const hr_conv_kernel_names[HR_CONV_KERNELS] = {"gemm", "im2col"};
+
 static int panel_width(const hr_kernels *k, int columns)
 {
     return columns > k->vw ? 2 * k->vw : k->vw;
@@ -45,9 +47,16 @@ static int div_up(int a, int b)
 
 /* ---- planning ------------------------------------------------------------------------------------------ */
 
+/* Memory that c keeps, counted. */
+static void *keep(hr_conv *c, size_t n, size_t size)
+{
+    c->bytes += n * size;
+    return hr_xaligned(n, size);
+}
+
 static void plan_forward(hr_conv *c)
 {
-    c->off = hr_xmalloc((size_t)c->hout * c->wout * c->taps * sizeof *c->off);
+    c->off = keep(c, (size_t)c->hout * c->wout * c->taps, sizeof *c->off);
     int32_t *o = c->off;
     for (int oh = 0; oh < c->hout; oh++)
         for (int ow = 0; ow < c->wout; ow++)
@@ -60,13 +69,13 @@ static void plan_forward(hr_conv *c)
 
 static void plan_class(hr_conv *c, hr_conv_class *g, int rh, int rw)
 {
-    g->tap = hr_xmalloc((size_t)c->taps * sizeof *g->tap);
+    g->tap = keep(c, (size_t)c->taps, sizeof *g->tap);
     for (int t = 0; t < c->taps; t++)
         if (t / c->kw % c->stride == rh && t % c->kw % c->stride == rw)
             g->tap[g->ntaps++] = t;
     size_t pixels = (size_t)c->hin * c->win;
-    g->pix = hr_xmalloc(pixels * sizeof *g->pix);
-    g->off = hr_xmalloc(pixels * (size_t)(g->ntaps ? g->ntaps : 1) * sizeof *g->off);
+    g->pix = keep(c, pixels, sizeof *g->pix);
+    g->off = keep(c, pixels * (size_t)(g->ntaps ? g->ntaps : 1), sizeof *g->off);
     for (int h = 0; h < c->hin; h++)
         for (int w = 0; w < c->win; w++) {
             if ((h + c->pad) % c->stride != rh || (w + c->pad) % c->stride != rw)
@@ -89,9 +98,11 @@ void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx)
     c->taps = c->kh * c->kw;
     c->gather = c->ci < GATHER_BELOW && c->taps > 1;
     c->plain = c->taps == 1 && c->stride == 1 && c->pad == 0;
+    for (int p = 0; p < HR_PASSES; p++)
+        c->kernel[p] = c->gather ? HR_CONV_IM2COL : HR_CONV_GEMM;
     c->panel_f = panel_width(k, c->co);
     c->wf_len = (size_t)div_up(c->co, c->panel_f) * c->taps * c->ci * c->panel_f;
-    c->wf = hr_xaligned(c->wf_len + HR_SLACK, sizeof *c->wf);
+    c->wf = keep(c, c->wf_len + HR_SLACK, sizeof *c->wf);
     plan_forward(c);
     if (!wants_dx)
         return;
@@ -101,11 +112,11 @@ void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx)
     } else {
         c->panel_b = panel_width(k, c->ci);
         c->nclass = c->stride * c->stride;
-        c->cls = hr_xcalloc((size_t)c->nclass, sizeof *c->cls);
+        c->cls = keep(c, (size_t)c->nclass, sizeof *c->cls);
         for (int i = 0; i < c->nclass; i++)
             plan_class(c, &c->cls[i], i / c->stride, i % c->stride);
     }
-    c->wb = hr_xaligned(c->wb_len + HR_SLACK, sizeof *c->wb);
+    c->wb = keep(c, c->wb_len + HR_SLACK, sizeof *c->wb);
 }
 
 void hr_conv_release(hr_conv *c)

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "compute/compute.h"
 #include "compute/cpu/kernels.h"
 
 /* A layer with padding has at most this many channels, in and out. */
@@ -20,9 +21,19 @@ typedef struct hr_conv_class {
     size_t packed; /* where its panels begin in wb */
 } hr_conv_class;
 
+/* How a pass is computed; hr_conv_plan decides, once per layer and pass. */
+enum hr_conv_kernel {
+    HR_CONV_GEMM,   /* implicit GEMM: rows are pointed at */
+    HR_CONV_IM2COL, /* few input channels: rows are copied together */
+    HR_CONV_KERNELS
+};
+extern const char *const hr_conv_kernel_names[HR_CONV_KERNELS];
+
 typedef struct hr_conv {
     int ci, co, kh, kw, stride, pad, hin, win, hout, wout;
     int taps;
+    enum hr_conv_kernel kernel[HR_PASSES];
+    size_t bytes; /* memory that the plan took */
     bool gather;  /* few input channels: rows are gathered (im2col) instead of pointed at */
     bool plain;   /* 1x1, stride 1, no padding: row r of the output is row r of the input */
     int panel_f;  /* columns of a packed panel, forward (output channels) ... */

@@ -45,12 +45,12 @@ hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err)
     e->opts = *opts;
     if (!e->opts.threads)
         e->opts.threads = hr_default_threads();
-    e->chunks = (opts->batch + HR_CHUNK - 1) / HR_CHUNK;
     if (hr_plan(e, err)) {
         hr_exec_free(e);
         return NULL;
     }
-    hr_exec_params(e);
+    if (!opts->describe)
+        hr_exec_params(e);
     return e;
 }
 
@@ -115,7 +115,38 @@ void hr_exec_set_mask(hr_exec *e, int node, const float *mask)
             step = i;
     if (step < 0)
         BUG("node %d has no weight to mask", node);
-    e->steps[step].mask = mask;
+    hr_step *s = &e->steps[step];
+    s->mask = mask;
+    if (mask && !s->eff)
+        s->eff = hr_xaligned((size_t)s->conv.co * (size_t)s->conv.ci * (size_t)s->conv.taps, sizeof *s->eff);
+}
+
+/* ---- profile: where the time goes -------------------------------------------------------------------------
+ */
+
+void hr_exec_profile(hr_exec *e)
+{
+    if (!e->work)
+        e->work = hr_xcalloc((size_t)e->opts.threads * (size_t)e->nsteps * HR_PASS_KINDS, sizeof *e->work);
+    e->work_start = hr_seconds();
+}
+
+static double clock_of(const hr_exec *e)
+{
+    return e->work ? hr_seconds() : 0;
+}
+
+/* What this thread did in step s since *from; the next piece of work starts now. */
+static void clocked(hr_exec *e, const hr_step *s, enum hr_pass pass, double macs, double *from)
+{
+    if (!e->work)
+        return;
+    double now = hr_seconds();
+    size_t row = (size_t)omp_get_thread_num() * (size_t)e->nsteps + (size_t)(s - e->steps);
+    hr_work *w = &e->work[row * HR_PASS_KINDS + pass];
+    w->seconds += now - *from;
+    w->macs += macs;
+    *from = now;
 }
 
 static const float *param(const hr_exec *e, int node, int role)
@@ -171,10 +202,12 @@ void hr_exec_params(hr_exec *e)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(e->opts.threads)
     for (int i = 1; i < e->nsteps; i++) {
         hr_step *s = &e->steps[i];
+        double from = clock_of(e);
         if (s->kind == HR_STEP_CONV)
             take_weights(e, s);
         if (s->scale)
             take_affine(e, s);
+        clocked(e, s, HR_PASS_WEIGHTS, 0, &from);
     }
 }
 
@@ -225,6 +258,7 @@ static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode
     const float *x = y_of(in, q);
     float *y = y_of(s, q);
     size_t rows = (size_t)ns * pixels(s);
+    double from = clock_of(e);
     switch (s->kind) {
     case HR_STEP_INPUT:
         break;
@@ -255,14 +289,17 @@ static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode
         hr_pool_forward(s, &e->m->nodes[s->node], in, x, ns, y);
         break;
     }
+    clocked(e, s, HR_PASS_FORWARD, ns * s->macs, &from);
 }
 
 /* Second part, outside HR_BN_FOLDED: normalise. */
 static void forward_finish(hr_exec *e, hr_step *s, int q, int ns)
 {
     const float *res = s->in2 >= 0 ? y_of(&e->steps[s->in2], q) : NULL;
+    double from = clock_of(e);
     e->k->affine((size_t)ns * pixels(s), s->c, bn_input(e, s, q), y_of(s, q), s->bscale, s->bshift, res,
                  s->relu);
+    clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
 /* First part of a step's backward: through the relu and into the second operand. g becomes the gradient of
@@ -271,10 +308,12 @@ static void backward_begin(hr_exec *e, hr_step *s, int q, int ns)
 {
     size_t n = (size_t)ns * s->len;
     float *g = g_of(s, q);
+    double from = clock_of(e);
     if (s->relu || s->kind == HR_STEP_RELU)
         e->k->relu_back(n, g, y_of(s, q));
     if (s->in2 >= 0)
         e->k->copy(n, g_of(&e->steps[s->in2], q), g, s->in2_add);
+    clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
 /* Second part: through the batch norm (g*k1 + z*k2 + k3, or g*scale) and the operation. dx: the operand's
@@ -288,12 +327,14 @@ static void backward_finish(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mo
     bool affine = s->bn >= 0 || s->kind == HR_STEP_AFFINE;
     bool batch = batch_norm_of(mode) && s->bn >= 0;
     const float *z = batch ? bn_input(e, s, q) : NULL, *k1 = batch ? s->k1 : s->scale;
+    double from = clock_of(e);
     switch (s->kind) {
     case HR_STEP_INPUT:
         break;
     case HR_STEP_CONV:
         if (affine)
             e->k->grad_affine(rows, s->c, g, z, k1, s->k2, s->k3, g, false);
+        clocked(e, s, HR_PASS_REST, 0, &from);
         if (dx)
             hr_conv_dx(&s->conv, e->k, g, ns, to, s->in_add, scratch);
         break;
@@ -314,6 +355,7 @@ static void backward_finish(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mo
             hr_pool_backward(s, &e->m->nodes[s->node], in, y_of(in, q), g, ns, to, s->in_add);
         break;
     }
+    clocked(e, s, HR_PASS_DX, dx ? ns * s->macs : 0, &from);
 }
 
 /* ---- depth first
@@ -479,8 +521,10 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
     {
         int ns = chunk_size(q, w->n);
         forward_begin(e, s, q, ns, w->mode, e->scratch[w->thread]);
+        double from = clock_of(e);
         if (s->bn >= 0 && batch_norm_of(w->mode))
             e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, q), part_of(s, q, 0), part_of(s, q, 1));
+        clocked(e, s, HR_PASS_REST, 0, &from);
         e->tasks[w->thread]++;
     }
     if (s->bn < 0)
@@ -560,11 +604,13 @@ static void reduce_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
     int lo, hi;
     share(w, c->taps * c->ci, &lo, &hi);
     size_t at = (size_t)lo * (size_t)c->co, n = (size_t)(hi - lo) * (size_t)c->co;
+    double from = clock_of(e);
     for (int half = 1; half < w->chunks; half *= 2)
         for (int i = 0; i + half < w->chunks; i += 2 * half)
             add_into(e->dw_part + (size_t)i * e->dw_part_len + at,
                      e->dw_part + (size_t)(i + half) * e->dw_part_len + at, n);
     put_dw(c, e->dw_part, 0, c->co, lo, hi, grad);
+    clocked(e, s, HR_PASS_DW, 0, &from);
 }
 
 /* Large weights: each panel of output channels is one task that goes through all chunks and keeps one partial
@@ -578,10 +624,12 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
         int o1 = o0 + panel < c->co ? o0 + panel : c->co, top = 0;
         size_t len = (size_t)depth * (size_t)(o1 - o0);
         int size[64];
+        double from = clock_of(e), macs = 0;
         for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
             size[top] = 1;
             hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q), g_of(s, q), chunk_size(q, w->n), o0, o1,
                        e->tile[w->thread] + (size_t)top * e->tile_len, e->scratch[w->thread]);
+            macs += s->macs * chunk_size(q, w->n) * (o1 - o0) / c->co;
             for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
                 add_into(e->tile[w->thread] + (size_t)(top - 2) * e->tile_len,
                          e->tile[w->thread] + (size_t)(top - 1) * e->tile_len, len);
@@ -589,6 +637,7 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
             }
         }
         put_dw(c, e->tile[w->thread], o0, o1, 0, depth, grad);
+        clocked(e, s, HR_PASS_DW, macs, &from);
         e->tasks[w->thread]++;
     }
 }
@@ -605,9 +654,11 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     {
         int ns = chunk_size(q, w->n);
         backward_begin(e, s, q, ns);
+        double from = clock_of(e);
         if (sums)
             e->k->grad_sums((size_t)ns * pixels(s), s->c, g_of(s, q), bn_input(e, s, q), s->mean, s->inv,
                             part_of(s, q, 0), part_of(s, q, 1));
+        clocked(e, s, HR_PASS_REST, 0, &from);
         e->tasks[w->thread]++;
     }
     if (sums) {
@@ -619,12 +670,16 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     {
         int ns = chunk_size(q, w->n);
         backward_finish(e, s, q, ns, w->mode, dx, e->scratch[w->thread]);
+        double from = clock_of(e);
         if (dbias)
             e->k->grad_sums((size_t)ns * pixels(s), s->c, g_of(s, q), NULL, NULL, NULL, part_of(s, q, 2),
                             NULL);
-        if (chunkwise)
+        clocked(e, s, HR_PASS_REST, 0, &from);
+        if (chunkwise) {
             hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], q), g_of(s, q), ns, 0, s->conv.co,
                        e->dw_part + (size_t)q * e->dw_part_len, e->scratch[w->thread]);
+            clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
+        }
     }
     if (!grad)
         return;

@@ -1,9 +1,9 @@
 /* lib/compute/cpu/plan.c -- from a graph to fused steps and one arena (plan.h explains both). */
 #include "compute/cpu/plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A layer whose dW has more values than this is worked off by panels, so that no partial sum per chunk has to
  * be kept. Which way is taken does not change the bits: the sums and their tree are the same. */
@@ -223,42 +223,103 @@ static bool keeps_raw(const hr_exec *e, const hr_step *s)
     return s->kind == HR_STEP_CONV && s->bn >= 0 && (e->opts.train || e->opts.batch_stats);
 }
 
-/* Refuse what this machine cannot hold, before the system hands it out and then kills us for using it. */
-static int check_memory(const hr_exec *e, double bytes, hr_err *err)
+/* Levels of the tree that merges partial sums of so many chunks. */
+static int levels_of(int chunks)
 {
-    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    if (bytes <= have)
-        return HR_OK;
-    return hr_fail(err, HR_EINVAL,
-                   "%s in batches of %d images needs %.3g GB of memory, this machine has %.3g", e->m->arch,
-                   e->opts.batch, bytes / 1e9, have / 1e9);
+    int levels = 2;
+    for (; chunks > 1; chunks = (chunks + 1) / 2)
+        levels++;
+    return levels;
 }
 
-static int lay_out(hr_exec *e, hr_err *err)
+static int chunks_of(int batch)
 {
-    size_t n = (size_t)e->nsteps, at = 0, batch = (size_t)e->chunks * HR_CHUNK;
-    size_t *y = hr_xcalloc(n, sizeof *y), *z = hr_xcalloc(n, sizeof *z), *g = hr_xcalloc(n, sizeof *g);
+    return (batch + HR_CHUNK - 1) / HR_CHUNK;
+}
+
+size_t hr_plan_bytes(const hr_exec *e, int batch)
+{
+    size_t tile = e->opts.train ? e->tile_len * sizeof **e->tile * (size_t)e->opts.threads : 0;
+    int chunks = chunks_of(batch);
+    return e->bytes_fixed + e->bytes_chunk * (size_t)chunks + tile * (size_t)levels_of(chunks);
+}
+
+/* All that a run needs: this plan and what the caller takes beside it. */
+static size_t needs(const hr_exec *e, int batch)
+{
+    return hr_plan_bytes(e, batch) + e->opts.beside + e->opts.beside_per_image * (size_t)batch;
+}
+
+/* The sentence for memory that is not there; have: bytes that this plan could take in all. */
+static int too_little(const hr_exec *e, double have, hr_err *err)
+{
+    int fits = 0, above = e->opts.batch;
+    while (above - fits > 1) {
+        int middle = fits + (above - fits) / 2;
+        if ((double)needs(e, middle) <= have)
+            fits = middle;
+        else
+            above = middle;
+    }
+    char hint[64] = "not even one image fits";
+    if (fits)
+        snprintf(hint, sizeof hint, "batches of up to %d fit", fits);
+    return hr_fail(err, HR_EINVAL, "%s in batches of %d images needs %.3g GB of memory, %.3g GB are left; %s",
+                   e->m->arch, e->opts.batch, (double)needs(e, e->opts.batch) / 1e9, have / 1e9, hint);
+}
+
+/* Zeroed room for n floats; NULL instead of the end of the program, so that the batch can be blamed. */
+static float *claim(size_t n)
+{
+    void *p = NULL;
+    if (posix_memalign(&p, 64, (n + HR_SLACK) * sizeof(float)))
+        return NULL;
+    return memset(p, 0, (n + HR_SLACK) * sizeof(float));
+}
+
+/* Places of everything in a chunk's part of the arena, and the memory per chunk. */
+typedef struct layout {
+    size_t *y, *z, *g, room, gradients; /* gradients: where they begin */
+} layout;
+
+static layout make_layout(hr_exec *e)
+{
+    size_t n = (size_t)e->nsteps, at = 0, stats = 0;
+    layout l = {
+        .y = hr_xcalloc(n, sizeof *l.y), .z = hr_xcalloc(n, sizeof *l.z), .g = hr_xcalloc(n, sizeof *l.g)};
     for (size_t i = 1; i < n; i++) {
-        y[i] = at;
+        const hr_step *s = &e->steps[i];
+        l.y[i] = at;
         if (i + 1 < n)
-            at += padded(e->steps[i].len * HR_CHUNK);
-        z[i] = at;
-        if (keeps_raw(e, &e->steps[i]))
-            at += padded(e->steps[i].len * HR_CHUNK);
+            at += padded(s->len * HR_CHUNK);
+        l.z[i] = at;
+        if (keeps_raw(e, s))
+            at += padded(s->len * HR_CHUNK);
+        if (s->bn >= 0 || s->bias)
+            stats += 3 * (size_t)s->c * sizeof *s->part;
     }
-    size_t room = at + place_gradients(e, g);
-    int rc = check_memory(e, (double)room * e->chunks * sizeof *e->arena, err);
-    if (rc)
-        goto out;
-    e->arena = hr_xaligned(room * (size_t)e->chunks + HR_SLACK, sizeof *e->arena);
-    for (size_t i = 0; i < n; i++) {
+    l.gradients = at;
+    l.room = at + place_gradients(e, l.g);
+    size_t ends = 2 * HR_CHUNK * (e->steps[0].len + e->steps[n - 1].len),
+           part = e->opts.train ? e->dw_part_len : 0;
+    e->bytes_chunk = (l.room + ends + part) * sizeof *e->arena + stats;
+    return l;
+}
+
+/* Give every step its place. */
+static void place_steps(hr_exec *e, const layout *l)
+{
+    for (size_t i = 0; i < (size_t)e->nsteps; i++) {
         hr_step *s = &e->steps[i];
-        s->y = e->arena + y[i];
-        s->z = keeps_raw(e, s) ? e->arena + z[i] : NULL;
-        s->g = e->arena + at + g[i];
-        s->y_step = s->z_step = s->g_step = room;
+        s->y = e->arena + l->y[i];
+        s->z = keeps_raw(e, s) ? e->arena + l->z[i] : NULL;
+        s->g = e->arena + l->gradients + l->g[i];
+        s->y_step = s->z_step = s->g_step = l->room;
+        if (s->bn >= 0 || s->bias)
+            s->part = hr_xcalloc((size_t)e->chunks * 3 * (size_t)s->c, sizeof *s->part);
     }
-    hr_step *first = &e->steps[0], *last = &e->steps[n - 1];
+    hr_step *first = &e->steps[0], *last = &e->steps[e->nsteps - 1];
+    size_t batch = (size_t)e->chunks * HR_CHUNK;
     e->input = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->input);
     e->dinput = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->dinput);
     e->logits = hr_xaligned(batch * last->len + HR_SLACK, sizeof *e->logits);
@@ -268,24 +329,46 @@ static int lay_out(hr_exec *e, hr_err *err)
     first->y_step = first->g_step = first->len * HR_CHUNK;
     last->y = e->logits;
     last->y_step = last->len * HR_CHUNK;
-out:
-    free(y);
-    free(z);
-    free(g);
+}
+
+/* Take the memory for images, unless the machine, or a limit, does not hold it: better a word now than a
+ * process that the system kills later. */
+static int lay_out(hr_exec *e, hr_err *err)
+{
+    layout l = make_layout(e);
+    int rc = HR_OK;
+    if (!e->opts.describe) {
+        double have = hr_memory_left() + (double)e->bytes_fixed;
+        if ((double)needs(e, e->opts.batch) > have || !(e->arena = claim(l.room * (size_t)e->chunks)))
+            rc = too_little(e, have, err);
+        else
+            place_steps(e, &l);
+    }
+    free(l.y);
+    free(l.z);
+    free(l.g);
     return rc;
 }
 
 /* ---- parameters
  * --------------------------------------------------------------------------------------------- */
 
-static float *channel_values(const hr_step *s)
+/* Memory that is needed whatever the batch, counted. */
+static void *keep(hr_exec *e, size_t n, size_t size)
 {
-    return hr_xaligned((size_t)s->c + HR_SLACK, sizeof(float));
+    e->bytes_fixed += n * size;
+    return hr_xaligned(n, size);
+}
+
+static float *channel_values(hr_exec *e, const hr_step *s)
+{
+    return keep(e, (size_t)s->c + HR_SLACK, sizeof(float));
 }
 
 /* The model's active mask as one float per weight. */
-static float *expand_mask(const hr_model *m, int node)
+static float *expand_mask(hr_exec *e, int node)
 {
+    const hr_model *m = e->m;
     const hr_tensor *mask = hr_model_node_tensor(m, node, "mask");
     if (!mask || !m->prune[node].set || !m->prune[node].active)
         return NULL;
@@ -293,7 +376,7 @@ static float *expand_mask(const hr_model *m, int node)
     int64_t n = hr_tensor_count(w), in = w->shape[1], per_in = n / w->shape[0] / in;
     bool by_channel = m->prune[node].reg == HR_REG_CHANNEL;
     const uint8_t *bits = mask->data;
-    float *f = hr_xmalloc((size_t)n * sizeof *f);
+    float *f = keep(e, (size_t)n, sizeof *f);
     for (int64_t i = 0; i < n; i++)
         f[i] = bits[by_channel ? i / per_in % in : i] ? 1 : 0;
     return f;
@@ -326,16 +409,19 @@ static int plan_conv(hr_exec *e, hr_step *s, hr_err *err)
     size_t weights = (size_t)s->conv.taps * (size_t)s->conv.ci * (size_t)s->conv.co;
     s->dw_tiles = weights > DW_CHUNKWISE_MAX;
     if (n->param[HR_P_BIAS] >= 0)
-        s->bias = channel_values(s);
-    s->own_mask = expand_mask(e->m, s->node);
-    s->eff = hr_xmalloc(weights * sizeof *s->eff);
+        s->bias = channel_values(e, s);
+    s->own_mask = expand_mask(e, s->node);
+    if (s->own_mask)
+        s->eff = keep(e, weights, sizeof *s->eff);
+    s->macs = (double)weights * s->h * s->w;
+    e->bytes_fixed += s->conv.bytes;
     return HR_OK;
 }
 
 static void add_grad(hr_exec *e, int tensor)
 {
     if (tensor >= 0 && !e->grads[tensor])
-        e->grads[tensor] = hr_xcalloc((size_t)hr_tensor_count(&e->m->tensors[tensor]), sizeof(float));
+        e->grads[tensor] = keep(e, (size_t)hr_tensor_count(&e->m->tensors[tensor]), sizeof(float));
 }
 
 static int plan_parameters(hr_exec *e, hr_err *err)
@@ -348,16 +434,14 @@ static int plan_parameters(hr_exec *e, hr_err *err)
             return rc;
         bool has_map = s->kind == HR_STEP_AFFINE || s->bn >= 0 || s->bias;
         if (has_map) {
-            s->scale = channel_values(s);
-            s->shift = channel_values(s);
+            s->scale = channel_values(e, s);
+            s->shift = channel_values(e, s);
         }
         if (s->bn >= 0) {
             float **fields[] = {&s->mean, &s->inv, &s->bscale, &s->bshift, &s->k1, &s->k2, &s->k3};
             for (size_t j = 0; j < HR_COUNT(fields); j++)
-                *fields[j] = channel_values(s);
+                *fields[j] = channel_values(e, s);
         }
-        if (s->bn >= 0 || s->bias)
-            s->part = hr_xcalloc((size_t)e->chunks * 3 * (size_t)s->c, sizeof *s->part);
         if (e->opts.train && (s->kind == HR_STEP_CONV || s->kind == HR_STEP_BN)) {
             add_grad(e, n->param[HR_P_WEIGHT]);
             add_grad(e, n->param[HR_P_BIAS]);
@@ -370,9 +454,10 @@ static int plan_parameters(hr_exec *e, hr_err *err)
     return HR_OK;
 }
 
+/* Per thread, and for partial sums of weight gradients. */
 static void plan_workspaces(hr_exec *e)
 {
-    size_t scratch = 64, part = 0, tile = 0;
+    size_t scratch = 64, part = 0, tile = 0, threads = (size_t)e->opts.threads;
     for (int i = 1; i < e->nsteps; i++) {
         const hr_step *s = &e->steps[i];
         if (s->kind != HR_STEP_CONV)
@@ -386,22 +471,21 @@ static void plan_workspaces(hr_exec *e)
         if (s->dw_tiles && panel > tile)
             tile = panel;
     }
-    e->levels = 2;
-    for (int n = e->chunks; n > 1; n = (n + 1) / 2)
-        e->levels++;
-    size_t threads = (size_t)e->opts.threads;
+    e->levels = levels_of(e->chunks);
+    e->tile_len = tile ? padded(tile) : 0;
+    e->dw_part_len = padded(part);
     e->scratch = hr_xcalloc(threads, sizeof *e->scratch);
     e->tile = hr_xcalloc(threads, sizeof *e->tile);
     e->tasks = hr_xcalloc(threads, sizeof *e->tasks);
-    e->tile_len = padded(tile);
-    e->dw_part_len = padded(part);
-    for (size_t t = 0; t < threads; t++) {
-        e->scratch[t] = hr_xaligned(scratch, 1);
-        if (e->opts.train && tile)
-            e->tile[t] = hr_xaligned(e->tile_len * (size_t)e->levels, sizeof(float));
-    }
-    if (e->opts.train)
-        e->dw_part = hr_xaligned(e->dw_part_len * (size_t)e->chunks, sizeof *e->dw_part);
+    for (size_t t = 0; t < threads; t++)
+        e->scratch[t] = keep(e, scratch, 1);
+}
+
+static void take_gradient_room(hr_exec *e)
+{
+    for (int t = 0; t < e->opts.threads && e->tile_len; t++)
+        e->tile[t] = hr_xaligned(e->tile_len * (size_t)e->levels, sizeof(float));
+    e->dw_part = hr_xaligned(e->dw_part_len * (size_t)e->chunks, sizeof *e->dw_part);
 }
 
 int hr_plan(hr_exec *e, hr_err *err)
@@ -410,15 +494,18 @@ int hr_plan(hr_exec *e, hr_err *err)
     e->steps = hr_xcalloc(nodes, sizeof *e->steps);
     e->value = hr_xcalloc(nodes, sizeof *e->value);
     e->grads = hr_xcalloc((size_t)e->m->ntensors, sizeof *e->grads);
+    e->chunks = chunks_of(e->opts.batch);
     make_steps(e);
     if (e->nsteps < 2)
         return hr_fail(err, HR_EINVAL, "the network has no layer");
     connect(e);
     int rc = plan_parameters(e, err);
-    if (rc == HR_OK)
-        rc = lay_out(e, err);
-    if (rc == HR_OK)
-        plan_workspaces(e);
+    if (rc)
+        return rc;
+    plan_workspaces(e);
+    rc = lay_out(e, err);
+    if (rc == HR_OK && e->opts.train && !e->opts.describe)
+        take_gradient_room(e);
     return rc;
 }
 
@@ -438,8 +525,8 @@ void hr_plan_release(hr_exec *e)
         free(e->scratch[t]);
         free(e->tile[t]);
     }
-    void *owned[] = {e->steps,   e->value, e->arena,   e->input,   e->dinput, e->logits,
-                     e->dlogits, e->grads, e->dw_part, e->scratch, e->tile,   e->tasks};
+    void *owned[] = {e->steps, e->value,   e->arena,   e->input, e->dinput, e->logits, e->dlogits,
+                     e->grads, e->dw_part, e->scratch, e->tile,  e->tasks,  e->work};
     for (size_t j = 0; j < HR_COUNT(owned); j++)
         free(owned[j]);
 }

@@ -39,7 +39,8 @@ typedef struct hr_step {
         in2_add;    /* in the backward pass, add to the operand's gradient: it has been written already */
     bool trainable; /* parameters here or upstream: without HR_DX only such gradients are computed */
     int c, h, w;
-    size_t len; /* c*h*w */
+    size_t len;  /* c*h*w */
+    double macs; /* per image and pass of a convolution, else 0 */
     /* Buffers of chunk q begin at y + q*y_step and so on, in floats. */
     float *y, *z, *g;
     size_t y_step, z_step, g_step;
@@ -53,6 +54,11 @@ typedef struct hr_step {
     float *k1, *k2, *k3;                 /* (c) gradient of the batch norm as an affine map */
     double *part;                        /* (chunks, 3, c) per-chunk sums: mean and m2, or s1 and s2; bias */
 } hr_step;
+
+/* Work of one thread in one step and one kind of pass. */
+typedef struct hr_work {
+    double seconds, macs;
+} hr_work;
 
 struct hr_exec {
     hr_model *m;
@@ -71,7 +77,10 @@ struct hr_exec {
     float **tile;   /* (threads) partial sums of a dW panel, one per level of the tree */
     int levels;     /* of the merge tree over chunks */
     size_t tile_len;
-    uint64_t *tasks; /* (threads) */
+    uint64_t *tasks;                 /* (threads) */
+    size_t bytes_fixed, bytes_chunk; /* memory, without and per chunk; the tiles' levels come on top */
+    hr_work *work;                   /* (threads, steps, HR_PASS_KINDS), or NULL: no profile */
+    double work_start;
 };
 
 /* Fuse, connect and lay out. Returns 0 or HR_EINVAL. */
