@@ -203,7 +203,26 @@ static json_t *odd_value(hr_rng *r)
                                       "[[]]",
                                       "[null]",
                                       "{\"\":{}}"};
-    return json_loads(odd[hr_rng_below(r, HR_COUNT(odd))], JSON_DECODE_ANY, NULL);
+    uint32_t which = hr_rng_below(r, HR_COUNT(odd) + 1);
+    if (which < HR_COUNT(odd))
+        return json_loads(odd[which], JSON_DECODE_ANY, NULL);
+    char text[6000];
+    memset(text, 'a', sizeof text);
+    return json_stringn(text, hr_rng_below(r, sizeof text));
+}
+
+/* v deep inside arrays, or inside objects with this key (NULL: arrays). v is stolen. */
+static json_t *buried(json_t *v, const char *key, uint32_t depth)
+{
+    while (depth-- > 0) {
+        json_t *outer = key ? json_object() : json_array();
+        if (key)
+            json_object_set_new(outer, key, v);
+        else
+            json_array_append_new(outer, v);
+        v = outer;
+    }
+    return v;
 }
 
 /* The value changed a little, or NULL when this kind cannot be. */
@@ -236,20 +255,27 @@ static void change_document(json_t *root, hr_rng *r)
     find_places(root, list, &n);
     const struct place *p = &list[hr_rng_below(r, (uint32_t)n)], *q = &list[hr_rng_below(r, (uint32_t)n)];
     json_t *v = NULL;
-    switch (hr_rng_below(r, 6)) {
+    switch (hr_rng_below(r, 16)) {
     case 0:
-        v = odd_value(r);
+        v = buried(json_deep_copy(p->value), q->key, hr_rng_below(r, 200));
         break;
     case 1:
+    case 2:
+        v = odd_value(r);
+        break;
+    case 3:
+    case 4:
         v = json_deep_copy(q->value);
         break;
-    case 2: /* leave it out */
+    case 5:
+    case 6: /* leave it out */
         if (p->key)
             json_object_del(p->parent, p->key);
         else if (p->parent != root)
             json_array_remove(p->parent, p->index);
         return;
-    case 3: /* put another in */
+    case 7:
+    case 8: /* put another in */
         if (json_is_array(p->value))
             json_array_append_new(p->value, json_deep_copy(q->value));
         else if (json_is_object(p->value) && q->key)
@@ -266,6 +292,17 @@ static void change_document(json_t *root, hr_rng *r)
         json_array_set_new(p->parent, p->index, v);
 }
 
+json_t *fuzz_change_json(json_t *doc, hr_rng *r)
+{
+    json_t *root = json_array();
+    json_array_append_new(root, doc);
+    for (uint32_t times = 1 + hr_rng_below(r, 3); times > 0; times--)
+        change_document(root, r);
+    doc = json_incref(json_array_get(root, 0));
+    json_decref(root);
+    return doc;
+}
+
 /* The document at text[0..n), changed, at most max bytes; *used of the n are the document. Caller frees; NULL
  * when there is no document. */
 static char *changed_document(const char *text, size_t n, size_t max, hr_rng *r, size_t *used)
@@ -275,12 +312,9 @@ static char *changed_document(const char *text, size_t n, size_t max, hr_rng *r,
     if (!doc)
         return NULL;
     *used = (size_t)je.position;
-    json_t *root = json_array();
-    json_array_append_new(root, doc);
-    for (uint32_t times = 1 + hr_rng_below(r, 3); times > 0; times--)
-        change_document(root, r);
-    char *out = json_dumps(json_array_get(root, 0), JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
-    json_decref(root);
+    doc = fuzz_change_json(doc, r);
+    char *out = json_dumps(doc, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
+    json_decref(doc);
     if (out && strlen(out) > max) {
         free(out);
         out = NULL;

@@ -69,6 +69,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
  * document). Whatever follows a document before the separator stays. */
 size_t fuzz_mutate_json(uint8_t *data, size_t size, size_t max, unsigned seed, int separator);
 
+/* Change up to three values of a document. doc is stolen, the caller owns the result. */
+json_t *fuzz_change_json(json_t *doc, hr_rng *r);
+
 /* A row of frames: head bytes, of which `bytes` at `at` are the payload's length; the payload; tail bytes. */
 struct fuzz_frames {
     size_t head, at, bytes;

@@ -78,6 +78,19 @@ void fuzz_seeds(void)
         fuzz_seed(names[zipped], b.data, b.len);
         hr_buf_release(&b);
     }
+    /* One that unpacks to more than libarchive does at a time. */
+    enum { LARGE = 300 };
+    uint8_t *large = hr_xcalloc(16 + LARGE * LARGE, 1);
+    memcpy(large,
+           (const uint8_t[]){0, 0, 8, 3, 0, 0, 0, 1, 0, 0, LARGE >> 8, LARGE & 255, 0, 0, LARGE >> 8,
+                             LARGE & 255},
+           16);
+    hr_buf b = {0};
+    add_frame(&b, large, 16 + LARGE * LARGE, true);
+    add_frame(&b, (const uint8_t[]){0, 0, 8, 1, 0, 0, 0, 1, 3}, 9, false);
+    fuzz_seed("gzip-large", b.data, b.len);
+    hr_buf_release(&b);
+    free(large);
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)

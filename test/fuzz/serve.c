@@ -12,14 +12,14 @@ static hr_dataset images;
 
 static void make_server(void)
 {
-    static uint8_t pixels[4 * 2 * 6 * 6];
-    static int32_t labels[] = {0, 1, 2, 1};
-    static uint32_t index[] = {0, 1, 2, 3};
+    static uint8_t pixels[2 * 2 * 6 * 6];
+    static int32_t labels[] = {0, 1};
+    static uint32_t index[] = {0, 1};
     for (size_t i = 0; i < sizeof pixels; i++)
         pixels[i] = (uint8_t)(i * i);
     net = fuzz_net(1);
     images = (hr_dataset){
-        .n = 4, .c = 2, .h = 6, .w = 6, .classes = 3, .pixels = pixels, .labels = labels, .index = index};
+        .n = 2, .c = 2, .h = 6, .w = 6, .classes = 3, .pixels = pixels, .labels = labels, .index = index};
 }
 
 bool fuzz_one(const uint8_t *data, size_t n)
@@ -29,13 +29,13 @@ bool fuzz_one(const uint8_t *data, size_t n)
                        .eps = 0.1,
                        .step = 0.05,
                        .steps = 1,
-                       .batch = 2,
+                       .batch = 1,
                        .threads = 1,
                        .name = "net.nn",
                        .digest = "00ff"};
     if (!net)
         make_server();
-    if (n == 0)
+    if (n == 0 || n > 1024) /* a request costs an evaluation: few at a time */
         return false;
     o.reg = data[0] == '\n' ? HR_REG_CHANNEL : HR_REG_WEIGHT;
     size_t asked = 0, answered = 0, good = 0, length;

@@ -101,6 +101,7 @@ void fuzz_seeds(void)
         json_object_set_new(
             entry, "history",
             json_pack("{s:s, s:{s:f}, s:[]}", "tool", "ddpg-search", "options", "target", 0.6, "inputs"));
+        json_object_set_new(json_object_get(entry, "budget"), "target", json_real(0.6));
         hr_strategy_release(&s);
         seed(hr_reg_names[reg], json_pack("{s:{s:{s:o}}}", "net", hr_reg_names[reg], "01_0", entry));
     }
