@@ -276,10 +276,13 @@ static void change_document(json_t *root, hr_rng *r)
         return;
     case 7:
     case 8: /* put another in */
-        if (json_is_array(p->value))
-            json_array_append_new(p->value, json_deep_copy(q->value));
+        v = json_deep_copy(q->value);
+        if (json_is_array(p->value)) /* once, or far too often */
+            for (uint32_t times = hr_rng_below(r, 2) ? 1 : hr_rng_below(r, 100); times > 0; times--)
+                json_array_append(p->value, v);
         else if (json_is_object(p->value) && q->key)
-            json_object_set_new(p->value, q->key, json_deep_copy(list[hr_rng_below(r, (uint32_t)n)].value));
+            json_object_set(p->value, q->key, v);
+        json_decref(v);
         return;
     default:
         v = nearby_value(p->value, r);
@@ -393,7 +396,9 @@ size_t fuzz_mutate_frames(const struct fuzz_frames *f, uint8_t *data, size_t siz
     if (n == 0 || how < 4)
         return LLVMFuzzerMutate(data, size, max);
 
-    size_t i = hr_rng_below(&r, (uint32_t)n), j = hr_rng_below(&r, (uint32_t)n), done;
+    /* The first frame every other time: there stands what the others must agree with. */
+    size_t i = hr_rng_below(&r, 2) ? 0 : hr_rng_below(&r, (uint32_t)n), j = hr_rng_below(&r, (uint32_t)n),
+           done;
     size_t at = start[i], len = start[i + 1] - at;
     uint8_t *copy = hr_xmalloc(max + 1);
     if (how == 4) { /* leave frame i out */

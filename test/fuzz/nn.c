@@ -18,6 +18,12 @@ enum { MAX_RUN = 1 << 20 };
 static void describe(const hr_model *m)
 {
     hr_buf text = {0};
+    hr_layers ls = hr_layers_of(m);
+    for (int i = 0; i < ls.n; i++) {
+        const hr_prune *p = &m->prune[ls.l[i].node];
+        must(!p->set || (p->kept >= 1 && p->kept <= hr_score_count(&ls.l[i], p->reg)));
+    }
+    hr_layers_release(&ls);
     json_t *j = hr_layers_json(m);
     json_decref(j);
     j = hr_tensors_json(m);
@@ -115,35 +121,60 @@ static void seed(const char *name, const hr_model *m)
     free(path);
 }
 
-void fuzz_seeds(void)
+/* A few nodes only, so that a change hits each of them often. */
+static hr_model *small_net(bool convolutional)
 {
     hr_err err = HR_ERR_INIT;
-    hr_model *m = hr_model_new("tiny", 1, 1, 1, 2);
-    hr_model_add_linear(m, "fc", 0, 1, 2, false);
+    hr_model *m = hr_model_new("small", 1, convolutional ? 4 : 1, convolutional ? 4 : 1, 2);
+    int last = 0;
+    if (convolutional) {
+        last = hr_model_add_batchnorm(m, "bn", hr_model_add_conv(m, "conv", 0, 1, 2, 3, 1, 1, false), 2);
+        last = hr_model_add_pool(m, "max", HR_OP_MAXPOOL, last, 2, 2, 0);
+        last = hr_model_add_pool(m, "even", HR_OP_ADAPTIVE_AVGPOOL, last, 1, 1, 0);
+        last = hr_model_add_node(m, "flat", HR_OP_FLATTEN, last, -1);
+    }
+    hr_model_add_linear(m, "fc", last, convolutional ? 2 : 1, 2, false);
     if (hr_model_check(m, "seed", &err))
         hr_die("%s", err.msg);
-    seed("tiny", m);
+    return m;
+}
+
+static void set_strategy(hr_model *m, enum hr_reg reg, bool active)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_strategy s;
+    hr_layers ls = hr_layers_of(m);
+    if (hr_strategy_make(&s, "uniform:0.5", reg, m, &ls, false, HR_MEASURE_INOUT, &err))
+        hr_die("%s", err.msg);
+    hr_model_set_strategy(m, &ls, &s, active, HR_SCORE_L1);
+    hr_strategy_release(&s);
+    hr_layers_release(&ls);
+}
+
+void fuzz_seeds(void)
+{
+    static const char *const sizes[] = {"linear", "small"};
+    for (int convolutional = 0; convolutional < 2; convolutional++) {
+        hr_model *m = small_net(convolutional);
+        seed(sizes[convolutional], m);
+        hr_model_free(m);
+    }
+    for (int kind = 0; kind < 4; kind++) {
+        static const char *const names[] = {"weight-planned", "channel-planned", "weight-active",
+                                            "channel-active"};
+        hr_model *m = small_net(true);
+        set_strategy(m, kind % 2 ? HR_REG_CHANNEL : HR_REG_WEIGHT, kind / 2);
+        seed(names[kind], m);
+        hr_model_free(m);
+    }
+    hr_model *m = fuzz_net(1);
+    m->meta = json_pack("{s:{s:s}}", "strategy", "id", "01_0");
+    m->history = json_pack("{s:s, s:{}, s:[]}", "tool", "fuzz", "options", "inputs");
+    set_strategy(m, HR_REG_CHANNEL, true);
+    seed("all", m);
     hr_model_free(m);
 
-    for (int active = 0; active < 2; active++)
-        for (int reg = 0; hr_reg_names[reg]; reg++) {
-            m = fuzz_net(1);
-            m->meta = json_pack("{s:{s:s}}", "strategy", "id", "01_0");
-            m->history = json_pack("{s:s, s:{}, s:[]}", "tool", "fuzz", "options", "inputs");
-            hr_layers ls = hr_layers_of(m);
-            hr_strategy s;
-            if (hr_strategy_make(&s, "uniform:0.5", (enum hr_reg)reg, m, &ls, false, HR_MEASURE_INOUT, &err))
-                hr_die("%s", err.msg);
-            hr_model_set_strategy(m, &ls, &s, active, HR_SCORE_L1);
-            char *name = hr_xasprintf("%s-%s", hr_reg_names[reg], active ? "active" : "planned");
-            seed(name, m);
-            free(name);
-            hr_strategy_release(&s);
-            hr_layers_release(&ls);
-            hr_model_free(m);
-        }
-
-    m = fuzz_net(2);
+    m = small_net(true);
     for (int t = 0; t < HR_DTYPE_COUNT; t++) /* extras of every type, one of them a scalar */
         hr_model_add_tensor(m, hr_dtype_names[t], (enum hr_dtype)t, t % 3, (const int64_t[]){2, 3});
     seed("extras", m);
