@@ -92,10 +92,10 @@ static int parse_ties(hr_space *s, const json_t *layers, const char *where, hr_e
         int c = json_is_string(tie) ? find_layer(s, json_string_value(tie)) : -1;
         if (c <= i || s->l[c].in != l->in)
             return bad(err, where, l->name, "\"tie\" names no later layer with as many inputs");
-        json_int_t before = json_integer_value(json_object_get(j, "torch_index")) - 1;
+        json_int_t own = json_integer_value(json_object_get(j, "torch_index"));
         for (int e = c; e < s->n && l->block_end < 0; e++) {
             const json_t *t = json_object_get(json_array_get(layers, (size_t)e), "torch_index");
-            if (json_is_integer(t) && json_integer_value(t) == before && s->l[e].out == l->out)
+            if (own > 0 && json_is_integer(t) && json_integer_value(t) == own - 1 && s->l[e].out == l->out)
                 l->block_end = e;
         }
         if (l->block_end < 0)

@@ -216,6 +216,22 @@ static json_t *block_layers(void)
     return l;
 }
 
+/* One less than the least number is no number: it must not become the greatest. */
+static void test_a_torch_index_that_follows_nothing_is_refused(void **state)
+{
+    (void)state;
+    hr_err err = HR_ERR_INIT;
+    hr_space s;
+    json_t *layers = block_layers(), *table = table_json(layers);
+    json_object_set_new(json_array_get(layers, 1), "torch_index", json_integer(INT64_MIN));
+    json_object_set_new(json_array_get(layers, 3), "torch_index", json_integer(INT64_MAX));
+    assert_int_equal(hr_space_parse(&s, table, "toy", true, false, &err), HR_EFORMAT);
+    assert_string_equal(err.msg, "toy: not a layer table: layer 'short': \"torch_index\" does not follow its "
+                                 "block's last layer");
+    hr_space_release(&s);
+    json_decref(table);
+}
+
 /* The search and maskapply must mean the same by a budget: ours knows the table, theirs the graph. */
 static void test_budgets_agree_with_those_of_the_pruner(void **state)
 {
@@ -742,6 +758,7 @@ int main(void)
         cmocka_unit_test(test_channel_targets_match_published),
         cmocka_unit_test(test_reference_state_matches_published_rows),
         cmocka_unit_test(test_reference_state_moves_with_the_episode),
+        cmocka_unit_test(test_a_torch_index_that_follows_nothing_is_refused),
         cmocka_unit_test(test_budgets_agree_with_those_of_the_pruner),
         cmocka_unit_test(test_shortcuts_are_counted_with_the_rates_they_get),
         cmocka_unit_test(test_sound_wall_by_hand),
