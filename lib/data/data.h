@@ -84,6 +84,7 @@ typedef struct hr_convert_args {
     const char *title; /* name in the manifest; NULL: the source's own */
     double holdout;    /* fraction of the training images, in (0,1) */
     uint32_t seed;
+    bool unverified; /* take files that are not the published ones, and any number of images */
 } hr_convert_args;
 typedef struct hr_convert_counts {
     uint32_t train, test, holdout, rest;

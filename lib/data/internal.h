@@ -70,10 +70,46 @@ HR_MUST_CHECK int hr_manifest_vouch(const char *tfrecord, const hr_dataset *ds, 
 
 typedef struct hr_unpack hr_unpack;
 HR_MUST_CHECK int hr_unpack_open(hr_unpack **u, const char *path, hr_err *err);
+/* Read at most n bytes; *got says how many, fewer than n only at the end. */
+HR_MUST_CHECK int hr_unpack_some(hr_unpack *u, void *dst, size_t n, size_t *got, hr_err *err);
 /* Read exactly n bytes. Returns 0, HR_EIO, or HR_EFORMAT "FILE: cut short: WHAT needs ...". */
 HR_MUST_CHECK int hr_unpack_read(hr_unpack *u, void *dst, size_t n, const char *what, hr_err *err);
 /* Check that nothing follows and that a gzip file's own check sum holds. */
 HR_MUST_CHECK int hr_unpack_end(hr_unpack *u, hr_err *err);
 void hr_unpack_close(hr_unpack *u);
+
+/* ---- walk.c: the members of a tar archive, one after the other, nothing unpacked to disk
+ * -------------------
+ */
+
+typedef struct hr_walk hr_walk;
+/* Walk through the tar archive path, plain or gzipped, from its beginning. */
+HR_MUST_CHECK int hr_walk_open(hr_walk **w, const char *path, hr_err *err);
+/* Walk through the tar archive that is outer's current member; outer is borrowed and stays where it is until
+ * this walk is closed. */
+HR_MUST_CHECK int hr_walk_inside(hr_walk **w, hr_walk *outer, hr_err *err);
+/* Go to the next regular file. *name is borrowed until the next call, and NULL at the end; the archive was
+ * sound to its last byte then. Returns 0, HR_EIO, HR_EFORMAT. */
+HR_MUST_CHECK int hr_walk_next(hr_walk *w, const char **name, hr_err *err);
+/* Read the current member's content into b, which is emptied first. HR_EFORMAT when it is longer than max. */
+HR_MUST_CHECK int hr_walk_slurp(hr_walk *w, hr_buf *b, size_t max, hr_err *err);
+/* For messages: "FILE: MEMBER". Borrowed until the next call with w. */
+const char *hr_walk_where(hr_walk *w);
+void hr_walk_close(hr_walk *w); /* NULL is allowed */
+
+/* ---- the raw formats
+ * ---------------------------------------------------------------------------------------
+ */
+
+/* CIFAR-10's archive, binary or Python version. Returns 0, HR_EIO, HR_EFORMAT. */
+HR_MUST_CHECK int hr_cifar_load(const char *path, hr_dataset *train, hr_dataset *test, hr_err *err);
+
+/* Read a pickled batch of n bytes: *count images of `image` bytes each, in place, at *pixels, and as many
+ * *labels, which the caller frees. where names it in messages. Returns 0 or HR_EFORMAT. */
+HR_MUST_CHECK int hr_batch_pickle(const uint8_t *p, size_t n, const char *where, size_t image,
+                                  const uint8_t **pixels, int64_t **labels, uint32_t *count, hr_err *err);
+
+/* SHA-256 and MD5 of a file's content, in one pass. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_file_digests(const char *path, char sha256[65], char md5[33], hr_err *err);
 
 #endif

@@ -25,6 +25,7 @@ struct hr_source {
     const char *name, *title;
     int classes;              /* 0: as many as the training labels show */
     uint32_t n_train, n_test; /* 0: any number */
+    const char *const *md5;   /* sums of the files as published, NULL-terminated; NULL: none are known */
     /* Read both parts of the data set from the directory or file src; list the files read. */
     int (*load)(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err);
 };
@@ -50,10 +51,47 @@ static int load_idx(const char *src, hr_dataset *train, hr_dataset *test, inputs
     return rc ? rc : hr_idx_load(test, test_images, test_labels, err);
 }
 
+/* src itself when it is a file, else the first of the names (NULL-terminated) that is in the directory src,
+ * else the last of them, whose absence the reader reports. Recorded as an input. */
+static const char *find_archive(const char *src, const char *const *names, const char *role, inputs *in)
+{
+    struct stat st;
+    bool is_dir = stat(src, &st) == 0 && S_ISDIR(st.st_mode);
+    char *path = is_dir ? NULL : hr_xstrdup(src);
+    for (; is_dir && *names && (!path || access(path, F_OK)); names++) {
+        free(path);
+        path = hr_xasprintf("%s/%s", src, *names);
+    }
+    in->path[in->n] = path;
+    in->role[in->n++] = role;
+    return path;
+}
+
+static int load_cifar(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err)
+{
+    static const char *const names[] = {"cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", NULL};
+    return hr_cifar_load(find_archive(src, names, "archive", in), train, test, err);
+}
+
+/* Sums as their publishers give them: www.cs.toronto.edu/~kriz/cifar.html, github.com/zalandoresearch/
+ * fashion-mnist; and those of the files in Debian's dataset-fashion-mnist, which were compressed anew. */
+static const char *const cifar_md5[] = {"c32a1d4ab5d03f1284b67883e8d87530",
+                                        "c58f30108f718f92721af3b95e74349a", NULL};
+static const char *const fashion_md5[] = {"8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                                          "25c81989df183df01b3e8a0aad5dffbe",
+                                          "bef4ecab320f06d8554ea6380940ec79",
+                                          "bb300cfdad3c16e7a12a480ee83cd310",
+                                          "cf8536b0aa1a6ac5fa3f23001093305c",
+                                          "10bea18fdb374794d4bb42e356e600c9",
+                                          "f78720b4224f21cce2f2ccf2d7a94c9a",
+                                          "0d30e22e447f3c33dab9ed536400ac01",
+                                          NULL};
+
 static const hr_source sources[] = {
-    {"fashion-mnist", "FashionMNIST", 10, 60000, 10000, load_idx},
-    {"mnist", "MNIST", 10, 60000, 10000, load_idx},
-    {"idx", "IDX", 0, 0, 0, load_idx},
+    {"fashion-mnist", "FashionMNIST", 10, 60000, 10000, fashion_md5, load_idx},
+    {"mnist", "MNIST", 10, 60000, 10000, NULL, load_idx},
+    {"idx", "IDX", 0, 0, 0, NULL, load_idx},
+    {"cifar10", "CIFAR10", 10, 50000, 10000, cifar_md5, load_cifar},
 };
 
 const char *const *hr_source_names(void)
@@ -65,9 +103,11 @@ const char *const *hr_source_names(void)
 }
 
 /* Do the two parts fit each other and what is known of this data set? Sets their number of classes. */
-static int check_parts(const hr_source *s, const char *src, hr_dataset *train, hr_dataset *test, hr_err *err)
+static int check_parts(const hr_source *s, const hr_convert_args *args, hr_dataset *train, hr_dataset *test,
+                       hr_err *err)
 {
-    if ((s->n_train && train->n != s->n_train) || (s->n_test && test->n != s->n_test))
+    const char *src = args->src;
+    if (!args->unverified && ((s->n_train && train->n != s->n_train) || (s->n_test && test->n != s->n_test)))
         return hr_fail(err, HR_ESHAPE, "%s: %u training and %u test images, %s has %u and %u", src, train->n,
                        test->n, s->title, s->n_train, s->n_test);
     int classes = s->classes ? s->classes : train->classes;
@@ -132,6 +172,26 @@ static int check_title(const char *title, hr_err *err)
                 : hr_fail(err, HR_EINVAL, "the name '%s' is longer than %zu bytes or not UTF-8", title, max);
 }
 
+/* Is this file one of those that were published? It becomes an input of history. */
+static int check_input(const hr_source *s, const hr_convert_args *args, const char *path, const char *role,
+                       json_t *history, hr_err *err)
+{
+    char sha256[65], md5[33];
+    int rc = hr_file_digests(path, sha256, md5, err);
+    if (rc)
+        return rc;
+    bool known = args->unverified || !s->md5;
+    for (const char *const *m = s->md5; !known && *m; m++)
+        known = strcmp(*m, md5) == 0;
+    if (!known)
+        return hr_fail(err, HR_EFORMAT,
+                       "%s: its MD5 is %s, which is none of the published ones: damaged, or another file "
+                       "(--checksum skip takes it as it is)",
+                       path, md5);
+    hr_history_input(history, role, sha256, NULL);
+    return HR_OK;
+}
+
 int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts, hr_err *err)
 {
     hr_dataset parts[SPLITS] = {0};
@@ -144,11 +204,10 @@ int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *
         return rc;
     rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
     if (rc == HR_OK)
-        rc = check_parts(s, args->src, &parts[TRAIN], &parts[TEST], err);
+        rc = check_parts(s, args, &parts[TRAIN], &parts[TEST], err);
     for (int i = 0; i < in.n; i++) {
-        char hex[65];
-        if (rc == HR_OK && (rc = hr_sha256_file(in.path[i], hex, err)) == HR_OK)
-            hr_history_input(history, in.role[i], hex, NULL);
+        if (rc == HR_OK)
+            rc = check_input(s, args, in.path[i], in.role[i], history, err);
         free(in.path[i]);
     }
     if (rc == HR_OK)

@@ -86,9 +86,9 @@ void hr_unpack_close(hr_unpack *u)
     free(u);
 }
 
-/* Read at most n bytes into dst; *got says how many, fewer than n only at the end. */
-static int read_some(hr_unpack *u, uint8_t *dst, size_t n, size_t *got, hr_err *err)
+int hr_unpack_some(hr_unpack *u, void *bytes, size_t n, size_t *got, hr_err *err)
 {
+    uint8_t *dst = bytes;
     *got = 0;
     while (!u->empty && *got < n) {
         la_ssize_t k = archive_read_data(u->a, dst + *got, n - *got);
@@ -106,7 +106,7 @@ static int read_some(hr_unpack *u, uint8_t *dst, size_t n, size_t *got, hr_err *
 int hr_unpack_read(hr_unpack *u, void *dst, size_t n, const char *what, hr_err *err)
 {
     size_t got;
-    int rc = read_some(u, dst, n, &got, err);
+    int rc = hr_unpack_some(u, dst, n, &got, err);
     if (rc || got == n)
         return rc;
     return hr_fail(err, HR_EFORMAT, "%s: cut short: %s needs %zu bytes, %zu are left", u->in.name, what, n,
@@ -124,7 +124,7 @@ int hr_unpack_end(hr_unpack *u, hr_err *err)
     const void *unused;
     size_t got;
     uint64_t expected = u->total;
-    int rc = read_some(u, &more, 1, &got, err);
+    int rc = hr_unpack_some(u, &more, 1, &got, err);
     if (rc)
         return rc;
     if (got)

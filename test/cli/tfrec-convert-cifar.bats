@@ -1,0 +1,119 @@
+# test/cli/tfrec-convert-cifar.bats -- CIFAR-10 out of its two archives, nothing unpacked.
+
+setup() {
+    load ../helpers
+    load ../archives
+}
+
+@test "tfrec-convert: CIFAR-10's images are those that Python's pickle and tarfile read, in the order of the batches" {
+    archive cifar10-python a.tar.gz 250 60
+    convert cifar10 out a.tar.gz
+    PYTHONPATH=$ROOT/test "$PYTHON" - <<'PY'
+import pickle, tarfile, tfrecord
+tar = tarfile.open("a.tar.gz")
+for split, names in ("train", ["data_batch_%d" % i for i in range(1, 6)]), ("test", ["test_batch"]):
+    want = []
+    for name in names:
+        d = pickle.load(tar.extractfile("cifar-10-batches-py/" + name), encoding="bytes")
+        for row, label in zip(d[b"data"], d[b"labels"]):
+            want.append((row.reshape(3, 32, 32).transpose(1, 2, 0).tobytes(), label))
+    got = [tfrecord.example(r) for r in tfrecord.records(f"out/{split}.tfrecord", checked=2)]
+    assert [(e["image/encoded"], e["image/class/label"]) for e in got] == want, split
+    assert len(want) == (250 if split == "train" else 60)
+PY
+}
+
+@test "tfrec-convert: CIFAR-10's binary and Python archives give the same tfrecords" {
+    archive cifar10-python p.tar.gz 250 60
+    archive cifar10-binary b.tar.gz 250 60
+    convert cifar10 p p.tar.gz
+    convert cifar10 b b.tar.gz
+    assert_same_data p b
+    run tfrec-convert --set cifar10 --checksum skip --seed 5 --name Mine -o c b.tar.gz
+    assert_success
+    assert_output --partial "classes 10 train 250 test 60 holdout 20 rest 230"
+    cmp b/train.tfrecord c/train.tfrecord
+    run -1 cmp -s b/holdout.tfrecord c/holdout.tfrecord
+    grep -q '"checksum": "skip"' c/manifest.json
+}
+
+@test "tfrec-convert: CIFAR-10's archive may be found in a directory, and be an unzipped tar" {
+    archive cifar10-binary cifar-10-binary.tar.gz 250 60
+    convert cifar10 a .
+    gunzip -c cifar-10-binary.tar.gz >plain.tar
+    convert cifar10 b plain.tar
+    assert_same_data a b
+}
+
+@test "tfrec-convert: an archive that is not the published one is refused unless that is asked for" {
+    archive cifar10-binary a.tar.gz 250 60
+    run --separate-stderr tfrec-convert --set cifar10 -o out a.tar.gz
+    assert_refused out
+    assert_equal "$stderr" "tfrec-convert: a.tar.gz: 250 training and 60 test images, CIFAR10 has 50000 and 10000"
+}
+
+@test "tfrec-convert: a pickle that asks for anything but an array runs nothing and is refused by name" {
+    need_python pickle
+    "$PYTHON" - <<'PY'
+import io, tarfile
+evil = b"\x80\x02cposix\nsystem\nU\x0ctouch ran.txt\x85R."
+with tarfile.open("evil.tar.gz", "w:gz") as tar:
+    for name in ["data_batch_%d" % i for i in range(1, 6)] + ["test_batch"]:
+        info = tarfile.TarInfo("cifar-10-batches-py/" + name)
+        info.size = len(evil)
+        tar.addfile(info, io.BytesIO(evil))
+PY
+    run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out evil.tar.gz
+    assert_refused out
+    assert_equal "$stderr" "tfrec-convert: evil.tar.gz: cifar-10-batches-py/data_batch_1: pickle, byte 3: asks for posix.system: only numpy's arrays are read"
+    assert_not_exists ran.txt
+}
+
+@test "tfrec-convert: a tar.gz that is cut or damaged anywhere is refused in one line" {
+    archive cifar10-python good.tar.gz 25 10
+    local size at
+    size=$(stat -c %s good.tar.gz)
+    for at in 0 1 9 10 11 100 512 1024 $((size / 3)) $((size / 2)) $((size - 9)) $((size - 8)) $((size - 1)); do
+        head -c "$at" good.tar.gz >bad.tar.gz
+        run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out bad.tar.gz
+        assert_refused out
+        [[ "$stderr" == "tfrec-convert: bad.tar.gz: "* ]]
+    done
+    for at in 12 77 $((size / 4)) $((size / 2)) $((size - 8)) $((size - 1)); do
+        cp good.tar.gz bad.tar.gz
+        printf '\xa5' | dd of=bad.tar.gz bs=1 seek="$at" conv=notrunc status=none
+        run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out bad.tar.gz
+        assert_refused out
+    done
+}
+
+@test "tfrec-convert: a batch that is missing, double, of a wrong size or has wrong labels is named" {
+    archive cifar10-binary good.tar.gz 25 10
+    "$PYTHON" - <<'PY'
+import io, tarfile
+tar = tarfile.open("good.tar.gz")
+good = [(m.name, tar.extractfile(m).read()) for m in tar if m.isfile()]
+def write(out, members):
+    with tarfile.open(out, "w:gz") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+batch3 = "cifar-10-batches-bin/data_batch_3.bin"
+write("missing.tar.gz", [m for m in good if m[0] != batch3])
+write("double.tar.gz", good + [m for m in good if m[0] == batch3])
+write("short.tar.gz", [(n, d[:-1] if n == batch3 else d) for n, d in good])
+write("label.tar.gz", [(n, b"\x0a" + d[1:] if n == batch3 else d) for n, d in good])
+PY
+    declare -A says=(
+        [missing]="missing.tar.gz: not CIFAR-10's archive: it has no data_batch_3"
+        [double]="double.tar.gz: cifar-10-batches-bin/data_batch_3.bin: a second one of this name"
+        [short]="short.tar.gz: cifar-10-batches-bin/data_batch_3.bin: 15364 bytes are no whole number of records of 3073"
+        [label]="label.tar.gz: cifar-10-batches-bin/data_batch_3.bin: image 10: label 10 is outside 0..9"
+    )
+    for kind in "${!says[@]}"; do
+        run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out $kind.tar.gz
+        assert_refused out
+        assert_equal "$stderr" "tfrec-convert: ${says[$kind]}"
+    done
+}
