@@ -27,3 +27,27 @@ signalled() {
     assert_equal "$status: $(wc -l <stderr) $stderr" "75: 1 $stderr"
     [[ "$stderr" == *": interrupted in "*"run the same command again"* ]] || fail "$stderr"
 }
+
+# waiting NAME PID: wait until the process has become NAME and sleeps.
+waiting() {
+    until [ "$(cat "/proc/$2/comm")" = "$1" ] && grep -q '^State:.S' "/proc/$2/status"; do
+        kill -0 "$2" || fail "$1 ended"
+        sleep 0.02
+    done
+}
+
+# leaves SIGNAL PID: send it; the process ends within 20 s, how is in $status.
+leaves() {
+    local n
+    kill -s "$1" "$2"
+    for n in $(seq 400); do
+        if ! grep -q '^State:.[^Z]' "/proc/$2/status" 2>/dev/null; then
+            status=0
+            wait "$2" || status=$?
+            return
+        fi
+        sleep 0.05
+    done
+    kill -KILL "$2"
+    fail "SIG$1 did not end it"
+}

@@ -240,6 +240,7 @@ static int run(hr_wall *w, json_t *record, hr_search_result *best, hr_err *err)
     hr_search_opts o = search_opts(w->s);
     hr_peer *peer;
     struct view view = {.begun = false};
+    hr_signals_catch(); /* the evaluator must not outlive us, whatever the output is */
     int rc = hr_peer_start(&peer, evaluator, w->s, timeout, err);
     if (rc == HR_EINTR)
         return hr_fail(err, rc, "interrupted before the evaluator was ready; run the same command again");
@@ -294,7 +295,6 @@ int main(int argc, char **argv)
     char digest[65];
     hr_tool_start(&tool, argc, argv);
     settle();
-    hr_signals_catch(); /* the evaluator must not outlive us, whatever the output is */
     int rc = hr_json_load(layers_path, &table, &err);
     if (rc == HR_OK) {
         digest_of(table, digest);

@@ -115,6 +115,26 @@ assert_same_run() { # assert_same_run a b
     assert_same_run a b
 }
 
+@test "advtrain: a signal while it reads its inputs ends it at once; the state stays, nothing else is left" {
+    local signal pid
+    train a --arch resS
+    killed write:3 train b --arch resS
+    rm -f .b.nn.state.partial .b.nn.partial # what a killed process leaves, and the next one takes over
+    cp b.nn.state state
+    mkfifo slow
+    for signal in INT TERM; do
+        env --default-signal=INT advtrain -d slow --arch resS -o b.nn &
+        pid=$!
+        waiting advtrain $pid
+        leaves $signal $pid
+        assert_equal "$status" $((128 + $(kill -l $signal)))
+        cmp b.nn.state state
+        assert_equal "$(find . -name '*b.nn*')" ./b.nn.state
+    done
+    train b --arch resS
+    assert_same_run a b
+}
+
 @test "advtrain: finished epochs are not done again, and stderr says where it goes on" {
     killed write:9 $TRAIN --log b.jsonl -o b.nn --arch resS # in the second epoch
     assert_equal "$(wc -l <b.jsonl)" 2

@@ -13,6 +13,7 @@ setup_file() {
 
 setup() {
     load ../helpers
+    load ../interrupt
     need_python json
     cp "$BATS_FILE_TMPDIR/whole/layers.json" .
 }
@@ -91,6 +92,23 @@ until_done() {
     assert_equal "$(cat err)" \
         "ddpg-search: interrupted before the evaluator was ready; run the same command again"
     assert_not_exists .s.json.partial
+    until_done "" 0 --
+}
+
+@test "ddpg-search: interrupted while it waits for the layer table, it leaves at once and the state stays" {
+    run search term:6
+    assert_equal "$status" 75
+    cp s.json.state kept
+    mkfifo slow
+    local signal
+    for signal in INT TERM; do
+        EXEC="exec env --default-signal=INT" search "" -l slow 2>err &
+        local search=$!
+        waiting ddpg-search "$search"
+        leaves $signal "$search"
+        assert_equal "$status" "$((128 + $(kill -l $signal)))"
+        cmp s.json.state kept
+    done
     until_done "" 0 --
 }
 
