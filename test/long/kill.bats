@@ -18,13 +18,13 @@ setup() {
 }
 
 # killed_20_times PRODUCTS COMMAND...: run the command until it was killed 20 times, by KILL, TERM or INT in turns, after
-# up to a second; whenever it comes to its end, PRODUCTS (in the directory b) must be those in a, and it begins again.
+# up to a second, with one thread or two; whenever it comes to its end, PRODUCTS (in the directory b) must be those in a, and it begins again.
 killed_20_times() {
     local products=$1 kills=0 pid signal status
     shift
     while [ "$kills" -lt 20 ]; do
         signal=$(set -- KILL TERM KILL INT && shift $((kills % 4)) && echo "$1")
-        (cd b && exec env --default-signal=INT "$@" --threads $((1 + kills % 2)) 2>>words) &
+        (cd b && exec env --default-signal=INT OMP_NUM_THREADS=$((1 + kills % 2)) "$@" 2>>words) &
         pid=$!
         sleep "0.$(printf %03d $((RANDOM % 1000)))"
         kill -s "$signal" $pid 2>/dev/null || true
@@ -65,6 +65,57 @@ same() { # same PRODUCT...
     mkdir a b
     (cd a && $command)
     killed_20_times x.json $command
+}
+
+# prepare_search: SEARCH, whose evaluator, adveval, writes its process number to `evaluator`, and its PRODUCTS.
+prepare_search() {
+    nninfo --format json -o layers.json $D/net.nn
+    cat >serve <<END
+#!/bin/sh
+echo \$\$ >evaluator
+exec adveval --serve -q -r weight -d $D/test.tfrecord --batch 50 --eps 0.1 --step 0.05 --steps 3 $D/net.nn
+END
+    chmod +x serve
+    SEARCH="ddpg-search -q -l $PWD/layers.json -t 0.3 --hidden 32 --batch 32 --warmup 10 --episodes 50 --save-every 0.1
+        -e $PWD/serve --csv-dir . -o s.json"
+    PRODUCTS="s.json Episode_wise_Rewards.csv Best_Rewards.csv"
+}
+
+@test "kill: ddpg-search, 20 times" {
+    prepare_search
+    mkdir a b
+    (cd a && $SEARCH)
+    killed_20_times "$PRODUCTS" $SEARCH
+}
+
+@test "kill: the evaluator of ddpg-search, 20 times" {
+    prepare_search
+    mkdir a b
+    (cd a && $SEARCH)
+    local kills=0 given_up=0 pid evaluator status
+    while [ "$kills" -lt 20 ]; do
+        (cd b && exec $SEARCH 2>>words) &
+        pid=$!
+        while sleep "0.$(printf %03d $((RANDOM % 1000)))" && kill -0 $pid 2>/dev/null; do
+            evaluator=$(cat b/evaluator 2>/dev/null || true)
+            if [ "$(cat "/proc/$evaluator/comm" 2>/dev/null)" = adveval ] && kill -KILL "$evaluator"; then
+                kills=$((kills + 1))
+            fi
+        done
+        status=0
+        wait $pid || status=$?
+        case $status in
+        0) same $PRODUCTS && rm -r b && mkdir b ;;
+        1) # it was killed, and so was the one that took its place
+            tail -n 1 b/words | grep -Eq "evaluator .* (by signal 9|with status 137) " || { cat b/words; false; }
+            given_up=$((given_up + 1))
+            ;;
+        *) cat b/words; fail "status $status" ;;
+        esac
+    done
+    [ "$given_up" -gt 0 ]
+    (cd b && $SEARCH)
+    same $PRODUCTS
 }
 
 @test "kill: make, alone or with everything below it, 20 times" {
