@@ -19,12 +19,13 @@ setup() {
 }
 
 # With EXEC=exec the process in the background is the search itself.
-# search FAULT [OPTION]...: 12 episodes, two of every kind: warm-up, training begins, the actor's, around the best.
+# search FAULT [OPTION]...: 12 episodes, two of every kind: warm-up, training begins, the actor's, around the best. It
+# learns so fast that what the agent holds shows in the strategies at once.
 search() {
     local fault=$1
     shift
     $EXEC ddpg-search -l layers.json --target 0.3 --hidden 16 --batch 16 --memory 50 --warmup 5 --episodes 7 \
-        --train-iters 2 -e "exec $PYTHON $TOY serve $fault" --csv-dir . -o s.json "$@"
+        --train-iters 5 --actor-lr 0.05 --critic-lr 0.05 -e "exec $PYTHON $TOY serve $fault" --csv-dir . -o s.json "$@"
 }
 
 # until_true COMMAND...: wait for it, at most 20 s.
@@ -121,6 +122,14 @@ until_done() {
     until_done "" 0 --
 }
 
+@test "ddpg-search: networks that answer every image alike are counted over all runs" {
+    HERACLES_CRASH=write:8 run search constant -q --save-every 0
+    assert_equal "$status" 137
+    run --separate-stderr search constant -q
+    assert_success
+    assert_regex "$stderr" "12 strategies made the network answer every image alike"
+}
+
 @test "ddpg-search: a crash in or beside any write leaves a search that goes on, with the same bytes" {
     local point n
     for point in write rename renamed; do
@@ -162,7 +171,7 @@ until_done() {
 
 @test "ddpg-search: the tables are whole although they were only asked for later" {
     run ddpg-search -q -l layers.json --target 0.3 --hidden 16 --batch 16 --memory 50 --warmup 5 --episodes 7 \
-        --train-iters 2 -e "exec $PYTHON $TOY serve term:6" -o s.json
+        --train-iters 5 --actor-lr 0.05 --critic-lr 0.05 -e "exec $PYTHON $TOY serve term:6" -o s.json
     assert_equal "$status" 75
     until_done "" 0 --
 }

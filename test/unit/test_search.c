@@ -738,6 +738,65 @@ static void test_baseline_moves_half_way_to_the_mean_reward(void **state)
     hr_agent_release(&a);
 }
 
+/* Episodes of five random transitions, and training after each. */
+static void live(hr_agent *a, int episodes)
+{
+    enum { STEPS = 5 };
+    hr_err err = HR_ERR_INIT;
+    for (int e = 0; e < episodes; e++) {
+        float reward = (float)hr_rng_double(a->rng);
+        for (int i = 0; i < STEPS; i++) {
+            hr_transition t = {.reward = reward, .done = i == STEPS - 1};
+            t.action = (float)hr_rng_double(a->rng);
+            for (int k = 0; k < HR_STATE; k++) {
+                t.obs[k] = (float)hr_rng_double(a->rng);
+                t.next[k] = (float)hr_rng_double(a->rng);
+            }
+            hr_agent_store(a, &t);
+        }
+        assert_ok(hr_agent_train(a, 2, false, &err), err);
+    }
+}
+
+/* Everything that later steps depend on: were one block missing, or one array saved in another's place, the
+ * two agents would part. */
+static void test_an_agent_goes_on_from_its_blocks_bit_for_bit(void **state)
+{
+    (void)state;
+    hr_rng rng = {.seed = 5, .stream = HR_STREAM_TEST}, other = {.seed = 6, .stream = HR_STREAM_TEST};
+    hr_agent a, b;
+    hr_agent_opts o = {.baseline = true,
+                       .prefer = 0.5,
+                       .init = HR_INIT_FANIN,
+                       .actor_lr = 0.01,
+                       .critic_lr = 0.01,
+                       .lr_decay = 0.9,
+                       .tau = 0.125,
+                       .hidden = 6,
+                       .batch = 8,
+                       .memory = 24};
+    hr_block from[HR_AGENT_BLOCKS], to[HR_AGENT_BLOCKS];
+    hr_agent_init(&a, &o, &rng);
+    hr_agent_init(&b, &o, &other);
+    live(&a, 7); /* 35 transitions: the memory has come round */
+    hr_agent_blocks(&a, from);
+    hr_agent_blocks(&b, to);
+    for (int i = 0; i < HR_AGENT_BLOCKS; i++) {
+        assert_string_equal(from[i].name, to[i].name);
+        assert_int_equal(from[i].bytes, to[i].bytes);
+        memcpy(to[i].data, from[i].data, from[i].bytes);
+    }
+    other = rng;
+    live(&a, 4);
+    live(&b, 4);
+    const hr_mlp *x[] = {&a.actor, &a.critic, &a.actor_target, &a.critic_target};
+    const hr_mlp *y[] = {&b.actor, &b.critic, &b.actor_target, &b.critic_target};
+    for (size_t i = 0; i < HR_COUNT(x); i++)
+        assert_memory_equal(x[i]->p, y[i]->p, x[i]->nparam * sizeof *x[i]->p);
+    hr_agent_release(&a);
+    hr_agent_release(&b);
+}
+
 static void test_constant_predictors_are_worth_nothing(void **state)
 {
     (void)state;
@@ -772,6 +831,7 @@ int main(void)
         cmocka_unit_test(test_preferred_replay_leans_to_high_rewards),
         cmocka_unit_test(test_targets_follow_by_tau),
         cmocka_unit_test(test_baseline_moves_half_way_to_the_mean_reward),
+        cmocka_unit_test(test_an_agent_goes_on_from_its_blocks_bit_for_bit),
         cmocka_unit_test(test_constant_predictors_are_worth_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
