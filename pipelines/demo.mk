@@ -3,18 +3,21 @@
 #
 #   make demo                 a tenth of the weights
 #   make demo DEMO=channel    channels, the budget of the uniform keep-rate 0.5
+#   make demo DEMO_IDS='uniform search-0 search-1 erk lamp'
+#                             a second search, with seed 1
 #   make demo DEMO_SIZE=tiny  every rule in seconds, learning nothing (results in runs/tiny)
 DEMO ?= weight
 demo_rate.weight := 0.1
 demo_rate.channel := 0.5
 DEMO_RATE := $(demo_rate.$(DEMO))
-DEMO_IDS := uniform search-0 erk lamp
+DEMO_IDS ?= uniform search-0 erk lamp
 $(if $(DEMO_RATE),,$(error DEMO is '$(DEMO)': weight or channel is needed))
 $(if $(filter-out full tiny,$(DEMO_SIZE)),$(error DEMO_SIZE is '$(DEMO_SIZE)': full or tiny is needed))
 
 $(eval $(call network,FashionMNIST,resS))
 $(foreach reg,weight channel,\
-	$(eval $(call search,FashionMNIST,resS,$(reg),$(demo_rate.$(reg)),0))\
+	$(foreach id,$(filter search-%,$(DEMO_IDS)),\
+		$(eval $(call search,FashionMNIST,resS,$(reg),$(demo_rate.$(reg)),$(id:search-%=%))))\
 	$(foreach id,$(DEMO_IDS),$(eval $(call pruned,FashionMNIST,resS,$(reg),$(demo_rate.$(reg)),$(id))))\
 	$(eval $(call compare,demo/$(reg),FashionMNIST,resS,$(reg),$(demo_rate.$(reg)),$(DEMO_IDS))))
 

@@ -16,10 +16,13 @@
 # D is a data set (its hyperparameters stand in a file of its own, fashion-mnist.mk), A an architecture, REG
 # weight or channel, ID search-N or a rule of maskapply (uniform, erk, lamp, ...).
 #
-# A stage depends on its inputs and on OUT.args, the command it would run: when an option changes, exactly the
-# stages that use it run again, and then those behind them. Whether OUT.args is out of date is decided while
-# make reads this file, without writing anything, so that `make -n` and `make status` tell the truth. Tools are
-# order-only: a rebuilt tool does not redo a night's work. Beside each product stands OUT.log.
+# A stage runs when its product is not there, its command is another, an input holds something else than it did, or
+# a stage before it runs; OUT.args beside the product keeps the command and a digest of each input (pipelines/stage).
+# So a changed option reruns exactly the stages that use it and those behind them, and a file that was only touched
+# or copied reruns nothing. That is decided once, by pipelines/stale, while make reads this file, without writing
+# anything: make's own comparison of times has no part in it (all prerequisites are order-only), and `make -n` and
+# `make status` tell what make would do. A rebuilt tool does not redo a night's work. Beside each product stands
+# OUT.log.
 #
 # A stage that is interrupted leaves OUT.state, and the same make goes on from it (pipelines/stage). Tools write their
 # products whole or not at all, so that make must not remove what a tool finished while make was being interrupted.
@@ -35,16 +38,23 @@ export PATH := $(abspath $(BUILD)/bin):$(PATH)
 # The command as OUT.args remembers it: the same wherever RUNS and DATA are.
 args_of = $(strip $(subst $(RUNS)/,runs/,$(subst $(DATA)/,data/,$1)))
 
+# Non-empty when OUT.args holds this command: $(call made_by,OUT,COMMAND). The digests stand behind "instead of".
+made_by = $(findstring <$(call args_of,$2) instead of ,<$(strip $(file <$1.args)) instead of )
+
+# The stages that have to run, found out when the first of them is asked for, once all are declared.
+STALE = $(eval STALE := $(shell pipelines/stale $(foreach s,$(STAGES),$s: $(inputs.$s)))\
+	$(if $(filter 0,$(.SHELLSTATUS)),,$(error pipelines/stale failed)))$(STALE)
+.SECONDEXPANSION:
+
 # $(call stage,OUT,INPUTS,TOOLS,COMMAND). Other files that the command writes have no rule of their own (make 4.3
 # does not tell the truth under -n about targets grouped with &:); whoever needs them depends on OUT.
 define stage
 STAGES += $1
+inputs.$1 := $(if $(call made_by,$1,$4),,FORCE) $2
 $(if $(strip $3),.PRECIOUS: $1)
-$1: $2 $1.args $(if $(TOOLS_READY),,| $(addprefix $(BUILD)/bin/,$3))
-	@INPUTS='$$^' OMP_NUM_THREADS=$$(THREADS) pipelines/stage $1 $(strip $4)
-$1.args: export ARGS = $(call args_of,$4)
-$1.args: $(if $(call same,$(file <$1.args),$(call args_of,$4)),,FORCE)
-	@mkdir -p $$(@D); printf '%s\n' "$$$$ARGS" >$$@
+$1: $$$$(if $$$$(filter $1,$$$$(STALE)),FORCE) | $2 $(if $(TOOLS_READY),,$(addprefix $(BUILD)/bin/,$3))
+	@INPUTS='$(strip $2)' OMP_NUM_THREADS=$$(THREADS) pipelines/stage $1 $(strip $4)
+$1: export ARGS = $(call args_of,$4)
 
 endef
 
@@ -120,8 +130,7 @@ endef
 
 status: ## which stages are done, stale, interrupted, failed, running, missing, and their logs
 	@for stage in $(STAGES); do \
-		if [ -e $$stage ] && $(MAKE) -q TOOLS_READY=1 $$stage >/dev/null 2>&1; then state=done; \
-		else state=$$(pipelines/status $$stage); fi; \
+		case ' $(STALE) ' in *" $$stage "*) state=$$(pipelines/status $$stage);; *) state=done;; esac; \
 		log=; [ $$state = done ] || [ ! -e $$stage.log ] || log="  (log: $$stage.log)"; \
 		printf '%-11s %s%s\n' "$$state" "$$stage" "$$log"; done
 

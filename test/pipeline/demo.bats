@@ -7,8 +7,9 @@ setup_file() {
     root=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
     export BUILD
     BUILD=$(dirname "${BIN:-$root/build/bin}")
+    cp -r /usr/share/datasets/fashion-mnist "$BATS_FILE_TMPDIR/archives"
     make -C "$root" --no-print-directory demo-stages DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= \
-        RUNS="$BATS_FILE_TMPDIR/runs" DATA="$BATS_FILE_TMPDIR/data" >"$BATS_FILE_TMPDIR/demo.log" 2>&1 ||
+        RUNS="$BATS_FILE_TMPDIR/runs" DATA="$BATS_FILE_TMPDIR/data" FASHION_MNIST="$BATS_FILE_TMPDIR/archives" >"$BATS_FILE_TMPDIR/demo.log" 2>&1 ||
         { cat "$BATS_FILE_TMPDIR/demo.log" >&2; return 1; }
 }
 
@@ -16,23 +17,29 @@ setup() {
     load ../helpers
     RUNS=$BATS_FILE_TMPDIR/runs
     DATA=$BATS_FILE_TMPDIR/data
+    ARCHIVES=$BATS_FILE_TMPDIR/archives
     NET=$RUNS/FashionMNIST/resS
 }
 
 mk() { # mk ARGUMENT...: make in the project, on this file's runs
-    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$RUNS" DATA="$DATA" "$@"
+    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$RUNS" DATA="$DATA" \
+        FASHION_MNIST="$ARCHIVES" "$@"
 }
 
-spoil_a_copy() { # from here on this test has runs of its own
-    cp -a "$RUNS" runs
-    RUNS=$PWD/runs
+spoil_a_copy() { # from here on this test has files of its own; the archives' name is an option
+    cp -a "$RUNS" "$DATA" .
+    ln -s "$ARCHIVES" archives
+    RUNS=$PWD/runs DATA=$PWD/data
     NET=$RUNS/FashionMNIST/resS
 }
 
 # The stages that make would run, one a line, without the runs directory.
 would_run() {
-    mk -n demo-stages "$@" | sed -n "s|.*pipelines/stage $RUNS/\([^ ]*\) .*|\1|p" | LC_ALL=C sort
+    mk -n demo-stages "$@" >would_run
+    sed -n "s|.*pipelines/stage \([^ ]*\) .*|\1|p" would_run | products
 }
+
+products() { sed "s|^$RUNS/||; s|^$DATA/|data/|" | LC_ALL=C sort; }
 
 # stages SUFFIX...: these products of all four pruned networks, one a line.
 stages() {
@@ -42,6 +49,32 @@ stages() {
             echo "FashionMNIST/resS/weight-0.1/$id/$suffix"
         done
     done
+}
+
+# every_stage [PATTERN]: those that match of the demo's stages, one a line.
+every_stage() {
+    {
+        printf '%s\n' data/FashionMNIST/manifest.json FashionMNIST/resS/{pretrain.nn,layers.json,eval.json}
+        stages strategy.json planned.nn hydra/seed-1/{prune.nn,finetune.nn,eval.json}
+        printf '%s\n' demo/weight/{table.txt,strategies.svg}
+    } | grep -E "${1-.}" | LC_ALL=C sort
+}
+
+# One input of every kind, and the stages that follow from it.
+input_kinds() {
+    cat <<'K'
+archives/train-images-idx3-ubyte.gz                            .
+data/FashionMNIST/manifest.json                                ^(FashionMNIST|demo)/
+runs/FashionMNIST/resS/pretrain.nn                             layers.json|resS/eval.json|weight
+runs/FashionMNIST/resS/layers.json                             /search-0/|demo/
+runs/FashionMNIST/resS/eval.json                               table
+runs/FashionMNIST/resS/weight-0.1/search-0/strategy.json       search-0/(planned|hydra)|demo/
+runs/FashionMNIST/resS/weight-0.1/erk/strategy.json            erk/(planned|hydra)|demo/
+runs/FashionMNIST/resS/weight-0.1/erk/planned.nn               erk/hydra|table
+runs/FashionMNIST/resS/weight-0.1/erk/hydra/seed-1/prune.nn    erk/hydra.*(finetune|eval)|table
+runs/FashionMNIST/resS/weight-0.1/erk/hydra/seed-1/finetune.nn erk/hydra.*eval|table
+runs/FashionMNIST/resS/weight-0.1/erk/hydra/seed-1/eval.json   table
+K
 }
 
 @test "demo: every stage runs; the table has the dense and the four pruned networks" {
@@ -90,6 +123,67 @@ FashionMNIST,resS,lamp,weight,0.1"
         "$(stages hydra/seed-1/eval.json hydra/seed-1/finetune.nn; echo demo/weight/table.txt)"
 }
 
+@test "demo: another eps reruns everything but the data" {
+    assert_equal "$(would_run FashionMNIST_ATTACK='--eps 0.2 --step 0.025')" "$(every_stage '^(FashionMNIST|demo)/')"
+}
+
+@test "demo: a second search seed runs its own stages, and the table and the plot that show it" {
+    local own=FashionMNIST/resS/weight-0.1/search-1
+    assert_equal "$(would_run DEMO_IDS='uniform search-0 search-1 erk lamp')" "$(printf '%s\n' \
+        $own/hydra/seed-1/{eval.json,finetune.nn,prune.nn} $own/{planned.nn,strategy.json} demo/weight/{strategies.svg,table.txt})"
+}
+
+@test "demo: a tool that was touched or built again reruns nothing" {
+    mkdir -p b/bin
+    cp "$BIN"/* b/bin # newer than every product
+    assert_equal "$(would_run TOOLS_READY= BUILD="$PWD/b")" ""
+    assert_file_contains would_run "b/bin/advtrain" # which shows that make looked at the tools
+    echo >>b/bin/advtrain
+    assert_equal "$(would_run BUILD="$PWD/b")" ""
+}
+
+@test "demo: an input of any kind that is touched but not changed reruns nothing, and status says done" {
+    local file
+    spoil_a_copy
+    while read -r file _; do
+        touch "$file"
+        assert_equal "$file: $(would_run)" "$file: "
+    done < <(input_kinds)
+    run mk demo-stages
+    assert_output "make: Nothing to be done for 'demo-stages'."
+    run mk status
+    assert_equal "$(grep -c ^done <<<"$output")" "$(every_stage | wc -l)"
+    # a copy whose times are in another order
+    cp -r runs again
+    RUNS=$PWD/again
+    find again -type f -name '*.nn' -exec touch -d '1 hour' {} +
+    assert_equal "$(would_run)" ""
+}
+
+@test "demo: one byte changed in an input of any kind reruns what follows from it and nothing else" {
+    local file pattern last
+    spoil_a_copy
+    while read -r file pattern; do
+        cp -p "$file" keep
+        last=$(tail -c 1 "$file" | od -An -t u1)
+        truncate -s -1 "$file"
+        printf "\\$(printf %o $((last ^ 1)))" >>"$file"
+        touch -d '1 year ago' "$file"
+        assert_equal "$file $(would_run)" "$file $(every_stage "$pattern")"
+        mv keep "$file"
+    done < <(input_kinds)
+    assert_equal "$(would_run)" ""
+}
+
+@test "demo: where a stage that runs again makes the same bytes, what follows is not made again" {
+    spoil_a_copy
+    touch mark
+    rm "$NET/weight-0.1/erk/strategy.json"
+    mk demo-stages >log 2>&1 || { cat log; false; }
+    assert_equal "$(find "$RUNS" -newer mark -name '*.nn' -o -newer mark -name '*.json')" "$NET/weight-0.1/erk/strategy.json"
+    assert_equal "$(grep -c "nothing to do" log)" "$(every_stage 'erk/(planned|hydra)|demo/' | wc -l)"
+}
+
 @test "demo: another option for the search reruns the searched strategy only" {
     run would_run FashionMNIST_SEARCH='--warmup 4 --episodes 3'
     assert_output "$(stages strategy.json planned.nn hydra/seed-1/{prune.nn,finetune.nn,eval.json} | grep search-0 |
@@ -112,24 +206,45 @@ FashionMNIST,resS,lamp,weight,0.1"
         echo demo/weight/table.txt)"
 }
 
-@test "demo: changed options run the stages again and change their products" {
+@test "demo: changed options run the stages that make -n tells and change their products" {
     spoil_a_copy
-    mk demo-stages FashionMNIST_EVAL='--attacks clean,fgsm --limit 30 --stratified' >log 2>&1 || { cat log; false; }
+    local eval='--attacks clean,fgsm --limit 30 --stratified' told
+    told=$(would_run FashionMNIST_EVAL="$eval")
+    mk demo-stages FashionMNIST_EVAL="$eval" >log 2>&1 || { cat log; false; }
+    assert_equal "$(sed -n 's/^>> //p' log | products)" "$told"
     assert_equal "$(head -n 1 "$RUNS/demo/weight/table.csv" | cut -d, -f 13-)" "clean,clean_images,fgsm,fgsm_images"
-    run mk demo-stages FashionMNIST_EVAL='--attacks clean,fgsm --limit 30 --stratified'
+    run mk demo-stages FashionMNIST_EVAL="$eval"
     assert_output "make: Nothing to be done for 'demo-stages'."
+}
+
+@test "demo: two makes in one directory make every stage once; with different options, neither damages what the other made" {
+    spoil_a_copy
+    cp -a runs two
+    networks() { # networks RUNS LR: finetune two networks, measure one
+        mk RUNS="$1" THREADS=1 FashionMNIST_FINETUNE="--epochs 2 --lr $2 --limit 128" \
+            "$1"/FashionMNIST/resS/weight-0.1/{lamp/hydra/seed-1/finetune.nn,erk/hydra/seed-1/eval.json}
+    }
+    networks "$RUNS" 0.02 >log1 2>&1 &
+    networks "$RUNS" 0.02 >log2 2>&1
+    wait $!
+    assert_equal "$(cat log1 log2 | grep -Ec '^   [0-9.]+ s$')" 3
+
+    networks "$PWD/two" 0.04 >log1 2>&1 &
+    networks "$PWD/two" 0.02 >log2 2>&1
+    wait $!
+    networks "$PWD/two" 0.02 >log3 2>&1 # what the other's options made last is made again
+    assert_same_products "$PWD/two"
 }
 
 @test "demo: a damaged checkpoint stops make with the tool's message; the product before stays" {
     spoil_a_copy
     local dir=$NET/weight-0.1/lamp/hydra/seed-1
     truncate -s -1000 "$dir/prune.nn"
-    touch "$dir/prune.nn"
     cp "$dir/finetune.nn" before.nn
     run -2 --separate-stderr mk demo-stages
     assert_regex "$stderr" "advtrain: $dir/prune.nn: "
     assert_regex "$stderr" "make: \*\*\* .*$dir/finetune.nn"
-    cmp before.nn "$dir/finetune.nn" # older than prune.nn, so the next make tries again
+    cmp before.nn "$dir/finetune.nn"
     assert_file_contains "$dir/finetune.nn.log" "^status 1 "
     run mk status
     assert_line "failed      $dir/finetune.nn  (log: $dir/finetune.nn.log)"
@@ -144,29 +259,46 @@ FashionMNIST,resS,lamp,weight,0.1"
     assert_not_exists "$RUNS/demo/weight/table.txt"
 }
 
-@test "demo: status tells done, stale and missing stages apart" {
+@test "demo: status tells done, stale, running, interrupted, failed and missing stages, and where the log is" {
     spoil_a_copy
-    rm "$NET/weight-0.1/erk/hydra/seed-1/prune.nn"
-    touch "$NET/weight-0.1/lamp/planned.nn"
+    local rule=$NET/weight-0.1
+    rm "$rule/erk/hydra/seed-1/prune.nn"
+    echo >>"$rule/lamp/planned.nn"
     run mk status
     assert_success
     assert_line "done        $NET/pretrain.nn"
-    assert_line "missing     $NET/weight-0.1/erk/hydra/seed-1/prune.nn  (log: $NET/weight-0.1/erk/hydra/seed-1/prune.nn.log)"
-    assert_line "stale       $NET/weight-0.1/erk/hydra/seed-1/finetune.nn  (log: $NET/weight-0.1/erk/hydra/seed-1/finetune.nn.log)"
-    assert_line "stale       $NET/weight-0.1/lamp/hydra/seed-1/prune.nn  (log: $NET/weight-0.1/lamp/hydra/seed-1/prune.nn.log)"
-    assert_line "done        $NET/weight-0.1/uniform/hydra/seed-1/eval.json"
+    assert_line "missing     $rule/erk/hydra/seed-1/prune.nn  (log: $rule/erk/hydra/seed-1/prune.nn.log)"
+    assert_line "stale       $rule/erk/hydra/seed-1/finetune.nn  (log: $rule/erk/hydra/seed-1/finetune.nn.log)"
+    assert_line "done        $rule/lamp/planned.nn"
+    assert_line "stale       $rule/lamp/hydra/seed-1/prune.nn  (log: $rule/lamp/hydra/seed-1/prune.nn.log)"
+    assert_line "done        $rule/uniform/hydra/seed-1/eval.json"
     assert_line "missing     $NET/channel-0.5/search-0/strategy.json"
+    # lamp/planned.nn has a byte too many; erk's prune is killed; somebody is at work on uniform's evaluation
+    run -2 mk "$rule/lamp/hydra/seed-1/prune.nn"
+    HERACLES_CRASH=renamed:1 run -2 mk "$rule/erk/hydra/seed-1/prune.nn"
+    rm "$rule/uniform/hydra/seed-1/eval.json"
+    exec 8>>"$rule/uniform/hydra/seed-1/eval.json.log"
+    flock 8
+    run mk status
+    assert_line "failed      $rule/lamp/hydra/seed-1/prune.nn  (log: $rule/lamp/hydra/seed-1/prune.nn.log)"
+    assert_line "interrupted $rule/erk/hydra/seed-1/prune.nn  (log: $rule/erk/hydra/seed-1/prune.nn.log)"
+    assert_line "running     $rule/uniform/hydra/seed-1/eval.json  (log: $rule/uniform/hydra/seed-1/eval.json.log)"
+    assert_line "stale       $rule/lamp/hydra/seed-1/eval.json  (log: $rule/lamp/hydra/seed-1/eval.json.log)"
+    exec 8>&-
 }
 
-# Every product of the runs directory here is byte for byte the file's.
-assert_same_products() { # assert_same_products RUNS
-    (cd "$RUNS" && find . -name '*.nn' -o -name '*.json' -o -name '*.csv' -o -name '*.jsonl' | LC_ALL=C sort) >products
-    assert_equal "$(wc -l <products)" "$(sort -u products | wc -l)"
-    [ "$(wc -l <products)" -gt 30 ]
-    while read -r f; do
-        cmp "$RUNS/$f" "$1/$f"
-    done <products
-    assert_equal "$(find "$1" -name '*.state' -o -name '*.partial')" ""
+@test "demo: make -j2 demo makes the same bytes as make demo" {
+    # -o deps: what installs packages is left out
+    make -C "$ROOT" -j2 -o deps demo DEMO_SIZE=tiny BUILD="$BUILD" PDFLATEX= RUNS="$PWD/again" DATA="$PWD/data" \
+        FASHION_MNIST="$ARCHIVES" >log 2>&1 || { cat log; false; }
+    assert_same_products "$PWD/again" "$PWD/data"
+}
+
+# Every product is byte for byte this file's: all but logs, and OUT.args, which knows times.
+assert_same_products() { # assert_same_products RUNS [DATA]
+    diff -rq -x '*.log' -x '*.args' -x .started "$RUNS" "$1"
+    diff -rq -x '*.log' -x '*.args' "$DATA" "${2-$DATA}"
+    [ "$(find "$1" -name '*.nn' -o -name '*.json' -o -name '*.csv' -o -name '*.jsonl' | wc -l)" -gt 30 ]
 }
 
 @test "demo: one thread, and Ctrl-C again and again: make goes on and makes the same bytes as two threads at once" {
@@ -174,7 +306,8 @@ assert_same_products() { # assert_same_products RUNS
     for seconds in 3 1 2 4 1 3; do
         # a process group of its own, as in a terminal; shells start background jobs with SIGINT ignored
         env --default-signal=INT setsid make -C "$ROOT" --no-print-directory demo-stages DEMO_SIZE=tiny \
-            BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/again" DATA="$DATA" THREADS=1 >>log 2>&1 &
+            BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/again" DATA="$DATA" FASHION_MNIST="$ARCHIVES" \
+            THREADS=1 >>log 2>&1 &
         pid=$!
         sleep $seconds
         kill -INT -- -$pid || break # done already

@@ -10,7 +10,7 @@ trap 'echo "last words" >&2; touch out.state; exit 75' TERM
 echo "words: $*" >&2
 if [ "$*" = wait ]; then
     echo $$ >waiting
-    while :; do sleep 0.02; done
+    until [ -e go ]; do sleep 0.02; done
 fi
 [ "$*" != fail ] || exit 3
 rm -f out.state
@@ -60,27 +60,102 @@ status 0 after N s'
         assert_file_contains out.log "^status 75 after"
         assert_equal "$("$STATUS" out)" interrupted
     done
-    run "$STAGE" out tool more
+    touch go
+    run "$STAGE" out tool wait
     assert_success
     # the log of a stage that goes on tells the whole story
     assert_equal "$(grep -c '^status' out.log)" 4
     assert_equal "$("$STATUS" out)" stale
 }
 
-@test "stage: a state older than an input is discarded with --restart, and the log begins anew; no other is" {
-    touch -d '2 seconds ago' input
-    echo before >out.log
-    touch -d '1 second ago' out.state
+# record FILE: what it says, without sizes and times
+record() { sed -E '3,$s/^[0-9]+ [0-9]+\.[0-9]{9} //' "$1"; }
+sum() { sha256sum <"$1" | cut -d ' ' -f 1; }
+
+@test "stage: OUT.args tells the command and the digests of its inputs, when the command is done and not before" {
+    echo one >input
+    echo two >more
+    INPUTS="input more" ARGS="as make says it" "$STAGE" out tool a
+    assert_equal "$(record out.args)" "as make says it
+instead of none
+$(sum input) input
+$(sum more) more"
+    assert_equal "$(cut -d ' ' -f 1,2 out.args | sed -n 3,4p)" "$(stat -c '%s %.9Y' input more)"
+    echo three >input
+    run -3 "$STAGE" out tool fail
+    assert_not_exists out.args # whatever the command did to out, it is not what it was
+    assert_equal "$(record out.begun)" "tool fail
+instead of $(sum out)
+$(sum input) input"
+}
+
+@test "stage: what was made by this command from these inputs is not made again, whatever the times are" {
     "$STAGE" out tool a
-    assert_file_contains out.log "^before"
-    assert_file_contains out.log "^words: a$"
-    touch -d '1 second ago' out.state
-    touch input
+    cp out.log before.log
+    touch -d '1 hour' input
+    run "$STAGE" out tool a
+    assert_success
+    assert_line "   was made from the same inputs before: nothing to do"
+    cmp out.log before.log
+    echo more >>input
+    touch -d '1 year ago' input
     "$STAGE" out tool a
-    run ! grep before out.log
-    assert_file_contains out.log "^words: --restart a$"
+    "$STAGE" out tool b
+    INPUTS="input tool" "$STAGE" out tool b
+    assert_equal "$(wc -l <out)" 4
+}
+
+interrupted() { # a new `tool wait` leaves out.state
+    rm -f out go waiting
+    "$STAGE" out tool wait 2>err &
+    wait_for waiting $!
+    kill -TERM $!
+    wait $! || assert_equal $? 75
+    touch go
+}
+
+@test "stage: a state that another command or other inputs led to is removed, and the log begins anew; no other is" {
+    interrupted
+    touch -d '1 hour' input
+    "$STAGE" out tool wait 2>err
+    run ! grep anew err
+    assert_equal "$(grep -c '^words: wait$' out.log)" 2
+
+    interrupted
+    "$STAGE" out tool b 2>err
+    assert_file_contains err "beginning anew: out.state belongs to another command or other inputs"
+    assert_equal "$(grep '^words' out.log)" "words: b"
+
+    interrupted
+    echo more >>input
+    "$STAGE" out tool wait 2>err
+    assert_file_contains err "beginning anew: out.state belongs to another command or other inputs"
+    assert_equal "$(grep '^words' out.log)" "words: wait"
+}
+
+@test "stage: a product whose command was killed with everything else just behind it is not made again" {
     "$STAGE" out tool a
-    assert_file_contains out.log "^words: a$"
+    cp out.args args
+    mv out.args out.begun # the last thing that stage does, not done
+    run "$STAGE" out tool a
+    assert_line "   was made from the same inputs before: nothing to do"
+    cmp out.args args
+    assert_not_exists out.begun
+    # with a state the command must have the last word
+    mv out.args out.begun
+    touch out.state
+    run "$STAGE" out tool a
+    assert_line "   words: a"
+    assert_not_exists out.state
+}
+
+@test "stage: an old product that was touched behind a failure is not taken for the new one" {
+    "$STAGE" out tool a
+    run -3 "$STAGE" out tool fail
+    touch -d '1 hour' out
+    run -3 "$STAGE" out tool fail
+    "$STAGE" out tool a
+    assert_equal "$(wc -l <out)" 2
 }
 
 @test "stage: what was killed together with its shell counts as interrupted" {
@@ -102,12 +177,12 @@ status 0 after N s'
     "$STAGE" out tool wait 2>err2 &
     second=$!
     until grep -q "waiting for it" err2; do sleep 0.02; done
-    touch out # as the first would have made it
-    kill -TERM $first
-    wait $first || assert_equal $? 75
+    touch go
+    wait $first
     wait $second
-    assert_file_contains err2 "was made by another make"
+    assert_file_contains err2 "nothing to do"
     assert_equal "$(grep -c '^words' out.log)" 1
+    assert_equal "$(<out)" made
 }
 
 @test "status: what was never made, and what was removed, is missing" {
