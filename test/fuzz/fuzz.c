@@ -79,11 +79,16 @@ static void remove_dir(void)
 
 const char *fuzz_dir(void)
 {
-    if (!*own_dir) {
-        snprintf(own_dir, sizeof own_dir, "/tmp/heracles-fuzz-XXXXXX");
-        if (!mkdtemp(own_dir))
+    /* In memory where that can be: a disk that is busy syncing must not make an input look slow. */
+    static const char *const places[] = {"/dev/shm", "/tmp"};
+    for (size_t i = 0; i < HR_COUNT(places) && !*own_dir; i++) {
+        snprintf(own_dir, sizeof own_dir, "%s/heracles-fuzz-XXXXXX", places[i]);
+        if (mkdtemp(own_dir))
+            atexit(remove_dir);
+        else if (i + 1 < HR_COUNT(places))
+            *own_dir = '\0';
+        else
             hr_die("%s: %s", own_dir, strerror(errno));
-        atexit(remove_dir);
     }
     return own_dir;
 }

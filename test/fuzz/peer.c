@@ -35,7 +35,7 @@ bool fuzz_one(const uint8_t *data, size_t n)
     if (!space.n)
         make_space();
     hr_peer *p = hr_xcalloc(1, sizeof *p);
-    *p = (hr_peer){.command = "fuzz", .s = &space, .timeout = 5, .pid = -1, .restarted = true};
+    *p = (hr_peer){.command = "fuzz", .s = &space, .timeout = 3600, .pid = -1, .restarted = true};
     p->to = open("/dev/null", O_WRONLY | O_CLOEXEC);
     p->from = open(fuzz_file(0, "", 0), O_RDWR | O_CLOEXEC);
 
