@@ -131,9 +131,7 @@ test: deps-test ## install what the tests need, build, run every test
 	@BUILD='$(BUILD)' test/run
 
 check-long: deps-long ## unit tests under valgrind, kills at random, fuzzers for ten minutes each (slow)
-	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run --valgrind test/unit
-	@BUILD='$(BUILD)' TEST_TIMEOUT=7200 test/run test/long
-	@test/fuzz/run 600
+	@BUILD='$(BUILD)' test/long/check
 
 FUZZ_SECONDS ?= 60
 fuzz: ## run the fuzz targets FUZZ=nn|idx|... (all) for FUZZ_SECONDS each, with clang
