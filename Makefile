@@ -30,7 +30,7 @@ ALL_CFLAGS = $(FLAGS) -I$(BUILD)/gen
 # the same work buffer): one thread at a time, as in lib/search. Kernels inside parallel loops are our own.
 OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
 PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
-LDLIBS = -lmsgpackc -larchive -ljansson -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -lm
+LDLIBS = -lmsgpackc -larchive -ljpeg -lpng -ljansson -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -lm
 
 LIB_SRC := $(wildcard lib/*/*.c lib/*/*/*.c)
 KERNEL_SRC := lib/compute/cpu/kernels.c
@@ -104,9 +104,10 @@ $(BUILD)/%.d: ;
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
 # ---- dependencies: Debian 12 packages -----------------------------------------------------------------------
-DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchive-dev libjansson-dev \
+DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchive-dev \
+	libjpeg62-turbo-dev libpng-dev libjansson-dev \
 	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev
-DEPS := $(DEPS_BUILD) dataset-fashion-mnist
+DEPS := $(DEPS_BUILD) dataset-fashion-mnist curl
 DEPS_FUZZ := clang libclang-rt-dev libomp-dev llvm
 DEPS_TEST := bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack \
 	python3-protobuf python3-scipy python3-pil $(DEPS_FUZZ)
@@ -157,7 +158,7 @@ install: all ## install the tools into $(PREFIX)/bin
 clean: ## remove what was built; runs/ and data/ stay
 	rm -rf '$(BUILD)' build-asan build-fuzz build-mutants
 
-include pipelines/rules.mk pipelines/fashion-mnist.mk pipelines/demo.mk
+include pipelines/rules.mk pipelines/data.mk pipelines/fashion-mnist.mk pipelines/demo.mk
 
 .PHONY: all units FORCE deps deps-test deps-long help test check-long fuzz mutants bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.

@@ -3,8 +3,6 @@
 # 28x28 grey images, pixels in [0,1]. eps 0.1 and step 0.025 (pixel units) are the usual radius for this set;
 # the stages are short, for two cores and ten minutes. Override any line on the command line:
 #   make demo FashionMNIST_FINETUNE='--epochs 5 --lr 0.05 --limit 10000'
-FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
-
 FashionMNIST_ATTACK ?= --eps 0.1 --step 0.025
 FashionMNIST_TRAIN ?= --batch 128 --steps 7 --weight-decay 5e-4 --schedule cosine
 ifeq ($(DEMO_SIZE),tiny) # every rule runs, nothing is learnt: for tests
@@ -26,10 +24,16 @@ FashionMNIST_REWARD ?= --steps 3 --limit 1000 --batch 100
 FashionMNIST_EVAL ?= --attacks clean,fgsm,pgd20,cw --limit 2000 --stratified
 endif
 
-# Training uses rest, the search holdout: together they are the training images, and nothing is in both.
-FASHION_MNIST_FILES := $(foreach f,train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1,\
-	$(FASHION_MNIST)/$f-ubyte.gz)
-$(eval $(call stage,$(DATA)/FashionMNIST/manifest.json,$(FASHION_MNIST_FILES),tfrec-convert,\
-	tfrec-convert --set fashion-mnist --holdout 0.1 --seed 1234 -o $(DATA)/FashionMNIST $(FASHION_MNIST)))
+# Training uses rest, the search holdout: together they are the training images, and nothing is in both. The files
+# are those in ARCHIVES, or those of Debian's dataset-fashion-mnist (make deps), or are fetched (data.mk).
+FASHION_MNIST_NAMES := $(foreach f,train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1,$f-ubyte.gz)
+FASHION_MNIST ?= $(patsubst %/,%,$(dir $(firstword $(wildcard $(addsuffix /$(firstword $(FASHION_MNIST_NAMES)),\
+	$(ARCHIVES) /usr/share/datasets/fashion-mnist)) $(ARCHIVES)/)))
+FASHION_MNIST_FILES := $(addprefix $(FASHION_MNIST)/,$(FASHION_MNIST_NAMES))
+FashionMNIST_CONVERT ?= --holdout 0.1 --seed 1234
+$(eval $(call fetched,$(FASHION_MNIST_NAMES),$(FashionMNIST_URL)))
+$(eval $(call converted,FashionMNIST,fashion-mnist,$(FASHION_MNIST_FILES),$(FASHION_MNIST)))
+ifneq ($(FASHION_MNIST),$(ARCHIVES))
 $(FASHION_MNIST_FILES):
 	@echo "$@ is missing: make deps installs Debian's dataset-fashion-mnist, or set FASHION_MNIST=DIR" >&2; false
+endif

@@ -104,6 +104,28 @@ void hr_walk_close(hr_walk *w); /* NULL is allowed */
 /* CIFAR-10's archive, binary or Python version. Returns 0, HR_EIO, HR_EFORMAT. */
 HR_MUST_CHECK int hr_cifar_load(const char *path, hr_dataset *train, hr_dataset *test, hr_err *err);
 
+/* ---- mat.c: numeric arrays out of MATLAB 5 files
+ * ------------------------------------------------------------ */
+
+enum { HR_MAT_RANK = 4 };
+typedef struct hr_mat {
+    char name[64]; /* of the variable; the caller's */
+    int rank;      /* number of sizes, 0..HR_MAT_RANK */
+    uint32_t dims[HR_MAT_RANK];
+    int type;       /* how values are stored: 2 is bytes, see mat.c */
+    size_t count;   /* the product of dims */
+    uint8_t *bytes; /* little-endian, the first size runs fastest */
+} hr_mat;
+/* Read the variables whose names stand in wanted[0..n). They are released with hr_mat_release; after an error
+ * none is left. Returns 0, HR_EIO, HR_EFORMAT (another kind of file or array, missing, cut, damaged). */
+HR_MUST_CHECK int hr_mat_load(const char *path, hr_mat *wanted, int n_wanted, hr_err *err);
+void hr_mat_release(hr_mat *m);
+double hr_mat_value(const hr_mat *m, size_t i); /* value i of count */
+
+/* One of SVHN's files of cropped digits, a MATLAB 5 file. Returns 0, HR_EIO, HR_EFORMAT, HR_ESHAPE (counts
+ * differ). */
+HR_MUST_CHECK int hr_svhn_load(hr_dataset *ds, const char *path, hr_err *err);
+
 /* Read a pickled batch of n bytes: *count images of `image` bytes each, in place, at *pixels, and as many
  * *labels, which the caller frees. where names it in messages. Returns 0 or HR_EFORMAT. */
 HR_MUST_CHECK int hr_batch_pickle(const uint8_t *p, size_t n, const char *where, size_t image,

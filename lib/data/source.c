@@ -73,8 +73,24 @@ static int load_cifar(const char *src, hr_dataset *train, hr_dataset *test, inpu
     return hr_cifar_load(find_archive(src, names, "archive", in), train, test, err);
 }
 
+/* The files of cropped digits, in the directory src. */
+static int load_svhn(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err)
+{
+    static const char *const part[] = {"train_32x32.mat", "test_32x32.mat"};
+    static const char *const role[] = {"train", "test"};
+    hr_dataset *const ds[] = {train, test};
+    int rc = HR_OK;
+    for (int i = 0; i < 2 && rc == HR_OK; i++) {
+        in->path[in->n] = hr_xasprintf("%s/%s", src, part[i]);
+        in->role[in->n] = role[i];
+        rc = hr_svhn_load(ds[i], in->path[in->n++], err);
+    }
+    return rc;
+}
+
 /* Sums as their publishers give them: www.cs.toronto.edu/~kriz/cifar.html, github.com/zalandoresearch/
- * fashion-mnist; and those of the files in Debian's dataset-fashion-mnist, which were compressed anew. */
+ * fashion-mnist; SVHN's as torchvision lists them; and those of the files in Debian's dataset-fashion-mnist,
+ * which were compressed anew. */
 static const char *const cifar_md5[] = {"c32a1d4ab5d03f1284b67883e8d87530",
                                         "c58f30108f718f92721af3b95e74349a", NULL};
 static const char *const fashion_md5[] = {"8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -87,11 +103,15 @@ static const char *const fashion_md5[] = {"8d4fb7e6c68d591d4c3dfef9ec88bf0d",
                                           "0d30e22e447f3c33dab9ed536400ac01",
                                           NULL};
 
+static const char *const svhn_md5[] = {"e26dedcc434d2e4c54c9b2d4a06d8373", "eb5a983be6a315427106f1b164d9cef3",
+                                       NULL};
+
 static const hr_source sources[] = {
     {"fashion-mnist", "FashionMNIST", 10, 60000, 10000, fashion_md5, load_idx},
     {"mnist", "MNIST", 10, 60000, 10000, NULL, load_idx},
     {"idx", "IDX", 0, 0, 0, NULL, load_idx},
     {"cifar10", "CIFAR10", 10, 50000, 10000, cifar_md5, load_cifar},
+    {"svhn", "SVHN", 10, 73257, 26032, svhn_md5, load_svhn},
 };
 
 const char *const *hr_source_names(void)

@@ -2,6 +2,7 @@
 images (Debian's dataset-fashion-mnist), recoloured and framed.
 
     archives.py cifar10-binary|cifar10-python OUT.tar.gz TRAIN TEST
+    archives.py svhn OUT.mat train|t10k N
 
 The bytes are written here by hand or by the libraries that the publishers used, never by the code under test.
 Python 2 made CIFAR-10's pickles; Python 3 cannot write such strings any more, hence the opcodes below.
@@ -41,6 +42,7 @@ def planes(images):
 
 def batches(train, test):
     """The batches in the order in which the published archive holds them."""
+    train, test = int(train), int(test)
     images, labels = fashion("train", train)
     parts = {f"data_batch_{i + 1}": (images[i * train // 5 : (i + 1) * train // 5], labels[i * train // 5 : (i + 1) * train // 5])
              for i in range(5)}
@@ -143,8 +145,16 @@ def cifar10_python(out, train, test):
                 add(tar, "cifar-10-batches-py/batches.meta", b"\x80\x02}q\x01.")
 
 
-MAKERS = {"cifar10-binary": cifar10_binary, "cifar10-python": cifar10_python}
+def svhn(out, part, n):
+    from scipy.io import savemat
+
+    images, labels = fashion(part, int(n))
+    digits = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+    savemat(out, {"X": images.transpose(1, 2, 3, 0), "y": digits}, do_compression=True)
+
+
+MAKERS = {"cifar10-binary": cifar10_binary, "cifar10-python": cifar10_python, "svhn": svhn}
 
 if __name__ == "__main__":
-    kind, out, *numbers = sys.argv[1:]
-    MAKERS[kind](out, *map(int, numbers))
+    kind, out, *rest = sys.argv[1:]
+    MAKERS[kind](out, *rest)

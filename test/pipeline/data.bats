@@ -1,0 +1,68 @@
+# test/pipeline/data.bats -- make data/CIFAR10 and its like: archives from a directory or fetched, verified, converted.
+
+setup() {
+    load ../helpers
+    load ../archives
+    mkdir here there
+    # The targets' recipes run in the repository; what they make lies here. A file:// URL is curl's, resuming and all.
+    make_data() { # make_data SET [NAME=VALUE]...
+        make -s -C "$ROOT" BUILD="$(dirname "$BIN")" TOOLS_READY=1 "data/$1" DATA="$PWD/data" ARCHIVES="$PWD/here" RUNS="$PWD/runs" \
+            CIFAR10_URL="file://$PWD/there" SVHN_URL="file://$PWD/there" "${@:2}"
+    }
+}
+
+@test "make data/CIFAR10: the archive in ARCHIVES is converted, and is not fetched; CHECKSUM=skip is on record" {
+    archive cifar10-binary here/cifar-10-binary.tar.gz 250 60
+    run make_data CIFAR10 CHECKSUM=skip
+    assert_success
+    refute_output --partial "file://"
+    convert cifar10 want here/cifar-10-binary.tar.gz
+    diff want data/CIFAR10 --exclude='manifest.json.*'
+    grep -q '"checksum": "skip"' data/CIFAR10/manifest.json
+}
+
+@test "make data/CIFAR10: the Python version serves as well" {
+    archive cifar10-python here/cifar-10-python.tar.gz 250 60
+    run make_data CIFAR10 CHECKSUM=skip
+    assert_success
+    assert_exists data/CIFAR10/rest.tfrecord
+}
+
+@test "make data/FashionMNIST: a file with another checksum than the published one makes nothing" {
+    local fashion=/usr/share/datasets/fashion-mnist labels=t10k-labels-idx1-ubyte.gz
+    [ -e $fashion ] || skip "Debian's dataset-fashion-mnist is not installed"
+    ln -s $fashion/* here
+    rm here/$labels
+    gunzip -c $fashion/$labels | gzip -1 >here/$labels
+    run make_data FashionMNIST
+    assert_failure
+    assert_output --partial "here/$labels: its MD5 is $(md5sum <here/$labels | cut -c 1-32), which is none of the published ones"
+    assert_not_exists data/FashionMNIST/manifest.json
+    assert_not_exists data/FashionMNIST/train.tfrecord
+    run make_data FashionMNIST CHECKSUM=skip
+    assert_success
+}
+
+@test "make data/SVHN: what is not there is fetched, and a broken transfer goes on where it was" {
+    archive svhn there/train_32x32.mat train 300
+    archive svhn there/test_32x32.mat t10k 60
+    head -c 5000 there/train_32x32.mat >here/train_32x32.mat.part
+    cp there/train_32x32.mat whole
+    printf 'XXXX' | dd of=there/train_32x32.mat conv=notrunc status=none # these bytes are not fetched again
+    run make_data SVHN CHECKSUM=skip
+    assert_success
+    cmp here/train_32x32.mat whole
+    assert_not_exists here/train_32x32.mat.part
+    assert_exists data/SVHN/manifest.json
+    run make_data SVHN CHECKSUM=skip
+    assert_success
+    assert_output ""
+}
+
+@test "make data/SVHN: without a network the message says which file to put where" {
+    run make_data SVHN
+    assert_failure
+    assert_line --partial "train_32x32.mat is missing: get it from file://$PWD/there/train_32x32.mat and put it into $PWD/here"
+    assert_equal "$(ls here)" ""
+    assert_not_exists data/SVHN/manifest.json
+}
