@@ -22,6 +22,20 @@ fashion_net() {
         --warmup-steps 10 "$@" -o "$out"
 }
 
+# fashion_set TRAIN TEST [OPTION]...: goes to the directory that a file's tests share and makes train.tfrecord and
+# test.tfrecord with that many images there, and the network net.nn
+fashion_set() {
+    fashion "$BATS_FILE_TMPDIR" "$1" "$2"
+    cd "$BATS_FILE_TMPDIR" || return
+    fashion_net net.nn train.tfrecord "${@:3}"
+}
+
+# planned.nn, with rates for --stage prune, and pruned.nn, out of net.nn
+fashion_pruned() {
+    maskapply -q --plan -s uniform:0.3 -r weight -o planned.nn net.nn
+    maskapply -q -s uniform:0.3 -r channel -o pruned.nn net.nn
+}
+
 # pick FILE EXPRESSION: what a Python expression makes of the JSON document j, or of the lines' list l
 pick() {
     python3 -c '

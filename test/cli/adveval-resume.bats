@@ -2,9 +2,7 @@
 setup_file() {
     load ../helpers
     load ../fashion
-    fashion "$BATS_FILE_TMPDIR" 300 90
-    cd "$BATS_FILE_TMPDIR" || return
-    fashion_net net.nn train.tfrecord --epochs 1
+    fashion_set 300 90 --epochs 1
 }
 
 setup() {

@@ -2,9 +2,7 @@
 setup_file() {
     load ../helpers
     load ../fashion
-    fashion "$BATS_FILE_TMPDIR" 1000 300
-    cd "$BATS_FILE_TMPDIR" || return
-    fashion_net net.nn train.tfrecord
+    fashion_set 1000 300
 }
 
 setup() {

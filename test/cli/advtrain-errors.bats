@@ -2,9 +2,7 @@
 setup_file() {
     load ../helpers
     load ../fashion
-    fashion "$BATS_FILE_TMPDIR" 100 20
-    cd "$BATS_FILE_TMPDIR" || return
-    advtrain -q --threads 1 --arch resS -d train.tfrecord --loss natural --epochs 1 --batch 50 -o net.nn
+    fashion_set 100 20 --epochs 1
 }
 
 setup() {

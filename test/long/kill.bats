@@ -3,11 +3,8 @@
 setup_file() {
     load ../helpers
     load ../fashion
-    fashion "$BATS_FILE_TMPDIR" 500 100
-    cd "$BATS_FILE_TMPDIR" || return
-    fashion_net net.nn train.tfrecord --epochs 1
-    maskapply -q --plan -s uniform:0.3 -r weight -o planned.nn net.nn
-    maskapply -q -s uniform:0.3 -r channel -o pruned.nn net.nn
+    fashion_set 500 100 --epochs 1
+    fashion_pruned
 }
 
 setup() {

@@ -3,9 +3,7 @@
 setup_file() {
     load ../helpers
     load ../fashion
-    fashion "$BATS_FILE_TMPDIR" 100 50
-    cd "$BATS_FILE_TMPDIR" || return
-    fashion_net net.nn train.tfrecord --epochs 1
+    fashion_set 100 50 --epochs 1
 }
 
 setup() {
