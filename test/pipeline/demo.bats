@@ -1,34 +1,50 @@
 # The demo's rules at a tiny size: every stage with real files, then what make does when something changes.
 # bats file_tags=slow
 
-# One tiny demo for the whole file, made by the tools in BIN as they are; a test that spoils something works on a copy.
+# be32 N: the number as four bytes.
+be32() { printf "\\x$(printf %02x $(($1 >> 24)))\\x$(printf %02x $(($1 >> 16 & 255)))\\x$(printf %02x $(($1 >> 8 & 255)))\\x$(printf %02x $(($1 & 255)))"; }
+
+# first N FILE HEADER ITEM DIR: FILE of Fashion-MNIST with its first N items only; header and items have that many bytes.
+first() {
+    {
+        zcat "$2" | head -c 4
+        be32 "$1"
+        zcat "$2" | head -c $(($3 + $1 * $4)) | tail -c +9
+    } | gzip -n >"$5/${2##*/}"
+}
+
+# One tiny demo for the whole file, on 2,000 and 1,000 images, made by the tools in BIN as they are; a test that spoils
+# something works on a copy.
 setup_file() {
-    local root
-    root=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+    local published=/usr/share/datasets/fashion-mnist archives=$BATS_FILE_TMPDIR/archives
+    load ../helpers
+    cd "$BATS_FILE_TMPDIR" || return
+    mkdir archives
+    first 2000 $published/train-images-idx3-ubyte.gz 16 784 "$archives"
+    first 2000 $published/train-labels-idx1-ubyte.gz 8 1 "$archives"
+    first 1000 $published/t10k-images-idx3-ubyte.gz 16 784 "$archives"
+    first 1000 $published/t10k-labels-idx1-ubyte.gz 8 1 "$archives"
     export BUILD
-    BUILD=$(dirname "${BIN:-$root/build/bin}")
-    cp -r /usr/share/datasets/fashion-mnist "$BATS_FILE_TMPDIR/archives"
-    make -C "$root" --no-print-directory demo-stages DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= \
-        RUNS="$BATS_FILE_TMPDIR/runs" DATA="$BATS_FILE_TMPDIR/data" FASHION_MNIST="$BATS_FILE_TMPDIR/archives" >"$BATS_FILE_TMPDIR/demo.log" 2>&1 ||
-        { cat "$BATS_FILE_TMPDIR/demo.log" >&2; return 1; }
+    BUILD=$(dirname "$BIN")
+    RUNS=$PWD/runs DATA=$PWD/data
+    mk demo-stages >demo.log 2>&1 || { cat demo.log >&2; return 1; }
 }
 
 setup() {
     load ../helpers
     RUNS=$BATS_FILE_TMPDIR/runs
     DATA=$BATS_FILE_TMPDIR/data
-    ARCHIVES=$BATS_FILE_TMPDIR/archives
     NET=$RUNS/FashionMNIST/resS
 }
 
 mk() { # mk ARGUMENT...: make in the project, on this file's runs
     make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$RUNS" DATA="$DATA" \
-        FASHION_MNIST="$ARCHIVES" "$@"
+        FASHION_MNIST="$BATS_FILE_TMPDIR/archives" FashionMNIST_CONVERT='--holdout 0.1 --seed 1234 --checksum skip' "$@"
 }
 
 spoil_a_copy() { # from here on this test has files of its own; the archives' name is an option
     cp -a "$RUNS" "$DATA" .
-    ln -s "$ARCHIVES" archives
+    ln -s "$BATS_FILE_TMPDIR/archives" .
     RUNS=$PWD/runs DATA=$PWD/data
     NET=$RUNS/FashionMNIST/resS
 }
@@ -92,11 +108,11 @@ FashionMNIST,resS,lamp,weight,0.1"
     assert_file_contains "$RUNS/demo/weight/strategies.svg" '</svg>'
 }
 
-@test "demo: clean accuracy is measured on all 10,000 test images, the attacks on as many as asked" {
+@test "demo: clean accuracy is measured on all test images, the attacks on as many as asked" {
     run awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) col[$i] = i; next }
         { print $col["clean_images"], $col["fgsm_images"], $col["pgd20_images"], $col["cw_images"] }' \
         "$RUNS/demo/weight/table.csv"
-    assert_equal "$(sort -u <<<"$output")" "10000 50 50 50"
+    assert_equal "$(sort -u <<<"$output")" "1000 50 50 50"
 }
 
 @test "demo: the four pruned networks meet the same budget, a tenth of the weights" {
@@ -289,8 +305,7 @@ FashionMNIST,resS,lamp,weight,0.1"
 
 @test "demo: make -j2 demo makes the same bytes as make demo" {
     # -o deps: what installs packages is left out
-    make -C "$ROOT" -j2 -o deps demo DEMO_SIZE=tiny BUILD="$BUILD" PDFLATEX= RUNS="$PWD/again" DATA="$PWD/data" \
-        FASHION_MNIST="$ARCHIVES" >log 2>&1 || { cat log; false; }
+    mk -j2 -o deps demo RUNS="$PWD/again" DATA="$PWD/data" >log 2>&1 || { cat log; false; }
     assert_same_products "$PWD/again" "$PWD/data"
 }
 
@@ -303,11 +318,11 @@ assert_same_products() { # assert_same_products RUNS [DATA]
 
 @test "demo: one thread, and Ctrl-C again and again: make goes on and makes the same bytes as two threads at once" {
     local pid status seconds
-    for seconds in 3 1 2 4 1 3; do
+    export -f mk
+    export DATA
+    for seconds in 1.5 0.5 1 2 0.7 1; do
         # a process group of its own, as in a terminal; shells start background jobs with SIGINT ignored
-        env --default-signal=INT setsid make -C "$ROOT" --no-print-directory demo-stages DEMO_SIZE=tiny \
-            BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/again" DATA="$DATA" FASHION_MNIST="$ARCHIVES" \
-            THREADS=1 >>log 2>&1 &
+        env --default-signal=INT setsid bash -c 'mk demo-stages RUNS="$PWD/again" THREADS=1' >>log 2>&1 &
         pid=$!
         sleep $seconds
         kill -INT -- -$pid || break # done already
