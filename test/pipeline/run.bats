@@ -1,4 +1,4 @@
-# test/run: what it counts, and that nothing that went wrong can look like success.
+# test/run and test/long/check: what they count, and that nothing that went wrong can look like success.
 setup() {
     load ../helpers
     export BUILD
@@ -76,4 +76,34 @@ B
     tests --quick "$PWD/a.bats"
     assert_success
     assert_equal "$sum" "1 passed, 0 failed, 0 skipped"
+}
+
+@test "check-long: every part runs, whatever became of the others, and their sums are added up" {
+    # the script works in the tree that it lies in: here one whose runners are these
+    mkdir -p test/long test/fuzz
+    cp "$ROOT/test/long/check" test/long/check
+    cat >test/run <<'S'
+#!/bin/bash
+case $* in
+"--valgrind test/unit") echo "3 passed, 1 failed, 2 skipped"; exit 1 ;;
+test/long) echo "5 passed, 0 failed, 1 skipped" ;;
+esac
+S
+    printf '#!/bin/bash\necho "fuzz $*"; echo "7 passed, 0 failed, 0 skipped"\n' >test/fuzz/run
+    chmod +x test/run test/fuzz/run
+    run -1 test/long/check
+    assert_line "fuzz 600"
+    assert_equal "${lines[-1]}" "15 passed, 1 failed, 3 skipped"
+    FUZZ_SECONDS=5 run -0 test/long/check long fuzz
+    assert_line "fuzz 5"
+    assert_equal "${lines[-1]}" "12 passed, 0 failed, 1 skipped"
+
+    # a part that comes to no sum, or fails with a good one, is a failure
+    printf '#!/bin/bash\necho "7 passed, 0 failed, 0 skipped"; echo "Killed"\n' >test/fuzz/run
+    run -1 test/long/check long fuzz
+    assert_equal "${lines[-1]}" "5 passed, 1 failed, 1 skipped"
+    printf '#!/bin/bash\necho "7 passed, 0 failed, 0 skipped"; exit 1\n' >test/fuzz/run
+    run -1 test/long/check fuzz
+    assert_equal "${lines[-1]}" "7 passed, 1 failed, 0 skipped"
+    run -2 test/long/check fuzzz
 }
