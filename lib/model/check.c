@@ -101,7 +101,7 @@ static int check_tensor(struct check *k, const hr_tensor *t)
                        (long long)t->shape[i], i);
         n *= t->shape[i];
     }
-    if (!t->data)
+    if (!t->data && !k->m->bare)
         return BAD(HR_EFORMAT, "tensor '%s' has no data", t->name);
     return HR_OK;
 }
@@ -430,7 +430,7 @@ static int check_prune(struct check *k, int i)
         fabs(p->rate * (double)count - (double)p->kept) > 1.0)
         return BAD(HR_EFORMAT, "layer '%s': keeping %lld of %lld at rate %g is inconsistent", n->id,
                    (long long)p->kept, (long long)count, p->rate);
-    return mask ? check_mask(k, n, p, mask) : HR_OK;
+    return mask && mask->data ? check_mask(k, n, p, mask) : HR_OK;
 }
 
 int hr_model_check(hr_model *m, const char *where, hr_err *err)

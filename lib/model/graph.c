@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 const char *const hr_op_names[HR_OP_COUNT + 1] = {
     [HR_OP_INPUT] = "input",
@@ -49,6 +50,18 @@ int64_t hr_tensor_count(const hr_tensor *t)
     for (int i = 0; i < t->ndim; i++)
         n *= t->shape[i];
     return n;
+}
+
+void *hr_tensor_room(size_t bytes)
+{
+    enum { HUGE_PAGE = 2 << 20 };
+    void *p = NULL;
+    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+    if (posix_memalign(&p, align, (bytes + 63) / 64 * 64 + (bytes == 0)))
+        hr_die("out of memory: %zu bytes asked for", bytes);
+    if (bytes >= HUGE_PAGE) /* a page fault for every 4 KiB takes longer than reading them */
+        (void)madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    return p;
 }
 
 float *hr_tensor_f32(const hr_tensor *t)
@@ -151,7 +164,8 @@ int hr_model_add_tensor(hr_model *m, const char *name, enum hr_dtype dtype, int 
         BUG("tensor '%s' with %d dimensions", name, ndim);
     for (int i = 0; i < ndim; i++)
         t.shape[i] = shape[i];
-    t.data = hr_xaligned((size_t)hr_tensor_count(&t), hr_dtype_size(dtype));
+    if (!m->bare)
+        t.data = hr_xaligned((size_t)hr_tensor_count(&t), hr_dtype_size(dtype));
 
     int at = hr_model_find(m, name);
     if (at < 0) {
@@ -256,7 +270,7 @@ int hr_model_add_batchnorm(hr_model *m, const char *id, int in, int c)
     add_param(m, at, HR_P_BIAS, 1, &shape);
     add_param(m, at, HR_P_MEAN, 1, &shape);
     float *var = add_param(m, at, HR_P_VAR, 1, &shape);
-    for (int i = 0; i < c; i++)
+    for (int i = 0; !m->bare && i < c; i++)
         weight[i] = var[i] = 1.0f;
     return at;
 }

@@ -14,6 +14,14 @@ const hr_tensor **hr_tensors_sorted(const hr_model *m);
 /* The tensor called name in such an array of n, or NULL. */
 const hr_tensor *hr_tensors_search(const hr_tensor **sorted, int n, char *name);
 
+/* Room for a tensor's bytes, aligned for hr_tensor, not zeroed: they are about to be read. free() it. */
+void *hr_tensor_room(size_t bytes);
+/* As hr_zoo_build, but the tensors have no memory (hr_model.bare). */
+HR_MUST_CHECK int hr_zoo_build_bare(const char *arch, const hr_zoo_opts *opts, hr_model **out, hr_err *err);
+/* Give the nodes whose parameters are HR_PARAM_NAMED the tensors of these names. HR_EFORMAT: one is missing.
+ */
+HR_MUST_CHECK int hr_nn_link(hr_model *m, const char *where, hr_err *err);
+
 /* ---- hashing beside the work (hasher.c) -----------------------------------------------------------------
  */
 

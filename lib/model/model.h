@@ -101,6 +101,8 @@ typedef struct hr_model {
     json_t *meta;    /* {"strategy": {"id", "label", "reg", "rate"} by maskapply, "data": {...}, ...}:
                     free-form facts that travel along */
     json_t *history; /* the chain that made this model (base.h), or NULL */
+    bool bare;       /* tensors that are added get no memory, their data is NULL: for readers that know better
+                        where the bytes are. No other code takes such a model but hr_model_check */
 } hr_model;
 
 void hr_model_free(hr_model *m); /* NULL is allowed */

@@ -228,15 +228,6 @@ static int read_chunk(struct reader *r, char *dst, size_t n, const char *what)
     return rc;
 }
 
-/* n bytes, aligned for hr_tensor, not zeroed: they are about to be read. */
-static void *room(size_t n)
-{
-    void *p = NULL;
-    if (posix_memalign(&p, 64, (n + 63) / 64 * 64))
-        hr_die("out of memory: %zu bytes asked for", n);
-    return p;
-}
-
 /* Read t's bytes. A regular file vouches for its lengths; on a pipe memory grows with the bytes that came. */
 static int read_data(struct reader *r, hr_tensor *t, const char *what)
 {
@@ -245,13 +236,13 @@ static int read_data(struct reader *r, hr_tensor *t, const char *what)
     if (rc)
         return rc;
     size_t cap = r->in.size >= 0 || total < CHUNK ? total : CHUNK;
-    char *p = room(cap);
+    char *p = hr_tensor_room(cap);
     while (rc == HR_OK && done < total) {
         size_t n = total - done < CHUNK ? total - done : CHUNK;
         if (done + n > cap) {
             hr_hasher_drain(r->sha); /* it reads the old place */
             cap = 2 * cap < total ? 2 * cap : total;
-            char *bigger = room(cap);
+            char *bigger = hr_tensor_room(cap);
             memcpy(bigger, p, done);
             free(p);
             p = bigger;
@@ -327,8 +318,7 @@ static int read_trailer(struct reader *r, const hr_model *m, char hex[65])
     return ferror(r->in.fp) ? hr_fail(r->err, HR_EIO, "%s: %s", r->in.name, strerror(errno)) : HR_OK;
 }
 
-/* Give the nodes the tensors that the header named. */
-static int link_params(struct reader *r, hr_model *m)
+int hr_nn_link(hr_model *m, const char *where, hr_err *err)
 {
     const hr_tensor **sorted = hr_tensors_sorted(m);
     int rc = HR_OK;
@@ -341,7 +331,7 @@ static int link_params(struct reader *r, hr_model *m)
             if (t)
                 m->nodes[i].param[p] = (int)(t - m->tensors);
             else
-                rc = BAD("the graph needs tensor '%s', it is missing", name);
+                rc = hr_fail(err, HR_EFORMAT, "%s: the graph needs tensor '%s', it is missing", where, name);
             free(name);
         }
     free(sorted);
@@ -362,7 +352,7 @@ static int read_model(struct reader *r, hr_model **out, char hex[65])
         rc = read_tensor(r, *out);
     /* The checks come before the trailer, which has to wait for the digest that is still being made. */
     if (rc == HR_OK)
-        rc = link_params(r, *out);
+        rc = hr_nn_link(*out, r->in.name, r->err);
     if (rc == HR_OK)
         rc = hr_model_check(*out, r->in.name, r->err);
     if (rc == HR_OK)

@@ -17,7 +17,7 @@
  * max-pool, bottlenecks 3/4/6/3 whose stride sits on the 3x3. resS       the demo's: resnet18's shape with a
  * 3x3 stem of 16 at stride 2 and three stages (16/32/64) of one block. 77,072 prunable weights in 10 layers.
  */
-#include "model/model.h"
+#include "model/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -265,7 +265,7 @@ static const struct vgg *find_vgg(const char *arch, bool *with_bn)
     return NULL;
 }
 
-int hr_zoo_build(const char *arch, const hr_zoo_opts *opts, hr_model **out, hr_err *err)
+static int build_zoo(const char *arch, const hr_zoo_opts *opts, bool bare, hr_model **out, hr_err *err)
 {
     bool imagenet = strcmp(arch, "ResNet50") == 0, demo = strcmp(arch, "resS") == 0, with_bn = false;
     hr_zoo_opts o = opts ? *opts : (hr_zoo_opts){0};
@@ -283,6 +283,7 @@ int hr_zoo_build(const char *arch, const hr_zoo_opts *opts, hr_model **out, hr_e
         return rc;
 
     struct build b = {.m = hr_model_new(arch, o.c, o.h, o.w, o.classes), .c = o.c};
+    b.m->bare = bare;
     if (o.mean)
         add_normalize(&b, &o);
     if (vgg)
@@ -303,6 +304,16 @@ int hr_zoo_build(const char *arch, const hr_zoo_opts *opts, hr_model **out, hr_e
     }
     *out = b.m;
     return HR_OK;
+}
+
+int hr_zoo_build(const char *arch, const hr_zoo_opts *opts, hr_model **out, hr_err *err)
+{
+    return build_zoo(arch, opts, false, out, err);
+}
+
+int hr_zoo_build_bare(const char *arch, const hr_zoo_opts *opts, hr_model **out, hr_err *err)
+{
+    return build_zoo(arch, opts, true, out, err);
 }
 
 /* ---- initialisation -------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""Checkpoints made by PyTorch, and what PyTorch computes with them, beside what we do.
+
+    torch_files.py save ARCH FILE [WAY]...     write a checkpoint: random weights, or after a few steps of SGD
+    torch_files.py same FILE PEER_RUN NET      FILE.json says what was saved: logits, classes, accuracy under PGD
+    torch_files.py load FILE ARCH NET_TENSORS  torch.load(FILE, weights_only=True) into the class, strictly
+
+The networks are those of torch_nets.py. WAY: trained, legacy, half, bfloat16, double, module, state_dict, net, ...
+(the table WAYS below).
+"""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, os.path.dirname(__file__))
+import torch_nets  # noqa: E402  (it also sets one thread and float64)
+
+torch.set_default_dtype(torch.float32)
+
+SIDE = {"ResNet50": 64, "resS": 28}
+EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+# float32 through at most 53 layers; in units of the largest logit. PyTorch's own float32 is as far from float64.
+LOGITS_BOUND = 1e-4
+
+
+def images(arch, n, seed):
+    """n images of 10 classes that a few steps of SGD can tell apart: one smooth pattern per class, and noise."""
+    rng = np.random.default_rng(seed)
+    side, c = SIDE.get(arch, 32), 1 if arch == "resS" else 3
+    patterns = np.random.default_rng(5).random((10, c, 4, 4))
+    labels = rng.integers(0, 10, n)
+    big = np.repeat(np.repeat(patterns, side // 4, 2), side // 4, 3)[labels]
+    x = np.clip(0.5 + 0.5 * (big - 0.5) + 0.15 * rng.standard_normal(big.shape), 0, 1)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(labels)
+
+
+def make(arch, trained, seed=3):
+    torch.manual_seed(seed)
+    net = torch_nets.NETS[arch]().float()
+    for m in net.modules():  # nothing is 0 or 1 by accident
+        if isinstance(m, torch.nn.BatchNorm2d):
+            with torch.no_grad():
+                m.weight.uniform_(0.5, 1.5)
+                m.bias.normal_(0, 0.1)
+                m.running_mean.normal_(0, 0.1)
+                m.running_var.uniform_(0.5, 1.5)
+    if trained:
+        x, y = images(arch, 64, 1)
+        sgd = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+        net.train()
+        for step in range(trained):
+            at = slice(16 * step % 64, 16 * step % 64 + 16)
+            sgd.zero_grad()
+            F.cross_entropy(net(x[at])[:, :10], y[at]).backward()
+            sgd.step()
+    return net.eval()
+
+
+def wrap(state, prefix):
+    return {prefix + k: v for k, v in state.items()}
+
+
+def spread(t):
+    """The same values as a view with strides on a larger storage, not at its beginning."""
+    if t.dim() < 2:
+        return t
+    big = torch.zeros([2 * s + 1 for s in reversed(t.shape)], dtype=t.dtype).permute(*range(t.dim() - 1, -1, -1))
+    view = big[tuple(slice(1, None, 2) for _ in t.shape)]
+    view.copy_(t)
+    return view
+
+
+def share(state):
+    """All tensors in one storage, one after the other."""
+    flat = torch.cat([t.detach().reshape(-1) for t in state.values() if t.dtype == torch.float32])
+    out, at = {}, 0
+    for k, t in state.items():
+        if t.dtype != torch.float32:
+            out[k] = t
+            continue
+        out[k] = flat[at : at + t.numel()].view(t.shape)
+        at += t.numel()
+    return out
+
+
+WAYS = {
+    "half": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+    "bfloat16": lambda s: {k: v.bfloat16() if v.is_floating_point() else v for k, v in s.items()},
+    "double": lambda s: {k: v.double() if v.is_floating_point() else v for k, v in s.items()},
+    "spread": lambda s: {k: spread(v) for k, v in s.items()},
+    "share": share,
+    "parameters": lambda s: {k: torch.nn.Parameter(v) if v.is_floating_point() else v for k, v in s.items()},
+    "module": lambda s: wrap(s, "module."),
+    "compiled": lambda s: wrap(s, "_orig_mod."),
+    "radmm": lambda s: wrap(s, "module.basic_model."),
+    "radmm-imagenet": lambda s: wrap(s, "basic_model.module."),
+    "normalized": lambda s: {
+        "0.mean": torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1),
+        "0.std": torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1),
+        **wrap(s, "1."),
+    },
+    "scores": lambda s: {
+        n: t
+        for k, v in s.items()
+        for n, t in [(k, v)]
+        + ([(k[:-6] + "popup_scores", v.abs()), (k[:-6] + "k_score", torch.tensor(0.5))] if v.dim() > 1 else [])
+    },
+    "old": lambda s: {k: v for k, v in s.items() if "num_batches" not in k},
+    "dead": lambda s: {**s, **{"sub_" + k: v for k, v in s.items() if k.startswith("block1.")}},
+    "bare": lambda s: s,
+    "state_dict": lambda s: {
+        "epoch": 3,
+        "arch": "net",
+        "state_dict": s,
+        "best_prec1": torch.tensor(1.5),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+    },
+    "net": lambda s: {"net": s, "epoch": 1, "best_loss": np.float64(0.25)},
+    "model": lambda s: {"model": s},
+    "admm": lambda s: {
+        "net": s,
+        "admm": {
+            "ADMM_U": {k: v * 2 for k, v in s.items() if v.dim() > 1},
+            "ADMM_Z": {k: v * 3 for k, v in s.items() if v.dim() > 1},
+        },
+    },
+}
+
+
+def save(arch, path, ways):
+    trained = [int(w[7:] or 4) for w in ways if w.startswith("trained")]
+    net = make(arch, trained[0] if trained else 0)
+    value = net.state_dict()
+    ways = [w for w in ways if not w.startswith("trained")]
+    for way in ways:
+        if way != "legacy":
+            value = WAYS[way](value)
+    torch.save(value, path, _use_new_zipfile_serialization="legacy" not in ways)
+    with open(path + ".json", "w") as f:
+        json.dump({"arch": arch, "trained": trained[0] if trained else 0, "ways": ways}, f)
+
+
+def attack(net, x, y, noise):
+    adv = x + noise
+    for _ in range(STEPS):
+        adv.requires_grad_(True)
+        (g,) = torch.autograd.grad(F.cross_entropy(net(adv), y, reduction="sum"), adv)
+        adv = adv.detach() + STEP * g.sign()
+        adv = torch.max(torch.min(adv, x + EPS), x - EPS).clamp(0, 1)
+    return adv.detach()
+
+
+def same(path, peer_run, nn, n=24):
+    with open(path + ".json") as f:
+        told = json.load(f)
+    arch = told["arch"]
+    net = make(arch, told["trained"])
+    lossy = [w for w in told["ways"] if w in ("half", "bfloat16")]
+    for w in lossy:
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in WAYS[w](net.state_dict()).items()})
+    if "normalized" in told["ways"]:
+        mean, std = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1), torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1)
+        inner, net = net, lambda x: inner((x - mean) / std)
+    x, y = images(arch, n, 2)
+    command = [peer_run, nn, str(n), repr(EPS), repr(STEP), str(STEPS)]
+    out = subprocess.run(command, input=x.numpy().tobytes() + y.int().numpy().tobytes(), stdout=subprocess.PIPE, check=True)
+    v = np.frombuffer(out.stdout, "<f4")
+    classes = (v.size - 2 * x.numel()) // (2 * n)
+    parts = np.split(v, np.cumsum([x.numel(), n * classes, n * classes]))
+    noise, ours, ours_adv = parts[0].reshape(x.shape), parts[1].reshape(n, -1), parts[2].reshape(n, -1)
+    with torch.no_grad():
+        theirs = net(x).numpy()
+    adv = attack(net, x, y, torch.tensor(noise.copy()))
+    with torch.no_grad():
+        theirs_adv = net(adv).numpy()
+    labels = y.numpy()
+    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    clean = [100 * (l.argmax(1) == labels).mean() for l in (ours, theirs)]
+    robust = [100 * (l.argmax(1) == labels).mean() for l in (ours_adv, theirs_adv)]
+    print("logits differ by %.2g, clean %.2f and %.2f, pgd %.2f and %.2f" % (error, *clean, *robust))
+    good = error < LOGITS_BOUND and (ours.argmax(1) == theirs.argmax(1)).all() and clean[0] == clean[1]
+    good = good and abs(robust[0] - robust[1]) <= 0.2 and np.abs(noise).max() <= EPS * 1.001
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    command, args = sys.argv[1], sys.argv[2:]
+    if command == "save":
+        save(args[0], args[1], args[2:])
+    elif command == "same":
+        same(*args[:3], *[int(a) for a in args[3:]])
+    else:
+        sys.exit("torch_files: unknown command " + command)
