@@ -89,6 +89,18 @@ instead of $(sum out)
 $(sum input) input"
 }
 
+@test "stage: an input that changes while the command works is remembered as it was" {
+    "$STAGE" out tool wait 2>err &
+    local pid=$! before
+    wait_for waiting $pid
+    before=$(sum input)
+    echo other >input
+    touch go
+    wait $pid
+    assert_file_contains out.args "$before input"
+    assert_equal "$("$ROOT/pipelines/stale" out: input)" out # so the next make runs it again
+}
+
 @test "stage: what was made by this command from these inputs is not made again, whatever the times are" {
     "$STAGE" out tool a
     cp out.log before.log
