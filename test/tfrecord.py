@@ -75,3 +75,31 @@ def example(data):
             value, end = varint(value, 0)
         out[entry[1].decode()] = value
     return out
+
+
+def field(number, content):
+    return bytes([number << 3 | 2]) + as_varint(len(content)) + content
+
+
+def as_varint(value):
+    value &= (1 << 64) - 1
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def pack(features):
+    """A tf.train.Example: bytes, an int, or a list of ints or floats for each key. Lists are packed."""
+    entries = b""
+    for key, value in features.items():
+        if isinstance(value, bytes):
+            feature = field(1, field(1, value))
+        elif isinstance(value, list) and value and isinstance(value[0], float):
+            feature = field(2, field(1, struct.pack("<%df" % len(value), *value)))
+        else:
+            numbers = value if isinstance(value, list) else [value]
+            feature = field(3, field(1, b"".join(map(as_varint, numbers))) if numbers else b"")
+        entries += field(1, field(1, key.encode()) + field(2, feature))
+    return field(1, entries)

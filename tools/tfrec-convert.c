@@ -1,46 +1,48 @@
-/* tools/tfrec-convert.c -- from a data set as it is published to tfrecord files, split and described. */
+/* tools/tfrec-convert.c -- from a data set as it is published to tfrecord files, split and described; and
+ * what is in such files. */
 #include "data/data.h"
 
-int main(int argc, char **argv)
-{
-    hr_convert_args args = {.holdout = 0.1};
-    int64_t seed = 1234;
-    enum { VERIFY, SKIP };
-    static const char *const checks[] = {"verify", "skip", NULL};
-    int check = VERIFY;
-    const hr_opt opts[] = {{"set", 's', HR_OPT_CHOICE, &args.source, HR_OPT_RESULT, "NAME", "data set",
-                            .choices = hr_source_names()},
-                           {"output", 'o', HR_OPT_STRING, &args.output, 0, "DIR",
-                            .help = "directory to write; made when missing"},
-                           {"holdout", 0, HR_OPT_REAL, &args.holdout, HR_OPT_RESULT, "X",
-                            "share of the training images, as many of each class", .min = 1e-6, .max = 0.999},
-                           {"name", 0, HR_OPT_STRING, &args.title, HR_OPT_RESULT, "NAME",
-                            .help = "name in the manifest, if not the set's own"},
-                           {"checksum", 0, HR_OPT_CHOICE, &check, HR_OPT_RESULT, "WHAT",
-                            "demand the files as published (their MD5, their number of images), or take any",
-                            .choices = checks},
-                           {"seed", 0, HR_OPT_INT, &seed, HR_OPT_RESULT, "N",
-                            "decides which images the holdout takes", .max = UINT32_MAX},
-                           {0}};
-    const hr_tool tool = {
-        "tfrec-convert",
-        "[OPTION]... -o DIR SRC",
-        "Write DIR/{train,test,holdout,rest}.tfrecord and DIR/manifest.json from the data set in SRC. "
-        "holdout and\n"
-        "rest are the two parts of train. For fashion-mnist, mnist and idx, SRC is a directory with the "
-        "files\n"
-        "{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, gzipped (.gz) or plain. For\n"
-        "cifar10, it is the published archive as it is, or its directory.\n",
-        "tfrec-convert --set fashion-mnist -o data/FashionMNIST /usr/share/datasets/fashion-mnist",
-        opts,
-        1,
-        1};
-    args.src = argv[hr_tool_start(&tool, argc, argv)];
-    if (!args.output)
-        hr_usage("--output is needed");
-    args.seed = (uint32_t)seed;
-    args.unverified = check == SKIP;
+enum { VERIFY, SKIP };
+static const char *const checks[] = {"verify", "skip", NULL};
 
+static hr_convert_args args = {.holdout = 0.1};
+static int64_t seed = 1234;
+static int checksum = VERIFY;
+static bool check, dump;
+
+static hr_opt options[] = {
+    {"set", 's', HR_OPT_CHOICE, &args.source, HR_OPT_RESULT, "NAME", "data set", 0, 0, NULL},
+    {"output", 'o', HR_OPT_STRING, &args.output, 0, "DIR", "directory to write; made when missing", 0, 0,
+     NULL},
+    {"holdout", 0, HR_OPT_REAL, &args.holdout, HR_OPT_RESULT, "X",
+     "share of the training images, as many of each class", 1e-6, 0.999, NULL},
+    {"name", 0, HR_OPT_STRING, &args.title, HR_OPT_RESULT, "NAME",
+     "name in the manifest, if not the set's own", 0, 0, NULL},
+    {"checksum", 0, HR_OPT_CHOICE, &checksum, HR_OPT_RESULT, "WHAT",
+     "demand the files as published, or take any", 0, 0, checks},
+    {"seed", 0, HR_OPT_INT, &seed, HR_OPT_RESULT, "N", "decides which images the holdout takes", 0,
+     UINT32_MAX, NULL},
+    {"check", 0, HR_OPT_FLAG, &check, 0, NULL, "verify the tfrecord files SRC... instead, one line for each",
+     0, 0, NULL},
+    {"dump", 0, HR_OPT_FLAG, &dump, 0, NULL, "print their records as JSON lines instead", 0, 0, NULL},
+    {0}};
+
+static const hr_tool tool = {
+    "tfrec-convert",
+    "[OPTION]... -o DIR SRC | --check FILE... | --dump FILE...",
+    "Write DIR/{train,test,holdout,rest}.tfrecord and DIR/manifest.json from the data set in SRC. holdout "
+    "and\n"
+    "rest are the two parts of train. SRC is a directory with the files as published, compressed or not:\n"
+    "  fashion-mnist, mnist, idx   {train,t10k}-images-idx3-ubyte[.gz], {train,t10k}-labels-idx1-ubyte[.gz]\n"
+    "  cifar10                     cifar-10-binary.tar.gz or cifar-10-python.tar.gz; or SRC is this file\n"
+    "  svhn                        train_32x32.mat, test_32x32.mat\n",
+    "tfrec-convert --set fashion-mnist -o data/FashionMNIST /usr/share/datasets/fashion-mnist",
+    options,
+    1,
+    -1};
+
+static void convert(void)
+{
     hr_err err = HR_ERR_INIT;
     hr_convert_counts n;
     json_t *history = hr_history_new();
@@ -50,5 +52,27 @@ int main(int argc, char **argv)
     hr_note("%s: classes %d train %u test %u holdout %u rest %u sec %.2f", args.output, n.classes, n.train,
             n.test, n.holdout, n.rest, hr_seconds() - start);
     json_decref(history);
+}
+
+int main(int argc, char **argv)
+{
+    options[0].choices = hr_source_names();
+    int first = hr_tool_start(&tool, argc, argv);
+    args.src = argv[first];
+    args.seed = (uint32_t)seed;
+    args.unverified = checksum == SKIP;
+    if (check && dump)
+        hr_usage("--check and --dump do not go together");
+    if ((check || dump) == (args.output != NULL))
+        hr_usage(args.output ? "--output does not go with --check and --dump" : "--output is needed");
+    if (args.output && argc - first > 1)
+        hr_usage("one SRC is needed, %d are given", argc - first);
+
+    hr_err err = HR_ERR_INIT;
+    for (int i = first; (check || dump) && i < argc; i++)
+        if ((check ? hr_tfrec_check : hr_tfrec_dump)(argv[i], stdout, &err))
+            hr_die("%s", err.msg);
+    if (args.output)
+        convert();
     return hr_tool_finish();
 }

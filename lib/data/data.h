@@ -10,7 +10,8 @@
 
 /* ---- tfrecord framing -------------------------------------------------------------------------------- */
 
-/* Reader of length-prefixed, CRC-32C protected records from a file or a pipe. */
+/* Reader of length-prefixed, CRC-32C protected records from a file or a pipe, which may be gzipped as a
+ * whole. */
 typedef struct hr_tfrec_reader hr_tfrec_reader;
 HR_MUST_CHECK int hr_tfrec_open(hr_tfrec_reader **r, const char *path, hr_err *err);
 /* The next record: *data (borrowed, valid until the next call) and *n. *data is NULL at a clean end of file.
@@ -20,6 +21,15 @@ HR_MUST_CHECK int hr_tfrec_next(hr_tfrec_reader *r, const uint8_t **data, size_t
 void hr_tfrec_close(hr_tfrec_reader *r);
 /* Append one framed record to fp. Returns 0 or HR_EIO (name is for the message). */
 HR_MUST_CHECK int hr_tfrec_write(FILE *fp, const char *name, const void *data, size_t n, hr_err *err);
+
+/* Read every record of a file as an image with its label and write one line on it to out: how many, their
+ * shape, labels, digest, and whether the manifest beside it agrees (without one, nobody notices a file cut
+ * between two records). Returns what hr_dataset_load returns. */
+HR_MUST_CHECK int hr_tfrec_check(const char *path, FILE *out, hr_err *err);
+/* Write each record, a tf.train.Example of any kind, as one line of JSON: {"record", "offset", "bytes",
+ * "features"}. A feature is an array of numbers or strings; {"bytes", "begins", "sha256"} stands for bytes
+ * that are no short text. */
+HR_MUST_CHECK int hr_tfrec_dump(const char *path, FILE *out, hr_err *err);
 
 /* ---- data sets in memory ----------------------------------------------------------------------------- */
 
@@ -32,11 +42,15 @@ typedef struct hr_dataset {
     char digest[65];      /* SHA-256 over pixels, labels and shape (not over classes and index) */
 } hr_dataset;
 
-/* Read all of a tfrecord file (or "-", or several shards NAME-00000-of-00004.tfrecord given as
- * NAME.tfrecord). classes 0: take 1 + the largest label. Returns 0, HR_EIO, HR_EFORMAT (damaged, no image,
+/* Read all of a tfrecord file, gzipped or not (or "-", or several shards NAME-00000-of-00004.tfrecord given
+ * as NAME.tfrecord). classes 0: take 1 + the largest label. Returns 0, HR_EIO, HR_EFORMAT (damaged, no image,
  * missing keys), HR_ESHAPE (images of different shapes, a label >= classes, not the images that manifest.json
  * beside it lists for this file). */
 HR_MUST_CHECK int hr_dataset_load(hr_dataset *ds, const char *path, int classes, hr_err *err);
+/* The same for a network that takes images of h x w: JPEG and PNG images that are larger are scaled so that
+ * their short side has 256/224 of that, and the middle is cut out (image.c). Raw pixels are never scaled. */
+HR_MUST_CHECK int hr_dataset_load_sized(hr_dataset *ds, const char *path, int classes, int h, int w,
+                                        hr_err *err);
 void hr_dataset_release(hr_dataset *ds); /* a zeroed one is allowed */
 /* Write ds as a tfrecord file with the keys image/encoded (raw H,W,C bytes), image/format, image/class/label,
  * image/height, image/width. Atomic. */

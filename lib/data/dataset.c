@@ -25,25 +25,29 @@ void hr_dataset_release(hr_dataset *ds)
     *ds = (hr_dataset){0};
 }
 
-/* Finish the digest of ds, of whose pixels sha has seen the first `seen` bytes: SHA-256 over the pixels, the
- * labels as 32-bit little-endian numbers, and the line "N H W C\n". The sizes come last because a reader
- * learns N last. The number of classes is left out: a file has the same digest however it was loaded. */
+void hr_dataset_digest_end(hr_sha256 *sha, const int32_t *labels, uint32_t n, int c, int h, int w,
+                           char hex[65])
+{
+    for (uint32_t i = 0; i < n;) {
+        uint8_t le[1024];
+        size_t fill = 0;
+        for (; i < n && fill < sizeof le; i++, fill += 4)
+            for (int k = 0; k < 4; k++)
+                le[fill + (size_t)k] = (uint8_t)((uint32_t)labels[i] >> (8 * k));
+        hr_sha256_add(sha, le, fill);
+    }
+    char sizes[64];
+    int len = snprintf(sizes, sizeof sizes, "%u %d %d %d\n", n, h, w, c);
+    hr_sha256_add(sha, sizes, (size_t)len);
+    hr_sha256_end(sha, hex);
+}
+
+/* Finish the digest of ds, of whose pixels sha has seen the first `seen` bytes. */
 static void finish_digest(hr_dataset *ds, hr_sha256 *sha, size_t seen)
 {
     if (ds->n) /* else there is no pixel to point at */
         hr_sha256_add(sha, ds->pixels + seen, ds->n * hr_dataset_image_bytes(ds) - seen);
-    for (uint32_t i = 0; i < ds->n;) {
-        uint8_t le[1024];
-        size_t fill = 0;
-        for (; i < ds->n && fill < sizeof le; i++, fill += 4)
-            for (int k = 0; k < 4; k++)
-                le[fill + (size_t)k] = (uint8_t)((uint32_t)ds->labels[i] >> (8 * k));
-        hr_sha256_add(sha, le, fill);
-    }
-    char sizes[64];
-    int n = snprintf(sizes, sizeof sizes, "%u %d %d %d\n", ds->n, ds->h, ds->w, ds->c);
-    hr_sha256_add(sha, sizes, (size_t)n);
-    hr_sha256_end(sha, ds->digest);
+    hr_dataset_digest_end(sha, ds->labels, ds->n, ds->c, ds->h, ds->w, ds->digest);
 }
 
 void hr_dataset_digest(hr_dataset *ds)
@@ -75,6 +79,7 @@ typedef struct loader {
     size_t hashed; /* bytes of pixels */
     uint32_t cap;
     int limit; /* classes asked for, 0: any */
+    int h, w;  /* size of JPEG and PNG images that are larger; 0: theirs */
 } loader;
 
 /* Make room for one more image: first for as many as the file can hold, if it can be known, else for a
@@ -105,7 +110,7 @@ static int add_record(loader *l, const hr_tfrec_reader *r, const uint8_t *data, 
     hr_dataset *ds = l->ds;
     hr_example ex;
     hr_err why = HR_ERR_INIT;
-    int rc = hr_example_unpack(&l->arena, data, n, &ex, &why);
+    int rc = hr_example_unpack(&l->arena, data, n, l->h, l->w, &ex, &why);
     if (rc)
         return hr_tfrec_fail(r, err, rc, "%s", why.msg);
     if (ds->n == 0) {
@@ -212,17 +217,22 @@ static void number_images(hr_dataset *ds)
 
 int hr_dataset_load(hr_dataset *ds, const char *path, int classes, hr_err *err)
 {
+    return hr_dataset_load_sized(ds, path, classes, 0, 0, err);
+}
+
+int hr_dataset_load_sized(hr_dataset *ds, const char *path, int classes, int h, int w, hr_err *err)
+{
     *ds = (hr_dataset){0};
     if (classes < 0 || classes > MAX_CLASSES)
         return hr_fail(err, HR_EINVAL, "%d classes are outside 0..%d", classes, MAX_CLASSES);
-    loader l = {.ds = ds, .limit = classes, .sha = hr_sha256_new()};
+    loader l = {.ds = ds, .limit = classes, .h = h, .w = w, .sha = hr_sha256_new()};
     int rc = load_path(&l, path, err);
     if (rc == HR_OK && ds->n == 0)
         rc = hr_fail(err, HR_EFORMAT, "%s: holds no images", strcmp(path, "-") ? path : "<stdin>");
     hr_arena_release(&l.arena);
     finish_digest(ds, l.sha, l.hashed);
     if (rc == HR_OK)
-        rc = hr_manifest_vouch(path, ds, err);
+        rc = hr_manifest_vouch(path, ds->n, ds->digest, NULL, err);
     if (rc) {
         hr_dataset_release(ds);
         return rc;

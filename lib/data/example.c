@@ -2,11 +2,11 @@
  *
  * Keys, as the published converters write them:
  *
- *     image/encoded        bytes   the pixels, uint8 in H,W,C order
+ *     image/encoded        bytes   the pixels, uint8 in H,W,C order; or a JPEG or PNG image
  *     image/format         bytes   what image/encoded holds; read by nobody: the published files say png and
- *                                  jpeg over raw pixels. We write "raw".
- *     image/class/label    int64   class number from 0
- *     image/height, image/width  int64
+ *                                  jpeg over raw pixels. We write "raw". Which of the two it is tells the
+ * number of bytes, and where that does not fit, the first of them. image/class/label    int64   class number
+ * from 0 image/height, image/width  int64
  *
  * They come in any order; of a key that comes twice the later one counts, as in every protobuf map; keys that
  * we do not know are passed over. The number of channels is not stored: it is bytes / (height * width).
@@ -47,6 +47,8 @@ void hr_arena_release(hr_arena *a)
     a->wanted = 0;
     arena_reset(a);
     free(a->base);
+    hr_image_release(&a->decoded);
+    hr_image_release(&a->fitted);
     *a = (hr_arena){0};
 }
 
@@ -114,40 +116,59 @@ static int get_side(const Tf__Example *e, const char *key, int *v, hr_err *why)
     return HR_OK;
 }
 
-/* Name of the compressed format that the bytes begin like, or NULL. */
-static const char *compressed_kind(const uint8_t *p, size_t n)
+/* Decode the JPEG or PNG image. Its own size counts; height and width may be missing, but must not
+ * contradict. */
+static int unpack_encoded(hr_arena *a, const Tf__Example *e, const ProtobufCBinaryData *bytes, int h, int w,
+                          hr_example *ex, hr_err *why)
 {
-    if (n >= 3 && memcmp(p, "\xff\xd8\xff", 3) == 0)
-        return "JPEG";
-    if (n >= 8 && memcmp(p, "\x89PNG\r\n\x1a\n", 8) == 0)
-        return "PNG";
-    return NULL;
+    hr_image *im = &a->decoded;
+    int rc = hr_image_decode(bytes->data, bytes->len, false, im, why), side;
+    if (rc)
+        return rc;
+    if (find(e, KEY_HEIGHT) && (rc = get_side(e, KEY_HEIGHT, &side, why)) == HR_OK && side != im->h)
+        rc = hr_fail(why, HR_EFORMAT, "the image is %dx%d, key '%s' says %d", im->h, im->w, KEY_HEIGHT, side);
+    if (rc == HR_OK && find(e, KEY_WIDTH) && (rc = get_side(e, KEY_WIDTH, &side, why)) == HR_OK &&
+        side != im->w)
+        rc = hr_fail(why, HR_EFORMAT, "the image is %dx%d, key '%s' says %d", im->h, im->w, KEY_WIDTH, side);
+    if (rc)
+        return rc;
+    if (h > 0 && (im->h != h || im->w != w) && im->h >= h && im->w >= w) {
+        hr_image_fit(im, h, w, &a->fitted);
+        im = &a->fitted;
+    }
+    *ex = (hr_example){
+        .image = im->pixels, .c = im->c, .h = im->h, .w = im->w, .label = ex->label, .encoded = true};
+    return HR_OK;
 }
 
-int hr_example_unpack(hr_arena *a, const uint8_t *data, size_t n, hr_example *ex, hr_err *why)
+int hr_example_unpack(hr_arena *a, const uint8_t *data, size_t n, int h, int w, hr_example *ex, hr_err *why)
 {
     ProtobufCAllocator alloc = {arena_alloc, arena_free, a};
     arena_reset(a);
     const Tf__Example *e = tf__example__unpack(&alloc, n, data);
     if (!e)
         return hr_fail(why, HR_EFORMAT, "not a tf.train.Example");
-
-    int rc;
-    if ((rc = get_side(e, KEY_HEIGHT, &ex->h, why)) || (rc = get_side(e, KEY_WIDTH, &ex->w, why)) ||
-        (rc = get_int(e, KEY_LABEL, &ex->label, why)))
+    *ex = (hr_example){0};
+    int rc = get_int(e, KEY_LABEL, &ex->label, why);
+    if (rc)
         return rc;
-
     const Tf__Feature *f = find(e, KEY_IMAGE);
     if (!f)
         return hr_fail(why, HR_EFORMAT, "key '%s' is missing", KEY_IMAGE);
     if (f->kind_case != TF__FEATURE__KIND_BYTES_LIST || f->bytes_list->n_value != 1)
         return hr_fail(why, HR_EFORMAT, "key '%s' does not hold exactly one string of bytes", KEY_IMAGE);
+
+    /* raw pixels, if their number fits; what the first bytes look like only counts where it does not */
     const ProtobufCBinaryData *image = &f->bytes_list->value[0];
+    bool encoded = hr_image_kind(image->data, image->len) != NULL;
+    if (encoded && (!find(e, KEY_HEIGHT) || !find(e, KEY_WIDTH)))
+        return unpack_encoded(a, e, image, h, w, ex, why);
+    if ((rc = get_side(e, KEY_HEIGHT, &ex->h, why)) || (rc = get_side(e, KEY_WIDTH, &ex->w, why)))
+        return rc;
     size_t plane = (size_t)ex->h * (size_t)ex->w, channels = image->len / plane;
     if (channels < 1 || channels > MAX_CHANNELS || channels * plane != image->len) {
-        const char *kind = compressed_kind(image->data, image->len);
-        if (kind)
-            return hr_fail(why, HR_EFORMAT, "the image is %s; only raw pixels are supported", kind);
+        if (encoded)
+            return unpack_encoded(a, e, image, h, w, ex, why);
         return hr_fail(why, HR_EFORMAT, "%zu bytes of image are not %dx%d pixels of 1..%d channels",
                        image->len, ex->h, ex->w, MAX_CHANNELS);
     }

@@ -15,9 +15,29 @@ enum {
 /* hr_fail with the prefix "FILE: record N at byte B: ", for the record that hr_tfrec_next returned last. */
 int hr_tfrec_fail(const hr_tfrec_reader *r, hr_err *err, int code, const char *fmt, ...) HR_PRINTF(4, 5);
 
+/* Number and offset of the record that hr_tfrec_next returned last. */
+void hr_tfrec_at(const hr_tfrec_reader *r, uint64_t *number, uint64_t *offset);
 /* How many records like the last one can still come, that one counted; 0 when the size of the input is not
  * known (pipes). */
 uint64_t hr_tfrec_expect(const hr_tfrec_reader *r);
+
+/* ---- image.c: JPEG and PNG --------------------------------------------------------------------------------
+ */
+
+typedef struct hr_image {
+    int c, h, w;
+    uint8_t *pixels; /* (h, w, c) */
+    size_t cap;      /* bytes at pixels, reused for the next image */
+} hr_image;
+void hr_image_release(hr_image *im); /* a zeroed one is allowed */
+/* "JPEG" or "PNG" when the bytes begin like one, else NULL. */
+const char *hr_image_kind(const uint8_t *p, size_t n);
+/* Decode into im: with rgb to 3 channels, else to those that the image has. Returns 0, or HR_EFORMAT with
+ * *why; im then holds no image. */
+HR_MUST_CHECK int hr_image_decode(const uint8_t *bytes, size_t n, bool rgb, hr_image *im, hr_err *why);
+/* Scale im so that its short side has 256/224 of the smaller of h and w, and cut the middle h x w out, into
+ * *out. */
+void hr_image_fit(const hr_image *im, int h, int w, hr_image *out);
 
 /* ---- example.c: one image as a serialized tf.train.Example ----------------------------------------------
  */
@@ -26,19 +46,23 @@ typedef struct hr_example {
     const uint8_t *image; /* (h, w, c); borrowed */
     int c, h, w;
     int64_t label;
+    bool encoded; /* the record holds a JPEG or PNG image */
 } hr_example;
 
 /* Memory for one decoded record, reused for the next one. Start with {0}. */
 typedef struct hr_arena {
+    hr_image decoded, fitted; /* of a JPEG or PNG image */
     uint8_t *base;
     size_t cap, used, wanted; /* wanted: bytes that all allocations since the last reset would have needed */
     struct hr_arena_extra *extra;
 } hr_arena;
 void hr_arena_release(hr_arena *a);
 
-/* Decode data[0..n). ex->image points into the arena and lives until the next call with it. Returns 0, or
- * HR_EFORMAT with *why (768 bytes) telling what is wrong with the record. */
-HR_MUST_CHECK int hr_example_unpack(hr_arena *a, const uint8_t *data, size_t n, hr_example *ex, hr_err *why);
+/* Decode data[0..n). ex->image points into the arena and lives until the next call with it. A JPEG or PNG
+ * image that is larger than h x w is brought to that size (h 0: it is not). Returns 0, or HR_EFORMAT with
+ * *why (768 bytes) telling what is wrong with the record. */
+HR_MUST_CHECK int hr_example_unpack(hr_arena *a, const uint8_t *data, size_t n, int h, int w, hr_example *ex,
+                                    hr_err *why);
 /* Append the serialized Example to b. */
 void hr_example_pack(const hr_example *ex, hr_buf *b);
 
@@ -47,11 +71,32 @@ void hr_example_pack(const hr_example *ex, hr_buf *b);
 size_t hr_dataset_image_bytes(const hr_dataset *ds);
 /* Set ds->digest from the rest of ds. */
 void hr_dataset_digest(hr_dataset *ds);
+/* The end of every such digest, SHA-256 over the pixels, which sha has seen, the n labels as 32-bit
+ * little-endian numbers, and the line "N H W C\n". The sizes come last because a reader learns N last. The
+ * number of classes is left out: a file has the same digest however it was loaded. Releases sha. */
+void hr_dataset_digest_end(hr_sha256 *sha, const int32_t *labels, uint32_t n, int c, int h, int w,
+                           char hex[65]);
 /* A new data set of the images at rows[0..n) of ds, in that order; index is taken over. */
 void hr_dataset_pick(const hr_dataset *ds, const uint32_t *rows, uint32_t n, hr_dataset *out);
 /* Positions of the images of each class: class k's are rows[start[k]..start[k + 1]), in file order. The
  * caller frees *rows (n) and *start (classes + 1). */
 void hr_dataset_by_class(const hr_dataset *ds, uint32_t **rows, uint32_t **start);
+
+/* ---- inspect.c ----------------------------------------------------------------------------------------- */
+
+typedef struct hr_scan {
+    uint32_t n, encoded; /* images; those that are JPEG or PNG */
+    uint64_t bytes;      /* of the records' data */
+    int c, h, w;         /* of the first image */
+    bool one_shape;      /* all have that shape */
+    int classes;         /* 1 + the largest label */
+    int32_t *labels;     /* (n) */
+    char digest[65];     /* what hr_dataset.digest would be, when all have one shape */
+} hr_scan;
+/* Read n files, one after the other, as one data set; keep no image. Returns what hr_dataset_load returns,
+ * but for images of different shapes, which are no error here. */
+HR_MUST_CHECK int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_err *err);
+void hr_scan_release(hr_scan *s);
 
 /* ---- manifest.c ---------------------------------------------------------------------------------------- */
 
@@ -60,16 +105,21 @@ void hr_manifest_split(json_t *splits, const char *name, const hr_dataset *ds, c
 /* A manifest of the data set title with the shape and classes of ds. splits is taken over, history borrowed;
  * the caller owns the result. */
 json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits, const json_t *history);
-/* Is ds, read from the file tfrecord, what the manifest beside it lists under that name? A file that was cut
- * between two records is a sound shorter one; only the manifest knows better. No manifest, one that is not
- * ours or one that does not list the file says nothing. Returns 0, or HR_ESHAPE. */
-HR_MUST_CHECK int hr_manifest_vouch(const char *tfrecord, const hr_dataset *ds, hr_err *err);
+/* Are these n images, read from the file tfrecord, what the manifest beside it lists under that name? A file
+ * that was cut between two records is a sound shorter one; only the manifest knows better. No manifest, one
+ * that is not ours or one that does not list the file says nothing; *listed (may be NULL) is false then.
+ * Returns 0, or HR_ESHAPE. */
+HR_MUST_CHECK int hr_manifest_vouch(const char *tfrecord, uint32_t n, const char *digest, bool *listed,
+                                    hr_err *err);
 
 /* ---- unpack.c: the bytes of one file, gunzipped when it is a gzip file ------------------------------------
  */
 
 typedef struct hr_unpack hr_unpack;
 HR_MUST_CHECK int hr_unpack_open(hr_unpack **u, const char *path, hr_err *err);
+/* The same for an input that is open and moves into u; the bytes head[0..n), already read from it, are
+ * borrowed until the first call of hr_unpack_some returns with more than n bytes read in all. */
+HR_MUST_CHECK int hr_unpack_over(hr_unpack **u, hr_in *in, const uint8_t *head, size_t n, hr_err *err);
 /* Read at most n bytes; *got says how many, fewer than n only at the end. */
 HR_MUST_CHECK int hr_unpack_some(hr_unpack *u, void *dst, size_t n, size_t *got, hr_err *err);
 /* Read exactly n bytes. Returns 0, HR_EIO, or HR_EFORMAT "FILE: cut short: WHAT needs ...". */

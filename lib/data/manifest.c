@@ -52,28 +52,44 @@ static char *path_beside(const char *tfrecord)
     return hr_xasprintf("%.*smanifest.json", slash ? (int)(slash - tfrecord) + 1 : 0, tfrecord);
 }
 
-int hr_manifest_vouch(const char *tfrecord, const hr_dataset *ds, hr_err *err)
+/* Does this entry, a split or one of its shards, list the file under that name, and the same images? */
+static int compare(const json_t *entry, const char *tfrecord, const char *base, uint32_t n,
+                   const char *digest, bool *listed, hr_err *err)
+{
+    const char *file = json_string_value(json_object_get(entry, "file"));
+    const char *listed_digest = json_string_value(json_object_get(entry, "digest"));
+    json_int_t images = json_integer_value(json_object_get(entry, "images"));
+    if (!file || !listed_digest || strcmp(file, base) != 0)
+        return HR_OK;
+    *listed = true;
+    if (images != n)
+        return hr_fail(err, HR_ESHAPE, "%s: holds %u images, manifest.json beside it lists %lld", tfrecord, n,
+                       (long long)images);
+    if (strcmp(listed_digest, digest) != 0)
+        return hr_fail(err, HR_ESHAPE, "%s: holds other images than manifest.json beside it lists", tfrecord);
+    return HR_OK;
+}
+
+int hr_manifest_vouch(const char *tfrecord, uint32_t n, const char *digest, bool *listed, hr_err *err)
 {
     const char *slash = strrchr(tfrecord, '/'), *base = slash ? slash + 1 : tfrecord, *name;
     char *path = path_beside(tfrecord);
-    json_t *j = NULL, *split;
+    json_t *j = NULL, *split, *shard;
+    bool found = false;
+    size_t i;
     int rc = HR_OK;
     if (strcmp(tfrecord, "-") != 0 && access(path, F_OK) == 0 && hr_json_load(path, &j, NULL) == HR_OK &&
         json_integer_value(json_object_get(j, "version")) == VERSION) {
         json_object_foreach (json_object_get(j, "splits"), name, split) {
-            const char *file = json_string_value(json_object_get(split, "file"));
-            const char *digest = json_string_value(json_object_get(split, "digest"));
-            json_int_t images = json_integer_value(json_object_get(split, "images"));
-            if (rc || !file || !digest || strcmp(file, base) != 0)
-                continue;
-            if (images != ds->n)
-                rc = hr_fail(err, HR_ESHAPE, "%s: holds %u images, manifest.json beside it lists %lld",
-                             tfrecord, ds->n, (long long)images);
-            else if (strcmp(digest, ds->digest) != 0)
-                rc = hr_fail(err, HR_ESHAPE, "%s: holds other images than manifest.json beside it lists",
-                             tfrecord);
+            if (rc == HR_OK)
+                rc = compare(split, tfrecord, base, n, digest, &found, err);
+            json_array_foreach (json_object_get(split, "shards"), i, shard)
+                if (rc == HR_OK)
+                    rc = compare(shard, tfrecord, base, n, digest, &found, err);
         }
     }
+    if (listed)
+        *listed = found;
     json_decref(j);
     free(path);
     return rc;

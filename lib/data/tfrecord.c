@@ -16,7 +16,11 @@
  *
  * A length is believed only when its own check sum holds and that many bytes can still come. Every damaged
  * byte is noticed, and so is every cut inside a record. There is no header and no end mark: a file cut
- * exactly between two records is a sound shorter file. manifest.json holds the counts. */
+ * exactly between two records is a sound shorter file. manifest.json holds the counts.
+ *
+ * TensorFlow also writes such a file gzipped as a whole (TFRecordOptions("GZIP")); nothing tells but its
+ * first bytes, 1f 8b 08. They could also be a length of 559,903 bytes, or more, but then its check sum
+ * follows. */
 #include "data/internal.h"
 
 #include <errno.h>
@@ -27,7 +31,11 @@
 enum { HEADER = 12, FOOTER = 4, BLOCK = 1 << 18 };
 
 struct hr_tfrec_reader {
-    hr_in in;
+    hr_in in;        /* closed when u has taken it over */
+    hr_unpack *u;    /* a gzipped file, else NULL */
+    char *name;      /* for messages */
+    uint8_t *packed; /* what of a gzipped file was read before that was known */
+    bool at_end;
     uint8_t *buf; /* bytes [start, end) are read but not yet returned */
     size_t cap, start, end;
     uint64_t number, offset; /* of the record that was returned last, or is being read */
@@ -62,6 +70,7 @@ int hr_tfrec_open(hr_tfrec_reader **out, const char *path, hr_err *err)
         free(r);
         return rc;
     }
+    r->name = hr_xstrdup(r->in.name);
     r->cap = 2 * BLOCK;
     r->buf = hr_xmalloc(r->cap);
     r->number = UINT64_MAX; /* becomes 0 with the first record */
@@ -73,7 +82,10 @@ void hr_tfrec_close(hr_tfrec_reader *r)
 {
     if (!r)
         return;
+    hr_unpack_close(r->u);
     hr_in_close(&r->in);
+    free(r->packed);
+    free(r->name);
     free(r->buf);
     free(r);
 }
@@ -85,15 +97,33 @@ int hr_tfrec_fail(const hr_tfrec_reader *r, hr_err *err, int code, const char *f
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    return hr_fail(err, code, "%s: record %llu at byte %llu: %s", r->in.name, (unsigned long long)r->number,
+    return hr_fail(err, code, "%s: record %llu at byte %llu: %s", r->name, (unsigned long long)r->number,
                    (unsigned long long)r->offset, text);
+}
+
+/* Read at most n bytes into dst; fewer only at the end, whose check sums hold then. */
+static int read_some(hr_tfrec_reader *r, uint8_t *dst, size_t n, size_t *got, hr_err *err)
+{
+    int rc = HR_OK;
+    if (r->u) {
+        rc = hr_unpack_some(r->u, dst, n, got, err);
+        if (rc == HR_OK && *got < n)
+            rc = hr_unpack_end(r->u, err);
+    } else {
+        *got = fread(dst, 1, n, r->in.fp);
+        if (ferror(r->in.fp))
+            rc = hr_fail(err, HR_EIO, "%s: reading: %s", r->name, strerror(errno));
+    }
+    r->at_end = *got < n;
+    return rc;
 }
 
 /* Have need bytes in the buffer from start on, or all that are left of the input. The buffer at most doubles
  * what has really arrived, so a lying length cannot make it larger than that. */
 static int fill(hr_tfrec_reader *r, size_t need, hr_err *err)
 {
-    while (r->end - r->start < need && !feof(r->in.fp)) {
+    while (r->end - r->start < need && !r->at_end) {
+        size_t got = 0;
         if (r->start > 0) {
             memmove(r->buf, r->buf + r->start, r->end - r->start);
             r->end -= r->start;
@@ -103,11 +133,28 @@ static int fill(hr_tfrec_reader *r, size_t need, hr_err *err)
             r->cap *= 2;
             r->buf = hr_xrealloc(r->buf, r->cap);
         }
-        r->end += fread(r->buf + r->end, 1, r->cap - r->end, r->in.fp);
-        if (ferror(r->in.fp))
-            return hr_fail(err, HR_EIO, "%s: reading: %s", r->in.name, strerror(errno));
+        int rc = read_some(r, r->buf + r->end, r->cap - r->end, &got, err);
+        r->end += got;
+        if (rc)
+            return rc;
     }
     return HR_OK;
+}
+
+/* At the beginning: does the buffer hold the first bytes of a gzip file, and no first length? Then what is
+ * read from now on, and what was read, goes through gunzip. */
+static int unzip(hr_tfrec_reader *r, hr_err *err)
+{
+    size_t n = r->end;
+    if (n < 3 || memcmp(r->buf, "\x1f\x8b\x08", 3) != 0 ||
+        (n >= HEADER && load_le(r->buf + 8, 4) == mask(hr_crc32c(0, r->buf, 8))))
+        return HR_OK;
+    r->packed = hr_xmalloc(n);
+    memcpy(r->packed, r->buf, n);
+    r->end = 0;
+    r->at_end = false;
+    int rc = hr_unpack_over(&r->u, &r->in, r->packed, n, err);
+    return rc ? rc : fill(r, HEADER, err);
 }
 
 static int check_crc(const hr_tfrec_reader *r, const char *what, const uint8_t *data, size_t n,
@@ -125,6 +172,8 @@ int hr_tfrec_next(hr_tfrec_reader *r, const uint8_t **data, size_t *n, hr_err *e
     *data = NULL;
     *n = 0;
     int rc = fill(r, HEADER, err);
+    if (rc == HR_OK && r->number == UINT64_MAX)
+        rc = unzip(r, err);
     if (rc)
         return rc;
     size_t have = r->end - r->start;
@@ -158,9 +207,15 @@ int hr_tfrec_next(hr_tfrec_reader *r, const uint8_t **data, size_t *n, hr_err *e
     return HR_OK;
 }
 
+void hr_tfrec_at(const hr_tfrec_reader *r, uint64_t *number, uint64_t *offset)
+{
+    *number = r->number;
+    *offset = r->offset;
+}
+
 uint64_t hr_tfrec_expect(const hr_tfrec_reader *r)
 {
-    uint64_t size = r->in.size < 0 ? 0 : (uint64_t)r->in.size, one = r->next - r->offset;
+    uint64_t size = r->u || r->in.size < 0 ? 0 : (uint64_t)r->in.size, one = r->next - r->offset;
     return size > r->offset && one ? (size - r->offset + one - 1) / one : 0;
 }
 

@@ -18,8 +18,10 @@ struct hr_unpack {
     struct archive *a;
     bool empty; /* no byte at all: libarchive has an own format for that */
     uint32_t crc;
-    uint64_t total;  /* bytes unpacked so far */
-    uint8_t tail[8]; /* the last bytes of the file that were read */
+    uint64_t total;      /* bytes unpacked so far */
+    uint8_t tail[8];     /* the last bytes of the file that were read */
+    const uint8_t *head; /* bytes that were read before; delivered first, borrowed until then */
+    size_t n_head;
     uint8_t block[1 << 16];
 };
 
@@ -27,7 +29,16 @@ struct hr_unpack {
 static la_ssize_t read_block(struct archive *a, void *self, const void **bytes)
 {
     hr_unpack *u = self;
-    size_t n = fread(u->block, 1, sizeof u->block, u->in.fp), keep = n < 8 ? n : 8;
+    size_t n = 0;
+    if (u->n_head) {
+        n = u->n_head < sizeof u->block ? u->n_head : sizeof u->block;
+        memcpy(u->block, u->head, n);
+        u->head += n;
+        u->n_head -= n;
+    } else {
+        n = fread(u->block, 1, sizeof u->block, u->in.fp);
+    }
+    size_t keep = n < 8 ? n : 8;
     if (ferror(u->in.fp)) {
         archive_set_error(a, errno, "%s", strerror(errno));
         return -1;
@@ -49,14 +60,22 @@ static int refuse(hr_unpack *u, hr_err *err)
 
 int hr_unpack_open(hr_unpack **out, const char *path, hr_err *err)
 {
+    hr_in in;
+    *out = NULL;
+    int rc = hr_in_open(&in, path, err);
+    return rc ? rc : hr_unpack_over(out, &in, NULL, 0, err);
+}
+
+int hr_unpack_over(hr_unpack **out, hr_in *in, const uint8_t *head, size_t n, hr_err *err)
+{
     hr_unpack *u = hr_xcalloc(1, sizeof *u);
     struct archive_entry *entry;
+    int rc = HR_OK;
     *out = NULL;
-    int rc = hr_in_open(&u->in, path, err);
-    if (rc) {
-        free(u);
-        return rc;
-    }
+    u->in = *in;
+    *in = (hr_in){.size = -1};
+    u->head = head;
+    u->n_head = n;
     u->a = archive_read_new();
     if (!u->a)
         hr_die("libarchive gives no reader: out of memory");
