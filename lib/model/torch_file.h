@@ -22,7 +22,7 @@ struct hr_element {
     size_t size;
     int dtype; /* enum hr_dtype, or -1: none of ours */
 };
-extern const struct hr_element hr_elements[];
+extern const struct hr_element hr_elements[]; /* ends with a NULL name */
 int hr_element_of_dtype(enum hr_dtype t);
 /* Index by a name: that of the dtype, of torch's storage class, or safetensors'. -1: unknown. */
 int hr_element_find(const char *name, size_t n);
@@ -97,6 +97,10 @@ void hr_torch_await_digest(struct hr_torch_file *f);
 HR_MUST_CHECK int hr_torch_pread(struct hr_torch_file *f, void *dst, size_t n, int64_t at, const char *what,
                                  hr_err *err);
 
+/* container->walk for those whose storages know their place (hr_stored.at). */
+HR_MUST_CHECK int hr_torch_walk(struct hr_torch_file *f, const bool *wanted, hr_torch_sink sink, void *ctx,
+                                hr_err *err);
+
 /* Add a storage or find the one of that key, which must be the same. Returns its index, or -1 with err set.
  */
 int hr_torch_add_storage(struct hr_torch_file *f, const char *key, size_t n, int element, int64_t numel,
@@ -117,6 +121,10 @@ HR_MUST_CHECK int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *f
 
 /* torch_map.c: from views to a network. */
 HR_MUST_CHECK int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out, hr_err *err);
+
+/* torch_write.c: a copy of t's data, zero where its layer's mask is, or NULL when it has no mask. free() it.
+ */
+void *hr_torch_masked(const hr_model *m, const hr_tensor *t);
 
 /* torch_notes.c: what nn2torch writes beside the tensors:
  *   {"heracles": 1, "header": base64 of a .nn file's header, "tensors": [names in file order],

@@ -39,6 +39,31 @@ int hr_torch_pread(struct hr_torch_file *f, void *dst, size_t n, int64_t at, con
     return HR_OK;
 }
 
+/* ---- storages that lie in the file as they are ----------------------------------------------------------
+ */
+
+struct stretch {
+    struct hr_torch_file *f;
+    int64_t at;
+};
+
+static int read_stretch(void *self, void *dst, size_t n, hr_err *err)
+{
+    struct stretch *s = self;
+    int rc = hr_torch_pread(s->f, dst, n, s->at, "a storage", err);
+    s->at += (int64_t)n;
+    return rc;
+}
+
+int hr_torch_walk(struct hr_torch_file *f, const bool *wanted, hr_torch_sink sink, void *ctx, hr_err *err)
+{
+    int rc = HR_OK;
+    for (int i = 0; rc == HR_OK && i < f->nstorages; i++)
+        if (wanted[i])
+            rc = sink(ctx, i, read_stretch, &(struct stretch){f, f->storages[i].at}, err);
+    return rc;
+}
+
 /* ---- the digest --------------------------------------------------------------------------------------- */
 
 static void *digest(void *self)

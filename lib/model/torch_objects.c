@@ -36,6 +36,7 @@ const struct hr_element hr_elements[] = {
     {"float8_e4m3fn", "Float8_e4m3fnStorage", "F8_E4M3", 1, -1},
     {"float8_e5m2", "Float8_e5m2Storage", "F8_E5M2", 1, -1},
     {"untyped", "UntypedStorage", NULL, 1, -1},
+    {NULL, NULL, NULL, 0, -1},
 };
 
 static bool same(const char *a, const char *s, size_t n)
@@ -45,18 +46,18 @@ static bool same(const char *a, const char *s, size_t n)
 
 int hr_element_find(const char *name, size_t n)
 {
-    for (size_t i = 0; i < HR_COUNT(hr_elements); i++)
+    for (int i = 0; hr_elements[i].name; i++)
         if (same(hr_elements[i].name, name, n) || same(hr_elements[i].storage, name, n) ||
             same(hr_elements[i].safe, name, n))
-            return (int)i;
+            return i;
     return -1;
 }
 
 int hr_element_of_dtype(enum hr_dtype t)
 {
-    for (size_t i = 0; i < HR_COUNT(hr_elements); i++)
+    for (int i = 0; hr_elements[i].name; i++)
         if (hr_elements[i].dtype == (int)t)
-            return (int)i;
+            return i;
     BUG("dtype %d", (int)t);
 }
 

@@ -1,11 +1,12 @@
 /* lib/model/torch_zip.c -- the zip form of torch.save, through libarchive.
  *
  * Records, all under one directory: data.pkl (the value; storages by key), data/KEY (a storage's bytes,
- * stored, in the byte order that `byteorder` names, else little-endian), version. We add heracles.json and records
- * under heracles. libarchive reads the directory at the end, finds each record's bytes and checks its CRC-32;
- * sizes it believes. So before anything is allocated, records must fit into the file: they are stored, not
- * deflated, by every version of PyTorch, and then all of them together are at most as long as it. That also
- * refuses records that overlap to look longer. Two records of one name are refused, as are encrypted ones. */
+ * stored, in the byte order that `byteorder` names, else little-endian), version. We add heracles.json and
+ * records under heracles. libarchive reads the directory at the end, finds each record's bytes and checks its
+ * CRC-32; sizes it believes. So before anything is allocated, records must fit into the file: they are
+ * stored, not deflated, by every version of PyTorch, and then all of them together are at most as long as it.
+ * That also refuses records that overlap to look longer. Two records of one name are refused, as are
+ * encrypted ones. */
 #include "model/torch_file.h"
 
 #include <archive.h>
