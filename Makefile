@@ -142,7 +142,7 @@ mutants: deps-test ## put every fault of test/mutants/list in, one at a time: it
 	@test/mutants/run
 
 NET ?= resS
-bench: $(BENCHES) ## speed of the engine on NET=resS|resnet18|..., of tfrecords, .nn files and saved state
+bench: $(BENCHES) ## the engine on NET=resS|resnet18|... beside PyTorch; tfrecords, .nn files, saved state
 	@BUILD='$(BUILD)' test/bench/run $(NET)
 
 lint: ## formatting (clang-format) and static checks (cppcheck)
