@@ -160,7 +160,8 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
     hr_progress_end(&w.bar);
     hr_buf profile = {0};
     hr_profile_table(e, &profile);
-    fwrite(profile.data, 1, profile.len, stderr);
+    if (profile.len) /* with nothing in it there is no data either */
+        fwrite(profile.data, 1, profile.len, stderr);
     hr_buf_release(&profile);
     if (rc) {
         hr_job_abort(job);

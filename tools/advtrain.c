@@ -317,7 +317,8 @@ int main(int argc, char **argv)
         o.profile = a.profile ? &profile : NULL;
         rc = hr_train(m, &train, a.eval ? &probe : NULL, &o, &err);
         hr_progress_end(&w.bar);
-        fwrite(profile.data, 1, profile.len, stderr);
+        if (profile.len) /* with nothing in it there is no data either */
+            fwrite(profile.data, 1, profile.len, stderr);
     }
     if (!rc) {
         json_t *history = history_of(digest, m->history, &train);
