@@ -3,7 +3,6 @@
 # 28x28 grey images, pixels in [0,1]. eps 0.1 and step 0.025 (pixel units) are the usual radius for this set;
 # the stages are short, for two cores and ten minutes. Override any line on the command line:
 #   make demo FashionMNIST_FINETUNE='--epochs 5 --lr 0.05 --limit 10000'
-FashionMNIST_CONVERT ?= --holdout 0.1 --seed 1234
 FashionMNIST_ATTACK ?= --eps 0.1 --step 0.025
 FashionMNIST_TRAIN ?= --batch 128 --steps 7 --weight-decay 5e-4 --schedule cosine
 ifeq ($(DEMO_SIZE),tiny) # every rule runs, nothing is learnt: for tests
