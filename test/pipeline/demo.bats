@@ -215,7 +215,7 @@ FashionMNIST,resS,lamp,weight,0.1"
     assert_equal "$(would_run THREADS=7)" ""
 }
 
-@test "demo: a product that was removed is made again, with what follows" {
+@test "demo: for a product that was removed make -n tells the stage and what follows" {
     spoil_a_copy
     rm "$NET/weight-0.1/erk/hydra/seed-1/prune.nn"
     assert_equal "$(would_run)" "$(stages hydra/seed-1/{eval.json,finetune.nn,prune.nn} | grep erk/
