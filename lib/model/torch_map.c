@@ -292,6 +292,9 @@ static int choose(const struct map *k, hr_model **m, hr_err *err)
             hr_model_free(next);
         }
     }
+    for (int i = 0; rc == HR_OK && faults(&best) && i < k->f->nviews; i++)
+        if (k->f->views[i].bad) /* that is why */
+            rc = hr_view_check(k->f, &k->f->views[i], err);
     if (rc == HR_OK && faults(&best)) {
         hr_model *nearest = *m;
         rc =

@@ -140,20 +140,17 @@ static int slurp(struct zip *z, hr_buf *b, int64_t max, hr_err *err)
 
 /* ---- listing ------------------------------------------------------------------------------------------ */
 
-static int check_record(const struct zip *z, const char *name, int64_t *total, hr_err *err)
+/* Count a record; *fits becomes false when all of them are longer than the file. */
+static int check_record(const struct zip *z, const char *name, int64_t *total, bool *fits, hr_err *err)
 {
     const struct hr_torch_file *f = z->f;
+    if (archive_entry_filetype(z->entry) == AE_IFDIR)
+        return HR_OK;
     if (archive_entry_is_encrypted(z->entry) || archive_entry_filetype(z->entry) != AE_IFREG)
-        return archive_entry_filetype(z->entry) == AE_IFDIR
-                   ? HR_OK
-                   : hr_fail(err, HR_EFORMAT, "%s: %s is no plain file", f->name, name);
+        return hr_fail(err, HR_EFORMAT, "%s: %s is no plain file", f->name, name);
     int64_t size = archive_entry_size_is_set(z->entry) ? archive_entry_size(z->entry) : -1;
-    if (size < 0 || size > f->size - *total)
-        return hr_fail(err, HR_EFORMAT, "%s: its records, %s of %lld bytes too, do not fit into %lld bytes%s",
-                       f->name, name, (long long)size, (long long)f->size,
-                       strstr(archive_format_name(z->a), "uncompressed") ? ""
-                                                                         : "; unpack it and zip it with -0");
-    *total += size;
+    *fits = *fits && size >= 0 && size <= f->size - *total;
+    *total += *fits ? size : 0;
     if (json_object_get(f->index, name))
         return hr_fail(err, HR_EFORMAT, "%s: holds %s twice", f->name, name);
     if (json_object_set_new(f->index, name, json_integer(size)))
@@ -222,20 +219,29 @@ static int list_records(struct zip *z, hr_buf *pickle, hr_err *err)
     struct hr_torch_file *f = z->f;
     const char *name;
     int64_t total = 0;
+    bool fits = true;
     int rc;
     while ((rc = next_record(z, &name, err)) == HR_OK && name) {
-        rc = check_record(z, name, &total, err);
-        if (rc == HR_OK && ends_with(name, "constants.pkl"))
+        rc = check_record(z, name, &total, &fits, err);
+        if (rc)
+            break;
+        bool value = !f->prefix && (strcmp(name, "data.pkl") == 0 || ends_with(name, "/data.pkl"));
+        if ((value || f->prefix) && !fits)
+            return hr_fail(err, HR_EFORMAT, "%s: its records do not fit into its %lld bytes, %s too%s",
+                           f->name, (long long)f->size, name,
+                           strstr(archive_format_name(z->a), "uncompressed")
+                               ? ""
+                               : ": they are packed, which PyTorch does not do");
+        if (ends_with(name, "constants.pkl"))
             rc = hr_fail(err, HR_EFORMAT,
                          "%s: is a TorchScript archive, which holds code; save a state_dict()", f->name);
-        if (rc == HR_OK && !f->prefix && (strcmp(name, "data.pkl") == 0 || ends_with(name, "/data.pkl"))) {
+        else if (value) {
             f->prefix = hr_xasprintf("%.*s", (int)(strlen(name) - strlen("data.pkl")), name);
             rc = slurp(z, pickle, HR_PICKLE_MAX, err);
-        } else if (rc == HR_OK && (strcmp(name, "byteorder") == 0 || ends_with(name, "/byteorder"))) {
+        } else if (strcmp(name, "byteorder") == 0 || ends_with(name, "/byteorder"))
             rc = check_order(z, err);
-        } else if (rc == HR_OK && is_record(f, name, "heracles.json")) {
+        else if (is_record(f, name, "heracles.json"))
             rc = read_notes(z, err);
-        }
         if (rc)
             break;
     }
