@@ -134,7 +134,7 @@ def write(path, data):
 
 
 IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-OLDER = ["out.nn", "out.json", "out.txt", "out.tsv", "out.csv", "out.tex", "out.svg"] + [
+OLDER = ["out.nn", "out.pth", "out.json", "out.txt", "out.tsv", "out.csv", "out.tex", "out.svg"] + [
     "outdir/" + n
     for n in ["train.tfrecord", "test.tfrecord", "holdout.tfrecord", "rest.tfrecord", "manifest.json"]
     + ["Episode_wise_Rewards.csv", "Best_Rewards.csv"]
@@ -159,6 +159,9 @@ SLOTS = [
     ("layers", "stgplot -q --layers {} -o out strategy.json"),
     ("record", "summarize --csv out.csv --latex out.tex -o out.txt {}"),
     ("record", "summarize --history -o out.txt {}"),
+    ("nn", "nn2torch -o out.pth {}"),
+    ("pth", "torch2nn -q -o out.nn {}"),
+    ("safetensors", "torch2nn -q -o out.nn {}"),
 ] + [("idx", "tfrec-convert -q --set idx --holdout 0.3 -o outdir {src/%s}" % n) for n in IDX_FILES]
 
 
@@ -180,6 +183,8 @@ class Bench:
         self.tool("nninfo -f json -o layers.json net.nn")
         self.tool("maskapply -q -s uniform:0.5 --strategy-out strategy.json -o pruned.nn net.nn")
         self.tool("adveval -q --threads 1 --attacks clean,fgsm -d data.tfrecord -o record.json net.nn")
+        self.tool("nn2torch -o net.pth net.nn")
+        self.tool("nn2torch -o net.safetensors net.nn")
         layers = json.loads(read("layers.json"))["layers"]
         self.greeting = {
             "proto": 1,
@@ -207,6 +212,8 @@ class Bench:
             "strategy": "strategy.json",
             "layers": "layers.json",
             "record": "record.json",
+            "pth": "net.pth",
+            "safetensors": "net.safetensors",
         }
 
     def make_older(self):
@@ -347,6 +354,8 @@ def foreign(b):
         for thing in things:
             if thing == b.good.get(kind) or kind == "nn" and thing == "pruned.nn" or kind == "idx" and thing == "text/x":
                 continue
+            if "torch2nn" in command and thing in ("net.pth", "net.safetensors"):
+                continue
             if thing == "src/" + IDX_FILES[0] and IDX_FILES[0] in command or "--history" in command and thing in with_history:
                 continue
             b.slot(b.refused, command, thing)
@@ -373,7 +382,7 @@ def cut(b):
             places = {p for p in places if whole[:p].strip() != whole.strip()}
         for place in sorted(p for p in places if p < n):
             b.slot(b.refused, command, "cut", whole[:place])
-            if kind in ("nn", "tfrecord") and SERVE not in command:
+            if kind in ("nn", "tfrecord", "pth", "safetensors") and SERVE not in command:
                 b.refused(command.format("-"), name="<stdin>", stdin=whole[:place])
         if kind == "idx":
             packed = gz(whole)
@@ -804,6 +813,9 @@ WRITERS = [
     ("maskapply -q -s uniform:0.5 -o {} net.nn", "x.nn"),
     ("maskapply -q -s uniform:0.5 -o out.nn --strategy-out out.json --report {} net.nn", "x.tsv"),
     ("maskapply -q -s uniform:0.5 -o out.nn --report out.tsv --strategy-out {} net.nn", "x.json"),
+    ("nn2torch -o {} net.nn", "x.pth"),
+    ("nn2torch -f safetensors -o {} net.nn", "x.pth"),
+    ("torch2nn -q -o {} net.pth", "x.nn"),
     ("adveval -q --threads 1 --attacks clean -d data.tfrecord -o {} net.nn", "x.json"),
     ("advtrain -q --threads 1 --loss natural --epochs 1 --batch 20 -d data.tfrecord -o {} net.nn", "x.nn"),
     ("ddpg-search -q -l layers.json -e 'sh evaluator' -t 0.3 --warmup 1 -n 0 --hidden 8 --csv-dir outdir -o {}", "x.json"),
@@ -828,6 +840,9 @@ STDOUT = [
     "nninfo --help",
     "nninfo --version",
     "maskapply -q -s uniform:0.5 net.nn",
+    "nn2torch -l hydra net.nn",
+    "nn2torch -f safetensors net.nn",
+    "torch2nn -q net.pth",
     "adveval -q --threads 1 --attacks clean -d data.tfrecord net.nn",
     SERVE + "-d data.tfrecord net.nn",
     "advtrain -q --threads 1 --loss natural --epochs 1 --batch 20 -d data.tfrecord -o - net.nn",
@@ -888,7 +903,7 @@ def closed(b):
         status, _, err = b.run("nninfo new.nn")
         if status:
             b.fault(line + " " + how, "its network is damaged", status, err)
-    for tool in ["maskapply -s uniform:0.5 -o out.nn -", "adveval -d data.tfrecord -o out.json -", "nninfo -o out.txt -"]:
+    for tool in ["torch2nn -o out.nn -", "nn2torch -o out.pth -", "maskapply -s uniform:0.5 -o out.nn -", "adveval -d data.tfrecord -o out.json -", "nninfo -o out.txt -"]:
         b.refused(tool + " <&-", "Bad file descriptor")
 
 
