@@ -44,3 +44,18 @@ SVHN_NAMES := train_32x32.mat test_32x32.mat
 SVHN_CONVERT ?= --holdout 0.1 --seed 1234
 $(eval $(call fetched,$(SVHN_NAMES),$(SVHN_URL)))
 $(eval $(call converted,SVHN,svhn,$(addprefix $(ARCHIVES)/,$(SVHN_NAMES)),$(ARCHIVES)))
+
+# ImageNet cannot be fetched. Its archives are taken as they are, or as class folders (ARCHIVES/train, ARCHIVES/val).
+# The labels are names of classes, one line for each validation image (tfrec-convert --help).
+ImageNet_CONVERT ?= --holdout-each 13 --seed 1234
+ImageNet_TRAIN := $(call have,ILSVRC2012_img_train.tar train)
+ImageNet_VAL := $(call have,ILSVRC2012_img_val.tar val)
+ImageNet_LABELS ?= $(if $(filter %.tar,$(ImageNet_VAL)),$(ARCHIVES)/ILSVRC2012_val_labels.txt)
+$(eval $(call converted,ImageNet,imagenet$(if $(ImageNet_LABELS), --labels $(ImageNet_LABELS)),\
+	$(ImageNet_TRAIN) $(ImageNet_VAL) $(ImageNet_LABELS),$(ARCHIVES)))
+$(addprefix $(ARCHIVES)/,ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar):
+	@echo "$(@F) is missing: ImageNet can be had with an account at https://image-net.org/download-images;" \
+		"put it into $(@D), or say where it is: make ARCHIVES=DIR" >&2; false
+$(ARCHIVES)/ILSVRC2012_val_labels.txt:
+	@echo "$(@F) is missing: the class (n01440764, ...) of each validation image, a line each in the order of the" \
+		"images' names; put it into $(@D), or set ImageNet_LABELS=FILE" >&2; false

@@ -6,7 +6,7 @@ enum { VERIFY, SKIP };
 static const char *const checks[] = {"verify", "skip", NULL};
 
 static hr_convert_args args = {.holdout = 0.1};
-static int64_t seed = 1234;
+static int64_t seed = 1234, each, side = 224, shards = 64;
 static int checksum = VERIFY;
 static bool check, dump;
 
@@ -22,6 +22,16 @@ static hr_opt options[] = {
      "demand the files as published, or take any", 0, 0, checks},
     {"seed", 0, HR_OPT_INT, &seed, HR_OPT_RESULT, "N", "decides which images the holdout takes", 0,
      UINT32_MAX, NULL},
+    {"holdout-each", 0, HR_OPT_INT, &each, HR_OPT_RESULT, "N",
+     "images of each class instead; 0: by the share, ImageNet 13", 0, 1e6, NULL},
+    {"labels", 0, HR_OPT_STRING, &args.labels, 0, "FILE",
+     "imagenet: classes of the validation archive's images", 0, 0, NULL},
+    {"side", 0, HR_OPT_INT, &side, HR_OPT_RESULT, "N", "imagenet: images are N x N", 8, 1024, NULL},
+    {"shards", 0, HR_OPT_INT, &shards, HR_OPT_RESULT, "N", "imagenet: files for each part", 1, 99999, NULL},
+    {"max-bad", 0, HR_OPT_INT, &args.max_bad, 0, "N", "imagenet: damaged images to leave out at most", 0, 1e9,
+     NULL},
+    {"restart", 0, HR_OPT_FLAG, &args.restart, 0, NULL, "imagenet: discard the state of an interrupted run",
+     0, 0, NULL},
     {"check", 0, HR_OPT_FLAG, &check, 0, NULL, "verify the tfrecord files SRC... instead, one line for each",
      0, 0, NULL},
     {"dump", 0, HR_OPT_FLAG, &dump, 0, NULL, "print their records as JSON lines instead", 0, 0, NULL},
@@ -35,7 +45,12 @@ static const hr_tool tool = {
     "rest are the two parts of train. SRC is a directory with the files as published, compressed or not:\n"
     "  fashion-mnist, mnist, idx   {train,t10k}-images-idx3-ubyte[.gz], {train,t10k}-labels-idx1-ubyte[.gz]\n"
     "  cifar10                     cifar-10-binary.tar.gz or cifar-10-python.tar.gz; or SRC is this file\n"
-    "  svhn                        train_32x32.mat, test_32x32.mat\n",
+    "  svhn                        train_32x32.mat, test_32x32.mat\n"
+    "  imagenet                    ILSVRC2012_img_train.tar or train/CLASS/*, ILSVRC2012_img_val.tar or "
+    "val/CLASS/*\n"
+    "ImageNet's parts come in shards of scaled and cropped images; it has no train, which is holdout and "
+    "rest.\n"
+    "Interrupted, its conversion goes on with the same command.\n",
     "tfrec-convert --set fashion-mnist -o data/FashionMNIST /usr/share/datasets/fashion-mnist",
     options,
     1,
@@ -48,7 +63,9 @@ static void convert(void)
     json_t *history = hr_history_new();
     double start = hr_seconds();
     if (hr_convert(&args, history, &n, &err))
-        hr_die("%s", err.msg);
+        hr_die_err(&err);
+    if (n.damaged)
+        hr_warn("%s: %u damaged images are left out; manifest.json lists them", args.output, n.damaged);
     hr_note("%s: classes %d train %u test %u holdout %u rest %u sec %.2f", args.output, n.classes, n.train,
             n.test, n.holdout, n.rest, hr_seconds() - start);
     json_decref(history);
@@ -61,6 +78,9 @@ int main(int argc, char **argv)
     args.src = argv[first];
     args.seed = (uint32_t)seed;
     args.unverified = checksum == SKIP;
+    args.holdout_each = (int)each;
+    args.side = (int)side;
+    args.shards = (int)shards;
     if (check && dump)
         hr_usage("--check and --dump do not go together");
     if ((check || dump) == (args.output != NULL))

@@ -77,11 +77,12 @@ void hr_batch_augment(const hr_dataset *ds, const uint32_t *rows, int n, float *
  * Returns 0, HR_EIO, HR_EFORMAT (bad magic, cut, trailing bytes), HR_ESHAPE (counts differ). */
 HR_MUST_CHECK int hr_idx_load(hr_dataset *ds, const char *images, const char *labels, hr_err *err);
 
-/* Split train into holdout (int(n*fraction/classes) images of every class, drawn on HR_STREAM_SPLIT,
- * shuffled) and rest (the others, shuffled). Both are new data sets owned by the caller; their index keeps
- * each image's place in train (and is lost in a file, which numbers its own images). HR_EINVAL: fraction is
- * outside (0,1), takes no image at all, or more than some class has; both are empty then. */
-HR_MUST_CHECK int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t seed,
+/* Split train into holdout (each images of every class, or, when that is 0, int(n*fraction/classes), drawn on
+ * HR_STREAM_SPLIT, shuffled) and rest (the others, shuffled). Both are new data sets owned by the caller;
+ * their index keeps each image's place in train (and is lost in a file, which numbers its own images).
+ * HR_EINVAL: fraction is outside (0,1), takes no image at all, or more than some class has; both are empty
+ * then. */
+HR_MUST_CHECK int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t each, uint32_t seed,
                                    hr_dataset *holdout, hr_dataset *rest, hr_err *err);
 
 /* ---- conversion -------------------------------------------------------------------------------------- */
@@ -96,18 +97,26 @@ typedef struct hr_convert_args {
     const char *src,
         *output;       /* what to read: a directory or file; directory to write to, made when missing */
     const char *title; /* name in the manifest; NULL: the source's own */
-    double holdout;    /* fraction of the training images, in (0,1) */
+    double holdout;    /* fraction of the training images, in (0,1), spread evenly over the classes; */
+    int holdout_each;  /* or, when not 0, the number of images of each class; 0 for ImageNet: 13 */
     uint32_t seed;
     bool unverified; /* take files that are not the published ones, and any number of images */
+    /* ImageNet only */
+    const char *labels; /* which classes the validation archive's images have, or NULL (imagenet.c) */
+    int side, shards;   /* images are side x side; number of files for each part */
+    int64_t max_bad;    /* so many damaged images are left out */
+    bool restart;       /* discard the state of an interrupted run */
 } hr_convert_args;
 typedef struct hr_convert_counts {
-    uint32_t train, test, holdout, rest;
+    uint32_t train, test, holdout, rest, damaged;
     int classes;
 } hr_convert_counts;
 /* Write train, test, holdout and rest .tfrecord and, last, manifest.json (name, classes, shape; per split its
  * file, images, images per class, data-set digest, and the split that it is a subset of; history). The
  * digests of the files read are added to history, which is borrowed. Returns 0 with *counts set; HR_EINVAL,
- * HR_EIO, HR_EFORMAT, HR_ESHAPE. Bad input is found before the first file is written. */
+ * HR_EIO, HR_EFORMAT, HR_ESHAPE. Bad input is found before the first file is written; but ImageNet is
+ * converted shard by shard (shards.c), can be interrupted (HR_EINTR), goes on, and has no train, which is
+ * holdout and rest. */
 HR_MUST_CHECK int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts,
                              hr_err *err);
 

@@ -384,15 +384,15 @@ static void pick_shuffled(const hr_dataset *ds, const uint32_t *rows, uint32_t n
     free(order);
 }
 
-int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t seed, hr_dataset *holdout,
-                     hr_dataset *rest, hr_err *err)
+int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t each, uint32_t seed,
+                     hr_dataset *holdout, hr_dataset *rest, hr_err *err)
 {
     *holdout = *rest = (hr_dataset){0};
-    if (!(fraction > 0 && fraction < 1))
+    if (each == 0 && !(fraction > 0 && fraction < 1))
         return hr_fail(err, HR_EINVAL, "a holdout of %g is outside (0,1)", fraction);
     int classes = train->classes;
-    uint32_t each = (uint32_t)(train->n * fraction / classes);
-    uint32_t n_hold = each * (uint32_t)classes, n_rest = train->n - n_hold;
+    if (each == 0)
+        each = (uint32_t)(train->n * fraction / classes);
     uint32_t *rows, *start;
     int rc = HR_OK;
     hr_dataset_by_class(train, &rows, &start);
@@ -404,6 +404,7 @@ int hr_dataset_split(const hr_dataset *train, double fraction, uint32_t seed, hr
             rc = hr_fail(err, HR_EINVAL, "a holdout needs %u images of each class, class %d has %u", each, k,
                          start[k + 1] - start[k]);
     if (rc == HR_OK) {
+        uint32_t n_hold = each * (uint32_t)classes, n_rest = train->n - n_hold;
         uint32_t *order = hr_xmalloc(train->n * sizeof *order);
         uint32_t *hold = hr_xmalloc(n_hold * sizeof *hold), *other = hr_xmalloc(n_rest * sizeof *other);
         uint32_t h = 0, o = 0;

@@ -31,15 +31,17 @@ static int add_label(hr_scan *s, const hr_tfrec_reader *r, int64_t label, hr_err
     return HR_OK;
 }
 
-static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *sha, hr_err *err)
+static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *sha, hr_scan *own, hr_err *err)
 {
     hr_tfrec_reader *r;
     const uint8_t *data;
     size_t n;
+    uint32_t first = s->n;
     int rc = hr_tfrec_open(&r, path, err);
     if (rc)
         return rc;
-    while ((rc = hr_tfrec_next(r, &data, &n, err)) == HR_OK && data) {
+    hr_sha256 *own_sha = own ? hr_sha256_new() : NULL;
+    while (rc == HR_OK && (rc = hr_tfrec_next(r, &data, &n, err)) == HR_OK && data) {
         hr_example ex;
         hr_err why = HR_ERR_INIT;
         if ((rc = hr_example_unpack(arena, data, n, 0, 0, &ex, &why))) {
@@ -54,22 +56,29 @@ static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *s
         s->one_shape = s->n == 0 || (s->one_shape && ex.c == s->c && ex.h == s->h && ex.w == s->w);
         s->encoded += ex.encoded;
         s->bytes += n;
-        hr_sha256_add(sha, ex.image, (size_t)ex.c * (size_t)ex.h * (size_t)ex.w);
-        if ((rc = add_label(s, r, ex.label, err)))
-            break;
+        size_t image = (size_t)ex.c * (size_t)ex.h * (size_t)ex.w;
+        hr_sha256_add(sha, ex.image, image);
+        if (own)
+            hr_sha256_add(own_sha, ex.image, image);
+        rc = add_label(s, r, ex.label, err);
     }
     hr_tfrec_close(r);
+    if (own) {
+        own->n = s->n - first;
+        hr_dataset_digest_end(own_sha, own->n ? s->labels + first : NULL, own->n, s->c, s->h, s->w,
+                              own->digest);
+    }
     return rc;
 }
 
-int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_err *err)
+int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_scan *each, hr_err *err)
 {
     hr_arena arena = {0};
     hr_sha256 *sha = hr_sha256_new();
     int rc = HR_OK;
     *s = (hr_scan){0};
     for (int i = 0; i < n && rc == HR_OK; i++)
-        rc = scan_file(s, paths[i], &arena, sha, err);
+        rc = scan_file(s, paths[i], &arena, sha, each ? &each[i] : NULL, err);
     hr_dataset_digest_end(sha, s->labels, s->n, s->c, s->h, s->w, s->digest);
     hr_arena_release(&arena);
     if (rc)
@@ -81,7 +90,7 @@ int hr_tfrec_check(const char *path, FILE *out, hr_err *err)
 {
     hr_scan s;
     bool listed = false;
-    int rc = hr_scan_files(&s, &path, 1, err);
+    int rc = hr_scan_files(&s, &path, 1, NULL, err);
     if (rc == HR_OK && s.n == 0)
         rc = hr_fail(err, HR_EFORMAT, "%s: holds no images", strcmp(path, "-") ? path : "<stdin>");
     if (rc == HR_OK)

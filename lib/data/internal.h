@@ -17,6 +17,8 @@ int hr_tfrec_fail(const hr_tfrec_reader *r, hr_err *err, int code, const char *f
 
 /* Number and offset of the record that hr_tfrec_next returned last. */
 void hr_tfrec_at(const hr_tfrec_reader *r, uint64_t *number, uint64_t *offset);
+/* Append one framed record to b. */
+void hr_tfrec_frame(hr_buf *b, const void *data, size_t n);
 /* How many records like the last one can still come, that one counted; 0 when the size of the input is not
  * known (pipes). */
 uint64_t hr_tfrec_expect(const hr_tfrec_reader *r);
@@ -93,15 +95,18 @@ typedef struct hr_scan {
     int32_t *labels;     /* (n) */
     char digest[65];     /* what hr_dataset.digest would be, when all have one shape */
 } hr_scan;
-/* Read n files, one after the other, as one data set; keep no image. Returns what hr_dataset_load returns,
- * but for images of different shapes, which are no error here. */
-HR_MUST_CHECK int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_err *err);
+/* Read n files, one after the other, as one data set; keep no image. each, if not NULL, gets number and
+ * digest of the images of every file. Returns what hr_dataset_load returns, but for images of different
+ * shapes, which are no error here. */
+HR_MUST_CHECK int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_scan *each, hr_err *err);
 void hr_scan_release(hr_scan *s);
 
 /* ---- manifest.c ---------------------------------------------------------------------------------------- */
 
 /* Add the entry of one split, stored as NAME.tfrecord, to the object splits. subset_of may be NULL. */
 void hr_manifest_split(json_t *splits, const char *name, const hr_dataset *ds, const char *subset_of);
+/* The entry of a split that is stored in the shards of the JSON array list, which is taken over. */
+json_t *hr_manifest_sharded(const char *name, const hr_scan *all, int classes, json_t *list);
 /* A manifest of the data set title with the shape and classes of ds. splits is taken over, history borrowed;
  * the caller owns the result. */
 json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits, const json_t *history);
@@ -135,6 +140,12 @@ void hr_unpack_close(hr_unpack *u);
 typedef struct hr_walk hr_walk;
 /* Walk through the tar archive path, plain or gzipped, from its beginning. */
 HR_MUST_CHECK int hr_walk_open(hr_walk **w, const char *path, hr_err *err);
+/* Walk through the uncompressed archive path from a member on, whose place hr_walk_list has told. */
+HR_MUST_CHECK int hr_walk_at(hr_walk **w, const char *path, int64_t offset, hr_err *err);
+/* Call add for each regular file in the uncompressed tar archive path, without reading their contents.
+ * Returns 0, HR_EIO, HR_EFORMAT. */
+HR_MUST_CHECK int hr_walk_list(const char *path, void (*add)(void *to, const char *name, int64_t offset),
+                               void *to, hr_err *err);
 /* Walk through the tar archive that is outer's current member; outer is borrowed and stays where it is until
  * this walk is closed. */
 HR_MUST_CHECK int hr_walk_inside(hr_walk **w, hr_walk *outer, hr_err *err);
@@ -146,6 +157,45 @@ HR_MUST_CHECK int hr_walk_slurp(hr_walk *w, hr_buf *b, size_t max, hr_err *err);
 /* For messages: "FILE: MEMBER". Borrowed until the next call with w. */
 const char *hr_walk_where(hr_walk *w);
 void hr_walk_close(hr_walk *w); /* NULL is allowed */
+
+/* ---- imagenet.c: where ImageNet's images are ----------------------------------------------------- */
+
+/* One image as it is stored, and then as a record. */
+typedef struct hr_blob {
+    char *name;    /* for messages and the manifest: "n01440764/n01440764_18.JPEG" */
+    int label;     /* class number */
+    hr_buf file;   /* the JPEG or PNG file */
+    hr_buf record; /* a framed tfrecord record; empty when the image is damaged */
+    hr_err why;    /* in which way */
+} hr_blob;
+typedef struct hr_blobs {
+    hr_blob *b;
+    uint32_t n, cap;
+} hr_blobs;
+void hr_blobs_clear(hr_blobs *u);
+
+typedef struct hr_imagenet hr_imagenet;
+/* Find out what there is: classes, and how many images are to be tested on. labels names the file with the
+ * classes of the images in the validation archive, or is NULL. Returns 0, HR_EINVAL, HR_EIO, HR_EFORMAT,
+ * HR_ESHAPE. */
+HR_MUST_CHECK int hr_imagenet_open(hr_imagenet **in, const char *src, const char *labels, hr_err *err);
+void hr_imagenet_close(hr_imagenet *in); /* NULL is allowed */
+int hr_imagenet_classes(const hr_imagenet *in);
+uint32_t hr_imagenet_tests(const hr_imagenet *in);
+/* Add the digests of what is read to history: of archives and labels their content, of class folders the
+ * names and sizes in them. verify: the archives must be the published ones. */
+HR_MUST_CHECK int hr_imagenet_inputs(const hr_imagenet *in, json_t *history, bool verify, hr_err *err);
+/* Read all training images of a class, in the order of their names. */
+HR_MUST_CHECK int hr_imagenet_class(hr_imagenet *in, int k, hr_blobs *u, hr_err *err);
+/* Read the test images from..to-1, in their order in the archive, or by class and name. Calls go forward. */
+HR_MUST_CHECK int hr_imagenet_test(hr_imagenet *in, uint32_t from, uint32_t to, hr_blobs *u, hr_err *err);
+
+/* ---- shards.c: a data set that is larger than memory --------------------------------------------- */
+
+/* hr_convert for ImageNet, which the published one has n_classes and n_tests of. */
+HR_MUST_CHECK int hr_convert_shards(const hr_convert_args *args, const char *title, uint32_t n_classes,
+                                    uint32_t n_tests, json_t *history, hr_convert_counts *counts,
+                                    hr_err *err);
 
 /* ---- the raw formats
  * ---------------------------------------------------------------------------------------

@@ -7,6 +7,10 @@
  *                 "holdout": {..., "subset_of": "train"}, ...},
  *      "history": {...}}
  *
+ * A split in shards has "shards": [{"file": "rest-00000-of-00064.tfrecord", "images": n, "digest": ...}, ...]
+ * besides; file is then the name that hr_dataset_load takes for all of them together. "damaged":
+ * [{"image", "why"}] lists images that could not be decoded and are in no split.
+ *
  * subset_of says which splits overlap: measuring on holdout is measuring on training images of a network that
  * was trained on train. The tfrecords can be read without the manifest, but they cannot tell how many classes
  * there are beyond the ones they show, nor that they were cut between two records: whoever loads one asks the
@@ -33,6 +37,23 @@ void hr_manifest_split(json_t *splits, const char *name, const hr_dataset *ds, c
                         json_pack("{s:s, s:I, s:o, s:s, s:s?}", "file", file, "images", (json_int_t)ds->n,
                                   "per_class", per_class, "digest", ds->digest, "subset_of", subset_of));
     free(file);
+}
+
+json_t *hr_manifest_sharded(const char *name, const hr_scan *all, int classes, json_t *list)
+{
+    uint32_t *count = hr_xcalloc((size_t)classes, sizeof *count);
+    json_t *per_class = json_array();
+    for (uint32_t i = 0; i < all->n; i++)
+        if (all->labels[i] < classes)
+            count[all->labels[i]]++;
+    for (int k = 0; k < classes; k++)
+        json_array_append_new(per_class, json_integer(count[k]));
+    free(count);
+    char *file = hr_xasprintf("%s.tfrecord", name);
+    json_t *entry = json_pack("{s:s, s:I, s:o, s:s, s:n, s:o}", "file", file, "images", (json_int_t)all->n,
+                              "per_class", per_class, "digest", all->digest, "subset_of", "shards", list);
+    free(file);
+    return entry;
 }
 
 json_t *hr_manifest_new(const char *title, const hr_dataset *ds, json_t *splits, const json_t *history)

@@ -26,7 +26,8 @@ struct hr_source {
     int classes;              /* 0: as many as the training labels show */
     uint32_t n_train, n_test; /* 0: any number */
     const char *const *md5;   /* sums of the files as published, NULL-terminated; NULL: none are known */
-    /* Read both parts of the data set from the directory or file src; list the files read. */
+    /* Read both parts of the data set from the directory or file src; list the files read. NULL: it is larger
+     * than memory (shards.c). */
     int (*load)(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err);
 };
 
@@ -112,6 +113,7 @@ static const hr_source sources[] = {
     {"idx", "IDX", 0, 0, 0, NULL, load_idx},
     {"cifar10", "CIFAR10", 10, 50000, 10000, cifar_md5, load_cifar},
     {"svhn", "SVHN", 10, 73257, 26032, svhn_md5, load_svhn},
+    {"imagenet", "ImageNet", 1000, 0, 50000, NULL, NULL},
 };
 
 const char *const *hr_source_names(void)
@@ -222,6 +224,8 @@ int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *
     int rc = check_title(title, err);
     if (rc)
         return rc;
+    if (!s->load)
+        return hr_convert_shards(args, title, (uint32_t)s->classes, s->n_test, history, counts, err);
     rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
     if (rc == HR_OK)
         rc = check_parts(s, args, &parts[TRAIN], &parts[TEST], err);
@@ -231,11 +235,15 @@ int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *
         free(in.path[i]);
     }
     if (rc == HR_OK)
-        rc = hr_dataset_split(&parts[TRAIN], args->holdout, args->seed, &parts[HOLDOUT], &parts[REST], err);
+        rc = hr_dataset_split(&parts[TRAIN], args->holdout, (uint32_t)args->holdout_each, args->seed,
+                              &parts[HOLDOUT], &parts[REST], err);
     if (rc == HR_OK)
         rc = write_all(args->output, title, parts, history, err);
-    *counts = (hr_convert_counts){parts[TRAIN].n, parts[TEST].n, parts[HOLDOUT].n, parts[REST].n,
-                                  parts[TRAIN].classes};
+    *counts = (hr_convert_counts){.train = parts[TRAIN].n,
+                                  .test = parts[TEST].n,
+                                  .holdout = parts[HOLDOUT].n,
+                                  .rest = parts[REST].n,
+                                  .classes = parts[TRAIN].classes};
     for (int i = 0; i < SPLITS; i++)
         hr_dataset_release(&parts[i]);
     return rc;

@@ -219,15 +219,29 @@ uint64_t hr_tfrec_expect(const hr_tfrec_reader *r)
     return size > r->offset && one ? (size - r->offset + one - 1) / one : 0;
 }
 
+static void frame(uint8_t head[HEADER], uint8_t foot[FOOTER], const void *data, size_t n)
+{
+    store_le(head, 8, n);
+    store_le(head + 8, 4, mask(hr_crc32c(0, head, 8)));
+    store_le(foot, 4, mask(hr_crc32c(0, data, n)));
+}
+
+void hr_tfrec_frame(hr_buf *b, const void *data, size_t n)
+{
+    uint8_t head[HEADER], foot[FOOTER];
+    frame(head, foot, data, n);
+    hr_buf_add(b, head, HEADER);
+    hr_buf_add(b, data, n);
+    hr_buf_add(b, foot, FOOTER);
+}
+
 int hr_tfrec_write(FILE *fp, const char *name, const void *data, size_t n, hr_err *err)
 {
     uint8_t head[HEADER], foot[FOOTER];
     if (n > MAX_RECORD)
         return hr_fail(err, HR_EIO, "%s: a record of %zu bytes is beyond the %d allowed", name, n,
                        MAX_RECORD);
-    store_le(head, 8, n);
-    store_le(head + 8, 4, mask(hr_crc32c(0, head, 8)));
-    store_le(foot, 4, mask(hr_crc32c(0, data, n)));
+    frame(head, foot, data, n);
     if (fwrite(head, 1, HEADER, fp) != HEADER || fwrite(data, 1, n, fp) != n ||
         fwrite(foot, 1, FOOTER, fp) != FOOTER)
         return hr_fail(err, HR_EIO, "%s: writing: %s", name, strerror(errno));

@@ -15,7 +15,8 @@
 struct hr_walk {
     char *name; /* of the archive, for messages */
     hr_unpack *u;
-    hr_walk *outer; /* one of the two */
+    hr_walk *outer;
+    hr_in in; /* opened at one member; one of the three is where the bytes come from */
     struct archive *a;
     struct archive_entry *entry; /* borrowed from a; NULL: none yet, or no more */
     char *where;
@@ -35,6 +36,11 @@ static la_ssize_t read_block(struct archive *a, void *self, const void **bytes)
         const char *why = archive_error_string(w->outer->a);
         hr_fail(&w->below, HR_EFORMAT, "%s: cut short or damaged: %s", w->name,
                 why ? why : "no reason given");
+    } else if (!w->u) {
+        got = fread(w->block, 1, sizeof w->block, w->in.fp);
+        if (!ferror(w->in.fp))
+            return (la_ssize_t)got;
+        hr_fail(&w->below, HR_EIO, "%s: reading: %s", w->name, strerror(errno));
     } else if (hr_unpack_some(w->u, w->block, sizeof w->block, &got, &w->below) == HR_OK) {
         return (la_ssize_t)got;
     }
@@ -78,6 +84,46 @@ int hr_walk_open(hr_walk **out, const char *path, hr_err *err)
     return rc;
 }
 
+int hr_walk_at(hr_walk **out, const char *path, int64_t offset, hr_err *err)
+{
+    hr_walk *w = hr_xcalloc(1, sizeof *w);
+    *out = NULL;
+    int rc = hr_in_open(&w->in, path, err);
+    if (rc == HR_OK) {
+        w->name = hr_xstrdup(path);
+        if (fseeko(w->in.fp, offset, SEEK_SET))
+            rc = hr_fail(err, HR_EIO, "%s: seeking: %s", path, strerror(errno));
+    }
+    if (rc == HR_OK)
+        rc = start(w, err);
+    if (rc)
+        hr_walk_close(w);
+    else
+        *out = w;
+    return rc;
+}
+
+int hr_walk_list(const char *path, void (*add)(void *to, const char *name, int64_t offset), void *to,
+                 hr_err *err)
+{
+    struct archive *a = archive_read_new();
+    struct archive_entry *e;
+    int rc = HR_OK, ar;
+    if (!a)
+        hr_die("libarchive gives no reader: out of memory");
+    archive_read_support_format_tar(a);
+    ar = archive_read_open_filename(a, path, 1 << 16);
+    while ((ar == ARCHIVE_OK || ar == ARCHIVE_WARN) &&
+           ((ar = archive_read_next_header(a, &e)) == ARCHIVE_OK || ar == ARCHIVE_WARN))
+        if (archive_entry_filetype(e) == AE_IFREG && archive_entry_pathname(e))
+            add(to, archive_entry_pathname(e), archive_read_header_position(a));
+    if (ar != ARCHIVE_EOF)
+        rc = hr_fail(err, HR_EFORMAT, "%s: not an uncompressed tar archive, cut short or damaged: %s", path,
+                     archive_error_string(a) ? archive_error_string(a) : "no reason given");
+    archive_read_free(a);
+    return rc;
+}
+
 int hr_walk_inside(hr_walk **out, hr_walk *outer, hr_err *err)
 {
     hr_walk *w = hr_xcalloc(1, sizeof *w);
@@ -98,6 +144,7 @@ void hr_walk_close(hr_walk *w)
         return;
     archive_read_free(w->a);
     hr_unpack_close(w->u);
+    hr_in_close(&w->in);
     free(w->name);
     free(w->where);
     free(w);
@@ -108,6 +155,8 @@ static int finish(hr_walk *w, hr_err *err)
 {
     size_t got = 0;
     int rc;
+    if (!w->outer && !w->u)
+        return HR_OK;
     if (w->outer) {
         la_ssize_t n;
         while ((n = archive_read_data(w->outer->a, w->block, sizeof w->block)) > 0)

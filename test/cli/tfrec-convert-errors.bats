@@ -25,7 +25,7 @@ refused() { # refused MESSAGE
 
 @test "tfrec-convert: help names every set and shows a working example" {
     run -0 --separate-stderr tfrec-convert --help
-    assert_output --partial "fashion-mnist, mnist, idx, cifar10"
+    assert_output --partial "fashion-mnist, mnist, idx, cifar10, svhn, imagenet"
     assert_output --partial "Example: tfrec-convert --set fashion-mnist -o data/FashionMNIST /usr/share/datasets/fashion-mnist"
     assert_equal "$stderr" ""
 }

@@ -127,7 +127,7 @@ for name, s in m["splits"].items():
     assert s["digest"] == sha.hexdigest(), name
 h = m["history"]
 assert h["tool"] == "tfrec-convert" and h["options"] == {
-    "set": "fashion-mnist", "holdout": 0.1, "name": None, "checksum": "verify", "seed": 1234}
+    "set": "fashion-mnist", "holdout": 0.1, "name": None, "checksum": "verify", "seed": 1234, "holdout-each": 0, "side": 224, "shards": 64}
 sha = hashlib.sha256(open(sys.argv[2] + "/train-images-idx3-ubyte.gz", "rb").read()).hexdigest()
 assert {"role": "train images", "sha256": sha} in h["inputs"] and len(h["inputs"]) == 4
 assert sys.argv[1] not in json.dumps(m) and sys.argv[2] not in json.dumps(m)

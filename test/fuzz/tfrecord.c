@@ -16,7 +16,7 @@ static void use(hr_dataset *ds)
     size_t image = (size_t)ds->c * (size_t)ds->h * (size_t)ds->w;
     for (uint32_t i = 0; i < ds->n; i++)
         must(ds->labels[i] >= 0 && ds->labels[i] < ds->classes);
-    if (hr_dataset_split(ds, 0.5, 1, &holdout, &rest, &err) == HR_OK)
+    if (hr_dataset_split(ds, 0.5, 0, 1, &holdout, &rest, &err) == HR_OK)
         must(holdout.n + rest.n == ds->n);
     hr_dataset_release(&holdout);
     hr_dataset_release(&rest);

@@ -3,12 +3,15 @@ images (Debian's dataset-fashion-mnist), recoloured and framed.
 
     archives.py cifar10-binary|cifar10-python OUT.tar.gz TRAIN TEST
     archives.py svhn OUT.mat train|t10k N
+    archives.py imagenet DIR CLASSES EACH TESTS      ILSVRC2012_img_{train,val}.tar and val.txt
+    archives.py folders DIR CLASSES EACH TESTS       the same images as train/CLASS/*.JPEG and val/CLASS/*.JPEG
 
 The bytes are written here by hand or by the libraries that the publishers used, never by the code under test.
 Python 2 made CIFAR-10's pickles; Python 3 cannot write such strings any more, hence the opcodes below.
 """
 import gzip
 import io
+import os
 import struct
 import sys
 import tarfile
@@ -153,7 +156,66 @@ def svhn(out, part, n):
     savemat(out, {"X": images.transpose(1, 2, 3, 0), "y": digits}, do_compression=True)
 
 
-MAKERS = {"cifar10-binary": cifar10_binary, "cifar10-python": cifar10_python, "svhn": svhn}
+def imagenet_images(classes, each, tests):
+    """[(wnid, name, JPEG)] of training images and [(name, wnid, JPEG)] of validation images. Sizes and kinds vary
+    as ImageNet's do: landscape and portrait, grey, CMYK, and a PNG under a JPEG's name."""
+    from PIL import Image
+
+    images, labels = fashion("train", 4000, side=64)
+    wnids = ["n%08d" % (1440764 + 31 * k) for k in range(classes)]
+
+    def jpeg(image, i):
+        picture = Image.fromarray(image).resize((72 + 37 * (i % 5), 60 + 29 * (i % 7)), Image.BICUBIC)
+        out = io.BytesIO()
+        if i % 11 == 3:
+            picture.convert("L").save(out, "JPEG")
+        elif i % 11 == 5:
+            picture.convert("CMYK").save(out, "JPEG", quality=90)
+        elif i % 11 == 7:
+            picture.save(out, "PNG")
+        else:
+            picture.save(out, "JPEG", quality=85, subsampling=2, progressive=i % 4 == 0)
+        return out.getvalue()
+
+    train, val = [], []
+    for k, wnid in enumerate(wnids):
+        for n, i in enumerate(np.flatnonzero(labels == k)[:each]):
+            train.append((wnid, f"{wnid}_{(n * 7919) % 10007}.JPEG", jpeg(images[i], n)))
+    for n in range(tests):
+        i = np.flatnonzero(labels == n * 3 % classes)[each + n]
+        val.append((f"ILSVRC2012_val_{n + 1:08d}.JPEG", wnids[n * 3 % classes], jpeg(images[i], n)))
+    return train, val
+
+
+def imagenet(out, classes, each, tests):
+    train, val = imagenet_images(int(classes), int(each), int(tests))
+    os.makedirs(out, exist_ok=True)
+    with tarfile.open(f"{out}/ILSVRC2012_img_train.tar", "w") as outer:
+        for wnid in sorted({w for w, _, _ in train}):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                for w, name, data in train:
+                    if w == wnid:
+                        add(tar, name, data)
+            add(outer, f"{wnid}.tar", inner.getvalue())
+    with tarfile.open(f"{out}/ILSVRC2012_img_val.tar", "w") as tar:
+        for name, _, data in val:
+            add(tar, name, data)
+    with open(f"{out}/val.txt", "w") as f:
+        f.writelines(f"{name} {wnid}\n" for name, wnid, _ in reversed(val))
+
+
+def folders(out, classes, each, tests):
+    train, val = imagenet_images(int(classes), int(each), int(tests))
+    for part, images in ("train", train), ("val", [(wnid, name, data) for name, wnid, data in val]):
+        for wnid, name, data in images:
+            os.makedirs(f"{out}/{part}/{wnid}", exist_ok=True)
+            with open(f"{out}/{part}/{wnid}/{name}", "wb") as f:
+                f.write(data)
+
+
+MAKERS = {"cifar10-binary": cifar10_binary, "cifar10-python": cifar10_python, "svhn": svhn,
+          "imagenet": imagenet, "folders": folders}
 
 if __name__ == "__main__":
     kind, out, *rest = sys.argv[1:]

@@ -394,8 +394,7 @@ static void test_wrong_records_are_refused_by_number_and_reason(void **state)
         {"12345", 5, 1, 1, 0, NULL, "5 bytes of image are not 1x1 pixels of 1..4 channels", HR_EFORMAT},
         {"\xff\xd8\xff\xe0 JFIF", 9, 9, 9, 0, NULL, "a damaged JPEG: JPEG datastream contains no image",
          HR_EFORMAT},
-        {"\x89PNG\r\n\x1a\n+", 9, 9, 9, 0, NULL, "a damaged PNG: cut short",
-         HR_EFORMAT},
+        {"\x89PNG\r\n\x1a\n+", 9, 9, 9, 0, NULL, "a damaged PNG: cut short", HR_EFORMAT},
         {"1234", 4, 0, 2, 0, NULL, "key 'image/height' is 0, outside 1..65535", HR_EFORMAT},
         {"1234", 4, 2, 65536, 0, NULL, "key 'image/width' is 65536, outside 1..65535", HR_EFORMAT},
         {"1234", 4, 2, UINT64_MAX, 0, NULL, "key 'image/width' is -1, outside 1..65535", HR_EFORMAT},
@@ -656,7 +655,7 @@ static void test_split_is_a_stratified_shuffled_partition(void **state)
     hr_err err = HR_ERR_INIT;
     hr_dataset train = numbered(73, 1, 2, 2, 4), hold, rest, again, other, unused;
     /* int(73 * 0.3 / 4) = 5 of each class; classes hold 19, 18, 18, 18 */
-    assert_ok(hr_dataset_split(&train, 0.3, 9, &hold, &rest, &err), err);
+    assert_ok(hr_dataset_split(&train, 0.3, 0, 9, &hold, &rest, &err), err);
     assert_int_equal(hold.n, 20);
     assert_int_equal(rest.n, 53);
     int seen[73] = {0}, count[4] = {0}, descents[2] = {0};
@@ -678,10 +677,10 @@ static void test_split_is_a_stratified_shuffled_partition(void **state)
     /* file order has no descents, order by class at most 3 */
     assert_true(descents[0] > 3 && descents[1] > 3);
 
-    assert_ok(hr_dataset_split(&train, 0.3, 9, &again, &unused, &err), err);
+    assert_ok(hr_dataset_split(&train, 0.3, 0, 9, &again, &unused, &err), err);
     assert_string_equal(again.digest, hold.digest);
     hr_dataset_release(&unused);
-    assert_ok(hr_dataset_split(&train, 0.3, 10, &other, &unused, &err), err);
+    assert_ok(hr_dataset_split(&train, 0.3, 0, 10, &other, &unused, &err), err);
     assert_string_not_equal(other.digest, hold.digest);
     hr_dataset_release(&unused);
     hr_dataset_release(&again);
@@ -700,7 +699,7 @@ static void test_split_counts_are_those_of_the_published_sets(void **state)
     for (size_t i = 0; i < HR_COUNT(cases); i++) {
         hr_err err = HR_ERR_INIT;
         hr_dataset train = numbered(cases[i].n, 1, 1, 1, 10), hold, rest;
-        assert_ok(hr_dataset_split(&train, 0.1, 1234, &hold, &rest, &err), err);
+        assert_ok(hr_dataset_split(&train, 0.1, 0, 1234, &hold, &rest, &err), err);
         assert_int_equal(hold.n, cases[i].holdout);
         assert_int_equal(rest.n, cases[i].n - cases[i].holdout);
         hr_dataset_release(&hold);
@@ -719,14 +718,14 @@ static void test_impossible_splits_are_refused(void **state)
     for (size_t i = 0; i < HR_COUNT(fractions); i++) {
         /* 0.99 would take int(9.9) = 9, which class 0 just has */
         bool possible = fractions[i] == 0.99;
-        assert_int_equal(hr_dataset_split(&train, fractions[i], 1, &hold, &rest, &err),
+        assert_int_equal(hr_dataset_split(&train, fractions[i], 0, 1, &hold, &rest, &err),
                          possible ? HR_OK : HR_EINVAL);
         assert_int_equal(hold.n, possible ? 27 : 0);
         hr_dataset_release(&hold);
         hr_dataset_release(&rest);
     }
     train.labels[3] = 1;
-    assert_int_equal(hr_dataset_split(&train, 0.99, 1, &hold, &rest, &err), HR_EINVAL);
+    assert_int_equal(hr_dataset_split(&train, 0.99, 0, 1, &hold, &rest, &err), HR_EINVAL);
     assert_string_equal(err.msg, "a holdout needs 9 images of each class, class 0 has 8");
     hr_dataset_release(&train);
 }
