@@ -23,11 +23,12 @@ TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLO
 
 
 class Worker:
-    """A process that obeys lines (bench_engine.c and torch_worker.py say which)."""
+    """A process that obeys lines (bench_engine.c and torch_worker.py say which); env: None removes a variable."""
 
     def __init__(self, command, env):
-        self.process = subprocess.Popen([str(word) for word in command], env=dict(os.environ, **env), text=True,
-                                        bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        env = {name: value for name, value in dict(os.environ, **env).items() if value is not None}
+        self.process = subprocess.Popen([str(word) for word in command], env=env, text=True, bufsize=1,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.about = self.answer()
 
     def answer(self):
@@ -72,7 +73,7 @@ class Peer:
         self.python, self.args, self.threads, self.best = python, (dump, net, batch), threads, {}
 
     def start(self, measure, variant):
-        env = dict(TUNED if variant[2] == "tuned" else {}, OMP_WAIT_POLICY="passive" if variant[3] == "sleep" else "")
+        env = dict(TUNED if variant[2] == "tuned" else {}, OMP_WAIT_POLICY="passive" if variant[3] == "sleep" else None)
         return Worker([self.python, os.path.join(HERE, "torch_worker.py"), *self.args, measure, self.threads,
                        ",".join(variant)], env)
 

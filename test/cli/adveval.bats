@@ -36,7 +36,7 @@ setup() {
 
 @test "adveval: same bytes for any batch size and any number of threads" {
     local args
-    for args in "--threads 1 --batch 100" "--threads 2 --batch 100" "--threads 2 --batch 7" "--threads 1 --batch 512"; do
+    for args in "--threads 1 --batch 100" "--threads 2 --batch 100" "--threads 4 --batch 7" "--threads 1 --batch 512"; do
         adveval -q -d "$D/test.tfrecord" $EPS --limit 60 --attacks clean,pgd3,cw2 $args "$D/net.nn"
     done >eval.json
     assert_equal "$(sort -u eval.json | wc -l)" 1

@@ -28,11 +28,11 @@ setup() {
     assert_equal "$(pick eval.json 'l[1]["attacks"][0]["correct"] > 1.2 * l[0]["attacks"][0]["correct"]')" True
 }
 
-@test "advtrain: one and two threads, a file or a pipe: the same bytes; another seed: others" {
+@test "advtrain: one, two and four threads, a file or a pipe: the same bytes; another seed: others" {
     advtrain $SHORT --threads 1 --arch resS -d "$D/train.tfrecord" -o a.nn
     advtrain $SHORT --threads 2 --arch resS -d "$D/train.tfrecord" -o b.nn
     cmp a.nn b.nn
-    advtrain $SHORT --threads 2 --arch resS -d "$D/train.tfrecord" -e "$D/test.tfrecord" --log log -o - >c.nn
+    advtrain $SHORT --threads 4 --arch resS -d "$D/train.tfrecord" -e "$D/test.tfrecord" --log log -o - >c.nn
     cmp a.nn c.nn
     advtrain $SHORT --threads 1 --arch resS -d "$D/train.tfrecord" --seed 2 -o d.nn
     run -1 cmp -s a.nn d.nn

@@ -69,7 +69,7 @@ print(eval(sys.argv[2], {"d": d, "e": next(iter(reg.values()))}))' "$@"
 
 @test "ddpg-search: same seed, same bytes, another seed others; the number of threads does not matter" {
     search --seed 5 -o a.json --csv-dir a
-    OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 search --seed 5 -o b.json --csv-dir b
+    OMP_NUM_THREADS=4 OPENBLAS_NUM_THREADS=4 search --seed 5 -o b.json --csv-dir b
     search --seed 6 -o c.json --csv-dir c
     cmp a.json b.json
     cmp a/Episode_wise_Rewards.csv b/Episode_wise_Rewards.csv

@@ -199,7 +199,7 @@ static void test_folded_attack_does_not_depend_on_batch_or_threads(void **state)
 
     static const struct {
         int batch, threads;
-    } cases[] = {{N, 2}, {1, 1}, {5, 2}, {8, 1}, {16, 2}};
+    } cases[] = {{N, 2}, {N, 4}, {1, 1}, {5, 2}, {8, 1}, {16, 2}, {16, 4}};
     for (size_t k = 0; k < HR_COUNT(cases); k++) {
         e = new_exec(m, cases[k].batch, cases[k].threads);
         for (int at = 0; at < N; at += cases[k].batch) {
@@ -220,7 +220,7 @@ static void test_batch_attack_does_not_depend_on_threads(void **state)
     struct images im = images();
     float *want = hr_xmalloc(sizeof im.x);
     hr_attack_opts o = pgd(HR_BN_BATCH, 4);
-    for (int threads = 1; threads <= 2; threads++) {
+    for (int threads = 1; threads <= 4; threads *= 2) {
         hr_exec *e = new_exec(m, N, threads);
         hr_attack_pgd(e, &o, im.x, im.y, im.index, N);
         if (threads == 1)

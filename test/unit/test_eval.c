@@ -281,7 +281,7 @@ static void test_replies_are_what_the_masked_network_measures(void **state)
                 hr_buf_printf(&requests, "%s%d", i ? "," : "", (int)kept[reg][k][i]);
             hr_buf_printf(&requests, "],\"batches\":[0,3]}\n");
         }
-        for (int threads = 1; threads <= 2; threads++) {
+        for (int threads = 1; threads <= 4; threads *= 2) {
             hr_serve_opts o = serve_opts((enum hr_reg)reg, threads);
             json_t *r = talk(m, &ds, &o, requests.data);
             assert_int_equal(json_array_size(r), 4);

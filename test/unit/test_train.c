@@ -343,28 +343,30 @@ static void test_every_epoch_has_its_own_order_and_noise(void **state)
     assert_true(epochs_apart(HR_OBJ_PGD, 48) > 1e-4);
 }
 
-static void test_same_bytes_for_one_and_two_threads(void **state)
+static void test_same_bytes_for_one_two_and_four_threads(void **state)
 {
     (void)state;
     hr_dataset ds = new_images(50);
     for (int stage = HR_STAGE_PRETRAIN; stage <= HR_STAGE_FINETUNE; stage++)
         for (int adam = 0; adam < 2; adam++) {
-            hr_model *m[2];
-            for (int k = 0; k < 2; k++) {
+            hr_model *m[3];
+            for (int k = 0; k < 3; k++) {
                 m[k] = new_net();
                 if (stage != HR_STAGE_PRETRAIN)
                     prune_all(m[k], HR_REG_WEIGHT, 0.3, stage == HR_STAGE_FINETUNE);
                 hr_train_opts o = defaults(stage);
-                o.threads = k + 1;
+                o.threads = 1 << k;
                 o.optimizer = adam ? HR_ADAM : HR_SGD;
                 o.attack_bn = adam ? HR_BN_BATCH : HR_BN_FOLDED;
                 must_train(m[k], &ds, &o);
             }
-            assert_int_equal(m[0]->ntensors, m[1]->ntensors);
-            for (int t = 0; t < m[0]->ntensors; t++)
-                assert_true(same_bytes(m[0], t, m[1], t));
+            for (int k = 1; k < 3; k++) {
+                assert_int_equal(m[0]->ntensors, m[k]->ntensors);
+                for (int t = 0; t < m[0]->ntensors; t++)
+                    assert_true(same_bytes(m[0], t, m[k], t));
+                hr_model_free(m[k]);
+            }
             hr_model_free(m[0]);
-            hr_model_free(m[1]);
         }
     hr_dataset_release(&ds);
 }
@@ -686,7 +688,7 @@ int main(void)
         cmocka_unit_test(test_training_moves_the_running_statistics),
         cmocka_unit_test(test_adams_first_step_is_the_learning_rate),
         cmocka_unit_test(test_every_epoch_has_its_own_order_and_noise),
-        cmocka_unit_test(test_same_bytes_for_one_and_two_threads),
+        cmocka_unit_test(test_same_bytes_for_one_two_and_four_threads),
         cmocka_unit_test(test_prune_trains_scores_and_batch_norm_only),
         cmocka_unit_test(test_prune_takes_the_steps_of_the_oracle),
         cmocka_unit_test(test_finetune_keeps_pruned_weights_at_exactly_zero),
