@@ -224,9 +224,11 @@ int main(int argc, char **argv)
     hr_model *m = NULL;
     hr_dataset ds = {0};
     char digest[65];
-    if (hr_nn_load(net, &m, digest, &err) || hr_dataset_load(&ds, a.data, m->classes, &err))
+    if (hr_nn_load(net, &m, digest, &err))
         hr_die("%s", err.msg);
     const hr_node *in = &m->nodes[0];
+    if (hr_dataset_load_sized(&ds, a.data, m->classes, in->h, in->w, &err))
+        hr_die("%s", err.msg);
     if (hr_dataset_fits(&ds, a.data, in->c, in->h, in->w, m->classes, name, &err) ||
         (a.serve ? serve(m, name, digest, &ds, &err) : record(m, digest, &ds, &err)))
         hr_die_err(&err);

@@ -193,11 +193,9 @@ static hr_train_opts train_options(void)
     return o;
 }
 
-/* A new network that fits the images, or NET. */
-static int get_model(const char *net, const hr_dataset *ds, hr_model **m, char *digest, hr_err *err)
+/* A new network that fits the images; what is not told about it, the data set's manifest knows. */
+static int make_model(const hr_dataset *ds, const hr_manifest *manifest, hr_model **m, hr_err *err)
 {
-    if (net)
-        return hr_nn_load(net, m, digest, err);
     double mean[HR_MAX_CHANNELS_NORM], std[HR_MAX_CHANNELS_NORM];
     hr_zoo_opts z = {.c = ds->c, .h = ds->h, .w = ds->w, .classes = ds->classes};
     if (a.mean || a.std) {
@@ -211,6 +209,9 @@ static int get_model(const char *net, const hr_dataset *ds, hr_model **m, char *
                 hr_usage("--std: %s: deviations must be positive", a.std);
         z.mean = mean;
         z.std = std;
+    } else if (manifest->normalized && manifest->c == ds->c && ds->c <= HR_MAX_CHANNELS_NORM) {
+        z.mean = manifest->mean;
+        z.std = manifest->std;
     }
     int rc = hr_zoo_build(a.arch, &z, m, err);
     if (!rc)
@@ -218,9 +219,30 @@ static int get_model(const char *net, const hr_dataset *ds, hr_model **m, char *
     return rc;
 }
 
-static int load_images(hr_dataset *ds, const char *path, int64_t limit, int classes, hr_err *err)
+/* The training images, and NET or a new network. JPEG and PNG images that are larger than the network's are
+ * brought to its size, or to the one that the architecture was published with. */
+static int load_both(const char *net, hr_dataset *train, hr_model **m, char *digest, hr_err *err)
 {
-    int rc = hr_dataset_load(ds, path, classes, err);
+    if (net) {
+        int rc = hr_nn_load(net, m, digest, err);
+        return rc ? rc : hr_dataset_load_sized(train, a.data, 0, (*m)->nodes[0].h, (*m)->nodes[0].w, err);
+    }
+    hr_model *published;
+    hr_manifest manifest;
+    int rc = hr_zoo_build(a.arch, NULL, &published, err);
+    if (rc)
+        return rc;
+    int h = published->nodes[0].h, w = published->nodes[0].w;
+    hr_model_free(published);
+    rc = hr_manifest_beside(&manifest, a.data, err);
+    if (!rc)
+        rc = hr_dataset_load_sized(train, a.data, a.classes ? (int)a.classes : manifest.classes, h, w, err);
+    return rc ? rc : make_model(train, &manifest, m, err);
+}
+
+static int load_images(hr_dataset *ds, const char *path, int64_t limit, const hr_model *m, hr_err *err)
+{
+    int rc = hr_dataset_load_sized(ds, path, m->classes, m->nodes[0].h, m->nodes[0].w, err);
     return rc ? rc : hr_dataset_subset(ds, (uint32_t)limit, a.stratified, (uint32_t)a.seed, err);
 }
 
@@ -293,12 +315,11 @@ int main(int argc, char **argv)
     hr_dataset train = {0}, probe = {0};
     hr_model *m = NULL;
     char digest[65] = "";
-    if (hr_dataset_load(&train, a.data, (int)a.classes, &err) || get_model(net, &train, &m, digest, &err) ||
-        fits(&train, a.data, m, o.name, &err) ||
+    if (load_both(net, &train, &m, digest, &err) || fits(&train, a.data, m, o.name, &err) ||
         hr_dataset_subset(&train, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, &err))
         hr_die("%s", err.msg);
-    if (a.eval && (load_images(&probe, a.eval, a.eval_limit, m->classes, &err) ||
-                   fits(&probe, a.eval, m, o.name, &err)))
+    if (a.eval &&
+        (load_images(&probe, a.eval, a.eval_limit, m, &err) || fits(&probe, a.eval, m, o.name, &err)))
         hr_die("%s", err.msg);
 
     hr_job *job = NULL;

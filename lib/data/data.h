@@ -125,6 +125,8 @@ typedef struct hr_manifest {
     char name[64]; /* "FashionMNIST"; empty when there is no manifest */
     int classes;   /* 0 when there is no manifest */
     int c, h, w;
+    bool normalized; /* networks for this data set take (pixel - mean) / std, per channel */
+    double mean[4], std[4];
 } hr_manifest;
 /* Read manifest.json in the directory of the file tfrecord. *m is all zero when there is none, and for "-".
  * Returns 0, HR_EIO, or HR_EFORMAT. */

@@ -11,6 +11,9 @@
  * besides; file is then the name that hr_dataset_load takes for all of them together. "damaged":
  * [{"image", "why"}] lists images that could not be decoded and are in no split.
  *
+ * "normalize": {"mean": [...], "std": [...]} stands there when networks for this data set are published with
+ * a normalisation of the pixels (ImageNet).
+ *
  * subset_of says which splits overlap: measuring on holdout is measuring on training images of a network that
  * was trained on train. The tfrecords can be read without the manifest, but they cannot tell how many classes
  * there are beyond the ones they show, nor that they were cut between two records: whoever loads one asks the
@@ -116,6 +119,25 @@ int hr_manifest_vouch(const char *tfrecord, uint32_t n, const char *digest, bool
     return rc;
 }
 
+/* {"mean": [one number per channel], "std": [...]}, or NULL */
+static int read_normalize(hr_manifest *m, const json_t *j, const char *path, hr_err *err)
+{
+    const json_t *mean = json_object_get(j, "mean"), *std = json_object_get(j, "std");
+    if (!j)
+        return HR_OK;
+    bool good = json_array_size(mean) == (size_t)m->c && json_array_size(std) == (size_t)m->c;
+    for (int i = 0; good && i < m->c; i++) {
+        const json_t *a = json_array_get(mean, (size_t)i), *b = json_array_get(std, (size_t)i);
+        m->mean[i] = json_number_value(a);
+        m->std[i] = json_number_value(b);
+        good = json_is_number(a) && json_is_number(b) && m->std[i] > 0;
+    }
+    m->normalized = good;
+    return good ? HR_OK
+                : hr_fail(err, HR_EFORMAT, "%s: 'normalize' does not hold %d means and positive deviations",
+                          path, m->c);
+}
+
 int hr_manifest_beside(hr_manifest *m, const char *tfrecord, hr_err *err)
 {
     *m = (hr_manifest){0};
@@ -140,6 +162,8 @@ int hr_manifest_beside(hr_manifest *m, const char *tfrecord, hr_err *err)
          m->h > MAX_SIDE || m->w < 1 || m->w > MAX_SIDE || strlen(name) >= sizeof m->name))
         rc = hr_fail(err, HR_EFORMAT, "%s: %d classes of images %dx%dx%d, or the name, are out of range",
                      path, m->classes, m->c, m->h, m->w);
+    if (rc == HR_OK)
+        rc = read_normalize(m, json_object_get(j, "normalize"), path, err);
     if (rc == HR_OK)
         memcpy(m->name, name, strlen(name) + 1);
     else

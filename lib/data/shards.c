@@ -295,6 +295,9 @@ static int finish(shards *s, const char *title, const json_t *history, hr_conver
     }
     hr_dataset shape = {.c = 3, .h = s->args->side, .w = s->args->side, .classes = s->classes};
     json_t *manifest = hr_manifest_new(title, &shape, splits, history);
+    json_object_set_new(
+        manifest, "normalize",
+        json_pack("{s:[f,f,f], s:[f,f,f]}", "mean", 0.485, 0.456, 0.406, "std", 0.229, 0.224, 0.225));
     if (json_array_size(s->bad))
         json_object_set(manifest, "damaged", s->bad);
     if (rc == HR_OK) {
