@@ -216,9 +216,18 @@ static json_t *odd_value(hr_rng *r)
     return json_stringn(text, hr_rng_below(r, sizeof text));
 }
 
+/* How often n bytes may be added to a document, most times at most: what is copied may hold copies. */
+static uint32_t times_at_most(uint32_t most, size_t n)
+{
+    enum { GROWTH = 1 << 14 };
+    size_t fit = GROWTH / (n + 1);
+    return fit < 1 ? 1 : fit < most ? (uint32_t)fit : most;
+}
+
 /* v deep inside arrays, or inside objects with this key (NULL: arrays). v is stolen. */
 static json_t *buried(json_t *v, const char *key, uint32_t depth)
 {
+    depth = times_at_most(depth, key ? strlen(key) + 5 : 2); /* {"key":...} */
     while (depth-- > 0) {
         json_t *outer = key ? json_object() : json_array();
         if (key)
@@ -282,11 +291,14 @@ static void change_document(json_t *root, hr_rng *r)
     case 7:
     case 8: /* put another in */
         v = json_deep_copy(q->value);
-        if (json_is_array(p->value)) /* once, or far too often */
-            for (uint32_t times = hr_rng_below(r, 2) ? 1 : hr_rng_below(r, 100); times > 0; times--)
-                json_array_append(p->value, v);
-        else if (json_is_object(p->value) && q->key)
+        if (json_is_array(p->value)) { /* once, or far too often */
+            uint32_t times = hr_rng_below(r, 2) ? 1 : hr_rng_below(r, 100);
+            times = times_at_most(times, json_dumpb(v, NULL, 0, JSON_COMPACT | JSON_ENCODE_ANY));
+            for (; times > 0; times--) /* each its own: a later change inside must not be made in all */
+                json_array_append_new(p->value, json_deep_copy(v));
+        } else if (json_is_object(p->value) && q->key) {
             json_object_set(p->value, q->key, v);
+        }
         json_decref(v);
         return;
     default:
