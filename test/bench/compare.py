@@ -25,10 +25,10 @@ TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLO
 class Worker:
     """A process that obeys lines (bench_engine.c and torch_worker.py say which); env: None removes a variable."""
 
-    def __init__(self, command, env):
+    def __init__(self, command, env, stderr=None):
         env = {name: value for name, value in dict(os.environ, **env).items() if value is not None}
         self.process = subprocess.Popen([str(word) for word in command], env=env, text=True, bufsize=1,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
         self.about = self.answer()
 
     def answer(self):
@@ -72,16 +72,16 @@ class Peer:
     def __init__(self, python, dump, net, batch, threads):
         self.python, self.args, self.threads, self.best = python, (dump, net, batch), threads, {}
 
-    def start(self, measure, variant):
+    def start(self, measure, variant, stderr=None):
         env = dict(TUNED if variant[2] == "tuned" else {}, OMP_WAIT_POLICY="passive" if variant[3] == "sleep" else None)
         return Worker([self.python, os.path.join(HERE, "torch_worker.py"), *self.args, measure, self.threads,
-                       ",".join(variant)], env)
+                       ",".join(variant)], env, stderr)
 
     def probe(self, measure, variant):
         """Seconds of a short step; infinite where PyTorch cannot do it."""
         try:
-            worker = self.start(measure, variant)
-            seconds = min(float(worker.ask("probe")) for _ in range(2))
+            worker = self.start(measure, variant, subprocess.DEVNULL)
+            seconds = float(worker.ask("probe"))
             worker.close()
             return seconds
         except EOFError:

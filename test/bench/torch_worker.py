@@ -4,13 +4,14 @@
 DUMP is what `bench_engine NET BATCH dump` printed: the same parameters and images. VARIANT is four words joined by
 commas: nchw|nhwc (memory format), eager|compiled, and two for the environment, which only our caller acts on.
 The first line printed is the version. Lines on stdin, each answered by one line:
-    probe    a short step, twice          -> "SECONDS" of the second
+    probe    short steps for 0.5 s        -> their median, in seconds; one before does not count
     check    a step without noise         -> "loss X"
     run S    steps for at least S seconds -> "RATE MB": images/s, peak memory
 Parameters are frozen during an attack, denormals flushed to zero. "compiled" is torch.compile (the newest), or for
 inference and PGD-20, whose weights stay, a traced and frozen graph (1.13, which has nothing for training).
 """
 import os
+import statistics
 import sys
 import time
 
@@ -148,9 +149,12 @@ def main():
             print("loss %.6f" % bench.check(), flush=True)
         elif command == "probe":
             bench.step(steps=1)
-            start = time.monotonic()
-            bench.step(steps=1)
-            print(time.monotonic() - start, flush=True)
+            times, begin = [], time.monotonic()
+            while not times or time.monotonic() - begin < 0.5:
+                start = time.monotonic()
+                bench.step(steps=1)
+                times.append(time.monotonic() - start)
+            print(statistics.median(times), flush=True)
         else:
             done, start, spent = 0, time.monotonic(), 0
             while done == 0 or spent < float(args[0]):

@@ -77,6 +77,9 @@ pick() { # pick FILE EXPRESSION: what a Python expression makes of the JSON docu
     [[ $stderr =~ up\ to\ ([0-9]+) ]]
     bash -c "ulimit -v 700000; $work --batch ${BASH_REMATCH[1]} -o a.nn"
     assert_exist a.nn
+    run --separate-stderr bash -c "ulimit -v 180000; $work --batch 8 -o b.nn"
+    assert_refused b.nn
+    assert_regex "$stderr" '^advtrain: resnet18 needs 0\.134 GB of memory for its parameters alone, 0\.[0-9]+ GB are left; not even one image fits$'
     run --separate-stderr bash -c "ulimit -v 150000; adveval --threads 1 --batch 60000 -d $D/test.tfrecord -o a.json $D/net.nn"
     assert_refused a.json
     assert_regex "$stderr" 'needs [0-9.]+ GB of memory, 0\.[0-9]+ GB are left; batches of up to [0-9]+ fit$'

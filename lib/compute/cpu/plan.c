@@ -488,6 +488,21 @@ static void take_gradient_room(hr_exec *e)
     e->dw_part = hr_xaligned(e->dw_part_len * (size_t)e->chunks, sizeof *e->dw_part);
 }
 
+/* The parameters alone, before they are taken: two packed copies and the gradient, the least that there is.
+ */
+static int check_parameters(const hr_exec *e, hr_err *err)
+{
+    hr_layers layers = hr_layers_of(e->m);
+    double need = (double)layers.weights * (e->opts.train ? 3 : 2) * sizeof(float), left = hr_memory_left();
+    hr_layers_release(&layers);
+    if (e->opts.describe || need <= left)
+        return HR_OK;
+    return hr_fail(
+        err, HR_EINVAL,
+        "%s needs %.3g GB of memory for its parameters alone, %.3g GB are left; not even one image fits",
+        e->m->arch, need / 1e9, left / 1e9);
+}
+
 int hr_plan(hr_exec *e, hr_err *err)
 {
     size_t nodes = (size_t)e->m->nnodes;
@@ -499,7 +514,9 @@ int hr_plan(hr_exec *e, hr_err *err)
     if (e->nsteps < 2)
         return hr_fail(err, HR_EINVAL, "the network has no layer");
     connect(e);
-    int rc = plan_parameters(e, err);
+    int rc = check_parameters(e, err);
+    if (rc == HR_OK)
+        rc = plan_parameters(e, err);
     if (rc)
         return rc;
     plan_workspaces(e);
