@@ -33,14 +33,11 @@ PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
 LDLIBS = -lmsgpackc -larchive -ljpeg -lpng -ljansson -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -lm
 
 LIB_SRC := $(wildcard lib/*/*.c lib/*/*/*.c)
-KERNEL_SRC := lib/compute/cpu/kernels.c
+KERNEL_SRC := lib/compute/cpu/kernels.c lib/compute/cpu/tiles.c
 LIB_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(KERNEL_SRC),$(LIB_SRC))) $(BUILD)/gen/example.pb-c.o
-# The kernels are compiled once per instruction set; cpu.c chooses among them at run time.
-ifeq ($(MACHINE),x86_64)
-LIB_OBJ += $(foreach isa,v2 v3 v4,$(if $(wildcard $(KERNEL_SRC)),$(BUILD)/lib/compute/cpu/kernels-$(isa).o))
-else
-LIB_OBJ += $(if $(wildcard $(KERNEL_SRC)),$(BUILD)/lib/compute/cpu/kernels-portable.o)
-endif
+# The kernels are compiled once per instruction set; isa.c chooses among them at run time.
+ISAS := $(if $(filter x86_64,$(MACHINE)),v2 v3 v4,portable)
+LIB_OBJ += $(foreach isa,$(ISAS),$(KERNEL_SRC:%.c=$(BUILD)/%-$(isa).o))
 TOOLS := $(patsubst tools/%.c,$(BUILD)/bin/%,$(wildcard tools/*.c))
 UNITS := $(patsubst test/unit/%.c,$(BUILD)/test/%,$(wildcard test/unit/test_*.c))
 BENCHES := $(patsubst test/bench/%.c,$(BUILD)/bench/%,$(wildcard test/bench/*.c))
@@ -78,9 +75,13 @@ $(FUZZERS): $(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(BUILD)/test/fuzz/fuzz.o $(
 $(BUILD)/libheracles.a: $(LIB_OBJ)
 	$(call say,AR)rm -f $@ && $(AR) rcs $@ $^
 
-$(BUILD)/lib/compute/cpu/kernels-%.o: $(KERNEL_SRC) $(BUILD)/flags
-	@mkdir -p $(@D)
-	$(call say,CC)$(CC) $(ALL_CFLAGS) -O3 $(if $(filter v2 v3 v4,$*),-march=x86-64-$*) -DHR_ISA='"$*"' -DHR_TABLE=hr_kernels_$* -MMD -MP -c $< -o $@
+define kernel_rule
+$(BUILD)/lib/compute/cpu/%-$1.o: lib/compute/cpu/%.c $(BUILD)/flags
+	@mkdir -p $$(@D)
+	$$(call say,CC)$$(CC) $$(ALL_CFLAGS) -O3 $(if $(filter v%,$1),-march=x86-64-$1) -DHR_ISA='"$1"' -DHR_TABLE=hr_kernels_$1 \
+		-DHR_WINO=hr_wino_$1 -MMD -MP -c $$< -o $$@
+endef
+$(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)
@@ -148,7 +149,7 @@ bench: $(BENCHES) ## the engine on NET=resS|resnet18|... beside PyTorch; tfrecor
 lint: ## formatting (clang-format) and static checks (cppcheck)
 	@clang-format --dry-run -Werror $(wildcard lib/*/*.[ch] lib/*/*/*.[ch] tools/*.c test/unit/*.[ch] test/peers/*.c test/bench/*.c test/fuzz/*.[ch])
 	@cppcheck -q --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j2 -Ilib \
-		--suppress=missingIncludeSystem -DHR_ISA='"v2"' -DHR_TABLE=hr_kernels_v2 '-Djson_object_foreach(o,k,v)=for(;;)' \
+		--suppress=missingIncludeSystem -DHR_ISA='"v2"' -DHR_TABLE=hr_kernels_v2 -DHR_WINO=hr_wino_v2 '-Djson_object_foreach(o,k,v)=for(;;)' \
 		'-Djson_array_foreach(a,i,v)=for(;;)' lib tools
 
 install: all ## install the tools into $(PREFIX)/bin

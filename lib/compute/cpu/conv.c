@@ -30,10 +30,9 @@ enum {
     GATHER_BELOW = 8 /* gather when there are fewer input channels */
 };
 
-/* Pixels in the padding read their channels from here. */
-static const float zeros[HR_CONV_MAX_PADDED + HR_SLACK] __attribute__((aligned(64)));
+const float hr_zeros[HR_CONV_MAX_PADDED + HR_SLACK] __attribute__((aligned(64)));
 
-const char *const hr_conv_kernel_names[HR_CONV_KERNELS] = {"gemm", "im2col"};
+const char *const hr_conv_kernel_names[HR_CONV_KERNELS] = {"gemm", "im2col", "wino2", "wino4"};
 
 static int panel_width(const hr_kernels *k, int columns)
 {
@@ -93,13 +92,39 @@ static void plan_class(hr_conv *c, hr_conv_class *g, int rh, int rw)
     c->wb_len += (size_t)div_up(c->ci, c->panel_b) * g->ntaps * c->co * c->panel_b;
 }
 
+/* The kernel of each pass. Winograd's algorithm takes part where it saves multiplications and whole vectors of channels
+ * make up for its transforms. */
+static void choose(hr_conv *c)
+{
+    bool gather = c->ci < GATHER_BELOW && c->taps > 1;
+    for (int p = 0; p < HR_PASSES; p++)
+        c->kernel[p] = gather ? HR_CONV_IM2COL : HR_CONV_GEMM;
+    if (getenv("EXACT") || c->kh != 3 || c->kw != 3 || c->stride != 1 || c->pad > 2 || c->co < 16 || c->ci < 16)
+        return;
+    bool four = hr_wino_cost(4, c->hout, c->wout) <= hr_wino_cost(2, c->hout, c->wout);
+    c->kernel[HR_PASS_FORWARD] = c->kernel[HR_PASS_DX] = four ? HR_CONV_WINO4 : HR_CONV_WINO2;
+}
+
+/* m of a Winograd kernel, or 0. */
+static int wino_of(enum hr_conv_kernel k)
+{
+    return k == HR_CONV_WINO4 ? 4 : k == HR_CONV_WINO2 ? 2 : 0;
+}
+
 void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx)
 {
     c->taps = c->kh * c->kw;
-    c->gather = c->ci < GATHER_BELOW && c->taps > 1;
+    choose(c);
+    c->gather = c->kernel[HR_PASS_FORWARD] == HR_CONV_IM2COL;
     c->plain = c->taps == 1 && c->stride == 1 && c->pad == 0;
-    for (int p = 0; p < HR_PASSES; p++)
-        c->kernel[p] = c->gather ? HR_CONV_IM2COL : HR_CONV_GEMM;
+    int m = wino_of(c->kernel[HR_PASS_FORWARD]);
+    if (m) {
+        hr_wino_plan(&c->fwd, k, m, c->ci, c->hin, c->win, c->co, c->hout, c->wout, c->pad);
+        hr_wino_plan(&c->bwd, k, m, c->co, c->hout, c->wout, c->ci, c->hin, c->win, 2 - c->pad);
+        c->bytes += c->fwd.bytes + c->bwd.bytes;
+        plan_forward(c); /* of dw */
+        return;
+    }
     c->panel_f = panel_width(k, c->co);
     c->wf_len = (size_t)div_up(c->co, c->panel_f) * c->taps * c->ci * c->panel_f;
     c->wf = keep(c, c->wf_len + HR_SLACK, sizeof *c->wf);
@@ -127,6 +152,8 @@ void hr_conv_release(hr_conv *c)
         free(c->cls[i].off);
     }
     free(c->cls);
+    hr_wino_release(&c->fwd);
+    hr_wino_release(&c->bwd);
     free(c->off);
     free(c->wf);
     free(c->wb);
@@ -134,8 +161,13 @@ void hr_conv_release(hr_conv *c)
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
 
-void hr_conv_pack(hr_conv *c, const float *w)
+void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w)
 {
+    if (c->fwd.u) {
+        hr_wino_pack(&c->fwd, k, w, false);
+        hr_wino_pack(&c->bwd, k, w, true);
+        return;
+    }
     size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co;
     size_t pf = (size_t)c->panel_f, pb = (size_t)c->panel_b;
     /* wf[o/pf][t][i][o%pf] */
@@ -192,7 +224,13 @@ size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k)
         size_t rows = block > DW_PIXELS ? block : DW_PIXELS;
         values = (rows + (size_t)c->hout * (size_t)c->wout) * depth;
     }
-    return pointer_count(c, k) * sizeof(float *) + (values + 2 * HR_SLACK) * sizeof(float);
+    size_t bytes = pointer_count(c, k) * sizeof(float *) + (values + 2 * HR_SLACK) * sizeof(float);
+    if (c->fwd.u) {
+        size_t fwd = hr_wino_scratch(&c->fwd), bwd = hr_wino_scratch(&c->bwd);
+        bytes = bytes > fwd ? bytes : fwd;
+        bytes = bytes > bwd ? bytes : bwd;
+    }
+    return bytes;
 }
 
 static work lay_out(void *scratch, const hr_conv *c, const hr_kernels *k)
@@ -231,7 +269,7 @@ static void point_rows(const float **ptr, const float *base, size_t stride, cons
         const float *sample = base + (size_t)at.s * stride;
         const float **p = ptr + (size_t)(i / mr) * (size_t)(ntaps * mr) + i % mr;
         for (int t = 0; t < ntaps; t++)
-            p[t * mr] = o[t] < 0 ? zeros : sample + o[t];
+            p[t * mr] = o[t] < 0 ? hr_zeros : sample + o[t];
         row_next(&at, per_sample);
     }
     for (int i = n; i % mr; i++) {
@@ -286,6 +324,10 @@ static void block_gemm(const hr_kernels *ker, const float *const *ptr, int n, in
 void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
                      const hr_epilogue *e, void *scratch)
 {
+    if (c->fwd.u) {
+        hr_wino_run(&c->fwd, k, x, ns, y, e, false, scratch);
+        return;
+    }
     work w = lay_out(scratch, c, k);
     int pixels = c->hout * c->wout, rows = ns * pixels, block = ROW_TILES * k->mr;
     size_t co = (size_t)c->co, depth = (size_t)c->taps * (size_t)c->ci;
@@ -364,6 +406,10 @@ static void dx_gathered(const hr_conv *c, const hr_kernels *k, const float *dy, 
 void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
                 void *scratch)
 {
+    if (c->bwd.u) {
+        hr_wino_run(&c->bwd, k, dy, ns, dx, &(hr_epilogue){0}, add, scratch);
+        return;
+    }
     work w = lay_out(scratch, c, k);
     if (!c->gather) {
         for (int q = 0; q < c->nclass; q++)
@@ -410,7 +456,7 @@ void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const flo
             row at = row_at(r, pixels);
             for (int i = 0; i < n; i++) {
                 int32_t o = c->off[(size_t)at.p * (size_t)c->taps + (size_t)t];
-                w.ptr[i] = o < 0 ? zeros : x + (size_t)at.s * sample + o;
+                w.ptr[i] = o < 0 ? hr_zeros : x + (size_t)at.s * sample + o;
                 row_next(&at, pixels);
             }
             block_outer(k, w.ptr, n, c->ci, d, co, o0, o1, part + (size_t)t * (size_t)c->ci * columns, r > 0);

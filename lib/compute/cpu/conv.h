@@ -6,10 +6,7 @@
 #include <stdint.h>
 
 #include "compute/compute.h"
-#include "compute/cpu/kernels.h"
-
-/* A layer with padding has at most this many channels, in and out. */
-enum { HR_CONV_MAX_PADDED = 4096 };
+#include "compute/cpu/wino.h"
 
 /* Input pixels whose gradient takes the same kernel positions: (ih + pad) % stride and (iw + pad) % stride
  * agree. */
@@ -25,6 +22,8 @@ typedef struct hr_conv_class {
 enum hr_conv_kernel {
     HR_CONV_GEMM,   /* implicit GEMM: rows are pointed at */
     HR_CONV_IM2COL, /* few input channels: rows are copied together */
+    HR_CONV_WINO2,  /* Winograd F(2x2,3x3) */
+    HR_CONV_WINO4,  /* Winograd F(4x4,3x3) */
     HR_CONV_KERNELS
 };
 extern const char *const hr_conv_kernel_names[HR_CONV_KERNELS];
@@ -43,20 +42,15 @@ typedef struct hr_conv {
     hr_conv_class *cls; /* not when gathering */
     float *wf, *wb;     /* packed weights */
     size_t wf_len, wb_len;
+    hr_wino fwd, bwd; /* forward and dx by Winograd's algorithm, or empty */
 } hr_conv;
-
-/* What follows the sum on the way out; all fields may be NULL / false. res is laid out as y. */
-typedef struct hr_epilogue {
-    const float *scale, *shift, *res;
-    bool relu;
-} hr_epilogue;
 
 /* Plan c, whose geometry fields (first line of the struct) are set. wants_dx: make the backward tables too.
  */
 void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx);
 void hr_conv_release(hr_conv *c);
 /* Pack weights w (co, ci, kh, kw), torch layout. */
-void hr_conv_pack(hr_conv *c, const float *w);
+void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w);
 
 /* Bytes of scratch that a thread needs for c. */
 size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k);

@@ -164,7 +164,7 @@ static void take_weights(hr_exec *e, hr_step *s)
             s->eff[i] = w[i] * mask[i];
         w = s->eff;
     }
-    hr_conv_pack(&s->conv, w);
+    hr_conv_pack(&s->conv, e->k, w);
 }
 
 /* The step's affine map from running statistics. */

@@ -1,5 +1,6 @@
 /* lib/compute/cpu/kernels.c -- the inner loops, written once with GCC's vector extensions and compiled per
- * instruction set (with the matching -march; HR_ISA is its name, HR_TABLE that of its table).
+ * instruction set (with the matching -march; HR_ISA is its name, HR_TABLE that of its table, HR_WINO that of the
+ * table of tiles.c).
  *
  * The GEMM tile keeps mr x (1 or 2) vectors of sums in registers. Its rows are addressed by pointers, so that
  * a convolution needs no im2col: for every tap a row's pointer says where that pixel's channels begin, and
@@ -13,45 +14,11 @@
  *   portable   4       4 x 8       4 x 8
  *
  * Sums over many rows (statistics, their gradients) are float within BLOCK rows and double across blocks. */
-#include "compute/cpu/kernels.h"
+#include "compute/cpu/vec.h"
 
 #include <string.h>
 
-#if defined(__AVX512F__)
-enum { VW = 16, MR = 12, MO = 8 };
-#elif defined(__AVX2__)
-enum { VW = 8, MR = 6, MO = 4 };
-#else
-enum { VW = 4, MR = 4, MO = 4 };
-#endif
 enum { BLOCK = 64 };
-
-typedef float vec __attribute__((vector_size(VW * 4)));
-typedef int ivec __attribute__((vector_size(VW * 4)));
-typedef float loose __attribute__((vector_size(VW * 4), aligned(4), may_alias)); /* in memory: any address */
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE vec load(const float *p)
-{
-    return *(const loose *)p;
-}
-
-INLINE void store(float *p, vec v)
-{
-    *(loose *)p = v;
-}
-
-INLINE vec splat(float x)
-{
-    return x - (vec){0};
-}
-
-/* max(v, 0) that lets NaN through, so that a diverged network is noticed in its loss. */
-INLINE vec positive(vec v)
-{
-    return (vec)((ivec)v & ~(ivec)(v < (vec){0}));
-}
 
 /* ---- GEMM tile ---------------------------------------------------------------------------------------- */
 
@@ -302,6 +269,7 @@ static void grad_affine(size_t rows, int ch, const float *g, const float *z, con
         }
 }
 
+extern const hr_wino_kernels HR_WINO;
 extern const hr_kernels HR_TABLE;
 const hr_kernels HR_TABLE = {
     .name = HR_ISA,
@@ -316,4 +284,5 @@ const hr_kernels HR_TABLE = {
     .stats = stats,
     .grad_sums = grad_sums,
     .grad_affine = grad_affine,
+    .wino = &HR_WINO,
 };

@@ -1,0 +1,178 @@
+/* lib/compute/cpu/wino.c -- 3x3 convolution of stride 1 by Winograd's minimal filtering (Lavin & Gray 2016,
+ * arXiv:1509.09308); tiles.c has the algebra of one tile.
+ *
+ * The map is cut into tiles of m x m outputs. With V_p (tiles, ci) the transformed inputs at point p of the T*T
+ * points, and U_p (ci, co) the transformed weights, the sums over channels are T*T matrix products
+ *     M_p (tiles, co) = V_p U_p,
+ * and M is transformed back into pixels. They are done for a block of tiles at a time, so that V and M of a block
+ * stay in the second-level cache:
+ *
+ *     V  [point][tile][channel]      a tile's row has ldv floats, whole vectors
+ *     U  [point][panel][ci][panel]   packed as the gemm kernel likes it, made once per change of the weights
+ *     M  [point][tile][channel]      ldm floats, whole panels
+ *
+ * Points are a few floats more than a power of two apart: a tile's T*T rows would otherwise fall into the same sets of
+ * the first-level cache. A tile's result depends neither on the block nor on the tiles beside it.
+ *
+ * The gradient to the input is the same convolution of dy with turned weights and padding 2 - pad. */
+#include "compute/cpu/wino.h"
+
+#include "base/base.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int div_up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+int64_t hr_wino_cost(int m, int h, int w)
+{
+    return (int64_t)div_up(h, m) * div_up(w, m) * (m + 2) * (m + 2);
+}
+
+/* ---- planning ------------------------------------------------------------------------------------------ */
+
+/* Offsets of the n x n pixels of each tile, whose corner is m*tile - pad, in an h x w map of c channels. */
+static int32_t *tile_offsets(const hr_wino *w, int across, int n, int pad, int height, int width, int c)
+{
+    int32_t *off = hr_xmalloc((size_t)(w->tiles * n * n) * sizeof *off), *o = off;
+    for (int tile = 0; tile < w->tiles; tile++)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n; j++) {
+                int y = tile / across * w->m - pad + i, x = tile % across * w->m - pad + j;
+                *o++ = y >= 0 && y < height && x >= 0 && x < width ? (y * width + x) * c : -1;
+            }
+    return off;
+}
+
+/* Tiles of a block: what leaves V and M in about half of a core's second-level cache, but enough rows per product that
+ * reading U is not what takes the time. */
+static int block_tiles(const hr_wino *w, const hr_kernels *k)
+{
+    long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    size_t budget = (size_t)(l2 > 0 ? l2 : 512 << 10) / 2, tile = (size_t)w->points * (w->ldv + w->ldm) * 4;
+    const char *env = getenv("WB");
+    int n = env ? atoi(env) : (int)(budget / tile), least = (48 + k->mr - 1) / k->mr * k->mr;
+    if (env) least = k->mr;
+    n = n / k->mr * k->mr;
+    return n < least ? least : n;
+}
+
+void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int win, int co, int hout, int wout,
+                  int pad)
+{
+    int across = div_up(wout, m), panel = co > k->vw ? 2 * k->vw : k->vw;
+    *w = (hr_wino){.m = m,
+                   .t = m + 2,
+                   .points = (m + 2) * (m + 2),
+                   .ci = ci,
+                   .co = co,
+                   .in_len = (size_t)ci * (size_t)hin * (size_t)win,
+                   .out_len = (size_t)co * (size_t)hout * (size_t)wout,
+                   .tiles = across * div_up(hout, m),
+                   .panel = panel};
+    w->in_off = tile_offsets(w, across, w->t, pad, hin, win, ci);
+    w->out_off = tile_offsets(w, across, m, 0, hout, wout, co);
+    w->ldv = round_up((size_t)ci, (size_t)k->vw);
+    w->ldm = round_up((size_t)co, (size_t)panel);
+    w->block = block_tiles(w, k);
+    w->v_step = (size_t)w->block * w->ldv + 16;
+    w->m_step = (size_t)w->block * w->ldm + 16;
+    w->u_step = (size_t)ci * w->ldm;
+    size_t weights = (size_t)w->points * w->u_step + HR_SLACK;
+    w->u = hr_xaligned(weights, sizeof *w->u);
+    w->bytes = weights * sizeof *w->u + (size_t)w->tiles * (size_t)(w->points + m * m) * sizeof *w->in_off;
+}
+
+void hr_wino_release(hr_wino *w)
+{
+    free(w->in_off);
+    free(w->out_off);
+    free(w->u);
+}
+
+void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
+{
+    float side[9 * 2 * HR_MAX_VW] __attribute__((aligned(64)));
+    size_t panel = (size_t)w->panel, ci = (size_t)w->ci, co = (size_t)w->co;
+    memset(side, 0, sizeof side);
+    for (size_t o0 = 0; o0 < co; o0 += panel) {
+        size_t n = co - o0 < panel ? co - o0 : panel;
+        if (n < panel)
+            memset(side, 0, sizeof side);
+        for (size_t i = 0; i < ci; i++) {
+            for (size_t o = 0; o < n; o++) {
+                const float *kernel = g + (flip ? i * co + o0 + o : (o0 + o) * ci + i) * 9;
+                for (size_t t = 0; t < 9; t++)
+                    side[t * panel + o] = kernel[flip ? 8 - t : t];
+            }
+            k->wino->weight(w->m, w->panel, side, w->u + o0 * ci + i * panel, w->u_step);
+        }
+    }
+}
+
+/* ---- running ------------------------------------------------------------------------------------------- */
+
+typedef struct work {
+    const float **ptr; /* (block) */
+    float *v, *m;
+} work;
+
+size_t hr_wino_scratch(const hr_wino *w)
+{
+    return round_up((size_t)w->block * sizeof(float *), 64) +
+           ((size_t)w->points * (w->v_step + w->m_step) + 2 * HR_SLACK) * sizeof(float);
+}
+
+static work lay_out(const hr_wino *w, void *scratch)
+{
+    float *v = (float *)((char *)scratch + round_up((size_t)w->block * sizeof(float *), 64));
+    return (work){scratch, v, v + (size_t)w->points * w->v_step + HR_SLACK};
+}
+
+/* M_p = V_p U_p for n tiles, rounded up to whole gemm tiles: the rows behind repeat the last. */
+static void multiply(const hr_wino *w, const hr_kernels *k, const work *b, int n)
+{
+    for (int p = 0; p < w->points; p++) {
+        const float *v = b->v + (size_t)p * w->v_step, *u = w->u + (size_t)p * w->u_step;
+        float *m = b->m + (size_t)p * w->m_step;
+        for (int i = 0; i < n || i % k->mr; i++)
+            b->ptr[i] = v + (size_t)(i < n ? i : n - 1) * w->ldv;
+        for (size_t j = 0; j < w->ldm; j += (size_t)w->panel, u += (size_t)w->ci * (size_t)w->panel)
+            for (int i = 0; i < n; i += k->mr)
+                k->gemm(k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u, m + (size_t)i * w->ldm + j, w->ldm,
+                        false);
+    }
+}
+
+void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y, const hr_epilogue *e,
+                 bool add, void *scratch)
+{
+    work b = lay_out(w, scratch);
+    int total = ns * w->tiles;
+    for (int r = 0; r < total; r += w->block) {
+        int n = total - r < w->block ? total - r : w->block;
+        for (int i = 0; i < n; i++) {
+            size_t s = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles);
+            k->wino->in(w->m, w->ci, x + s * w->in_len, w->in_off + tile * (size_t)w->points,
+                        b.v + (size_t)i * w->ldv, w->v_step);
+        }
+        multiply(w, k, &b, n);
+        for (int i = 0; i < n; i++) {
+            size_t s = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles);
+            hr_epilogue here = *e;
+            if (e->res)
+                here.res += s * w->out_len;
+            k->wino->out(w->m, w->co, b.m + (size_t)i * w->ldm, w->m_step,
+                         w->out_off + tile * (size_t)(w->m * w->m), y + s * w->out_len, &here, add);
+        }
+    }
+}
