@@ -85,7 +85,7 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
  * multiplies by the mask to finetune, or by the weight to train scores), or NULL if t is not trainable. */
 const float *hr_exec_grad(const hr_exec *e, int tensor);
 
-/* Call fn(ctx, n0, n1) for every chunk of [0,n), spread over the executor's threads. Inside fn, HR_BN_FOLDED
+/* Call fn(ctx, n0, n1) for ranges of whole chunks that make up [0,n), spread over the executor's threads. Inside fn, HR_BN_FOLDED
  * passes over [n0,n1) are allowed. */
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx);
 /* Forward all of [0,n) with HR_BN_FOLDED on all threads. */

@@ -92,14 +92,15 @@ static void plan_class(hr_conv *c, hr_conv_class *g, int rh, int rw)
     c->wb_len += (size_t)div_up(c->ci, c->panel_b) * g->ntaps * c->co * c->panel_b;
 }
 
-/* The kernel of each pass. Winograd's algorithm takes part where it saves multiplications and whole vectors of channels
- * make up for its transforms. */
+/* The kernel of each pass. Winograd's algorithm takes part where it saves multiplications and whole vectors
+ * of channels make up for its transforms. */
 static void choose(hr_conv *c)
 {
     bool gather = c->ci < GATHER_BELOW && c->taps > 1;
     for (int p = 0; p < HR_PASSES; p++)
         c->kernel[p] = gather ? HR_CONV_IM2COL : HR_CONV_GEMM;
-    if (getenv("EXACT") || c->kh != 3 || c->kw != 3 || c->stride != 1 || c->pad > 2 || c->co < 16 || c->ci < 16)
+    if (getenv("EXACT") || c->kh != 3 || c->kw != 3 || c->stride != 1 || c->pad > 2 || c->co < 16 ||
+        c->ci < 16)
         return;
     bool four = hr_wino_cost(4, c->hout, c->wout) <= hr_wino_cost(2, c->hout, c->wout);
     c->kernel[HR_PASS_FORWARD] = c->kernel[HR_PASS_DX] = four ? HR_CONV_WINO4 : HR_CONV_WINO2;

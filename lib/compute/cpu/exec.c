@@ -211,22 +211,28 @@ void hr_exec_params(hr_exec *e)
     }
 }
 
-/* ---- chunks
- * ------------------------------------------------------------------------------------------------ */
+/* ---- one step on some samples ----------------------------------------------------------------------------
+ */
 
-static float *y_of(const hr_step *s, int q)
+/* Values of a step from sample n on, up to the end of the task that n belongs to. */
+static float *at(const hr_step *s, float *first, size_t step, int n)
 {
-    return s->y + (size_t)q * s->y_step;
+    return first + (size_t)(n / s->task) * step + (size_t)(n % s->task) * s->len;
 }
 
-static float *z_of(const hr_step *s, int q)
+static float *y_of(const hr_step *s, int n)
 {
-    return s->z ? s->z + (size_t)q * s->z_step : NULL;
+    return at(s, s->y, s->y_step, n);
 }
 
-static float *g_of(const hr_step *s, int q)
+static float *z_of(const hr_step *s, int n)
 {
-    return s->g + (size_t)q * s->g_step;
+    return s->z ? at(s, s->z, s->z_step, n) : NULL;
+}
+
+static float *g_of(const hr_step *s, int n)
+{
+    return at(s, s->g, s->g_step, n);
 }
 
 static double *part_of(const hr_step *s, int q, int which)
@@ -245,18 +251,18 @@ static bool batch_norm_of(enum hr_bn_mode mode)
 }
 
 /* What the batch norm of step s normalises: the raw convolution, or the input activation. */
-static float *bn_input(const hr_exec *e, const hr_step *s, int q)
+static float *bn_input(const hr_exec *e, const hr_step *s, int n)
 {
-    return s->kind == HR_STEP_BN ? y_of(&e->steps[s->in], q) : z_of(s, q);
+    return s->kind == HR_STEP_BN ? y_of(&e->steps[s->in], n) : z_of(s, n);
 }
 
-/* First part of a step's forward on chunk q of ns samples. With a batch norm outside HR_BN_FOLDED this ends
+/* First part of a step's forward on ns samples from n0 on. With a batch norm outside HR_BN_FOLDED this ends
  * at the raw values. */
-static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode mode, void *scratch)
+static void forward_begin(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mode mode, void *scratch)
 {
     const hr_step *in = &e->steps[s->in], *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
-    const float *x = y_of(in, q);
-    float *y = y_of(s, q);
+    const float *x = y_of(in, n0);
+    float *y = y_of(s, n0);
     size_t rows = (size_t)ns * pixels(s);
     double from = clock_of(e);
     switch (s->kind) {
@@ -264,9 +270,9 @@ static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode
         break;
     case HR_STEP_CONV:
         if (s->bn >= 0 && mode != HR_BN_FOLDED) {
-            hr_conv_forward(&s->conv, e->k, x, ns, z_of(s, q), &(hr_epilogue){.shift = s->bias}, scratch);
+            hr_conv_forward(&s->conv, e->k, x, ns, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, scratch);
         } else {
-            hr_epilogue out = {s->bn >= 0 ? s->scale : NULL, s->shift, in2 ? y_of(in2, q) : NULL, s->relu};
+            hr_epilogue out = {s->bn >= 0 ? s->scale : NULL, s->shift, in2 ? y_of(in2, n0) : NULL, s->relu};
             hr_conv_forward(&s->conv, e->k, x, ns, y, &out, scratch);
         }
         break;
@@ -278,7 +284,7 @@ static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode
             e->k->affine(rows, s->c, x, y, s->scale, s->shift, NULL, s->relu);
         break;
     case HR_STEP_ADD:
-        e->k->affine(rows, s->c, x, y, NULL, NULL, y_of(in2, q), s->relu);
+        e->k->affine(rows, s->c, x, y, NULL, NULL, y_of(in2, n0), s->relu);
         break;
     case HR_STEP_RELU:
         e->k->affine(rows, s->c, x, y, NULL, NULL, NULL, true);
@@ -293,40 +299,40 @@ static void forward_begin(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode
 }
 
 /* Second part, outside HR_BN_FOLDED: normalise. */
-static void forward_finish(hr_exec *e, hr_step *s, int q, int ns)
+static void forward_finish(hr_exec *e, hr_step *s, int n0, int ns)
 {
-    const float *res = s->in2 >= 0 ? y_of(&e->steps[s->in2], q) : NULL;
+    const float *res = s->in2 >= 0 ? y_of(&e->steps[s->in2], n0) : NULL;
     double from = clock_of(e);
-    e->k->affine((size_t)ns * pixels(s), s->c, bn_input(e, s, q), y_of(s, q), s->bscale, s->bshift, res,
+    e->k->affine((size_t)ns * pixels(s), s->c, bn_input(e, s, n0), y_of(s, n0), s->bscale, s->bshift, res,
                  s->relu);
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
 /* First part of a step's backward: through the relu and into the second operand. g becomes the gradient of
  * the batch norm's output, or of the operation's. */
-static void backward_begin(hr_exec *e, hr_step *s, int q, int ns)
+static void backward_begin(hr_exec *e, hr_step *s, int n0, int ns)
 {
     size_t n = (size_t)ns * s->len;
-    float *g = g_of(s, q);
+    float *g = g_of(s, n0);
     double from = clock_of(e);
     if (s->relu || s->kind == HR_STEP_RELU)
-        e->k->relu_back(n, g, y_of(s, q));
+        e->k->relu_back(n, g, y_of(s, n0));
     if (s->in2 >= 0)
-        e->k->copy(n, g_of(&e->steps[s->in2], q), g, s->in2_add);
+        e->k->copy(n, g_of(&e->steps[s->in2], n0), g, s->in2_add);
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
 /* Second part: through the batch norm (g*k1 + z*k2 + k3, or g*scale) and the operation. dx: the operand's
  * gradient is wanted. */
-static void backward_finish(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mode mode, bool dx,
+static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mode mode, bool dx,
                             void *scratch)
 {
     const hr_step *in = &e->steps[s->in];
-    float *g = g_of(s, q), *to = g_of(in, q);
+    float *g = g_of(s, n0), *to = g_of(in, n0);
     size_t rows = (size_t)ns * pixels(s);
     bool affine = s->bn >= 0 || s->kind == HR_STEP_AFFINE;
     bool batch = batch_norm_of(mode) && s->bn >= 0;
-    const float *z = batch ? bn_input(e, s, q) : NULL, *k1 = batch ? s->k1 : s->scale;
+    const float *z = batch ? bn_input(e, s, n0) : NULL, *k1 = batch ? s->k1 : s->scale;
     double from = clock_of(e);
     switch (s->kind) {
     case HR_STEP_INPUT:
@@ -352,7 +358,7 @@ static void backward_finish(hr_exec *e, hr_step *s, int q, int ns, enum hr_bn_mo
     case HR_STEP_AVGPOOL:
     case HR_STEP_FLATTEN:
         if (dx)
-            hr_pool_backward(s, &e->m->nodes[s->node], in, y_of(in, q), g, ns, to, s->in_add);
+            hr_pool_backward(s, &e->m->nodes[s->node], in, y_of(in, n0), g, ns, to, s->in_add);
         break;
     }
     clocked(e, s, HR_PASS_DX, dx ? ns * s->macs : 0, &from);
@@ -367,6 +373,11 @@ static void check_range(const hr_exec *e, int n0, int n1, bool whole)
         BUG("samples %d..%d of a batch of %d", n0, n1, e->opts.batch);
 }
 
+static int chunks_of(int samples)
+{
+    return (samples + HR_CHUNK - 1) / HR_CHUNK;
+}
+
 static int chunk_size(int q, int n1)
 {
     return n1 - q * HR_CHUNK < HR_CHUNK ? n1 - q * HR_CHUNK : HR_CHUNK;
@@ -375,44 +386,42 @@ static int chunk_size(int q, int n1)
 static void folded_forward(hr_exec *e, int n0, int n1)
 {
     int t = omp_get_thread_num();
-    for (int q = n0 / HR_CHUNK; q * HR_CHUNK < n1; q++) {
+    for (int n = n0; n < n1; n += e->task)
         for (int i = 1; i < e->nsteps && !hr_interrupted(); i++)
-            forward_begin(e, &e->steps[i], q, chunk_size(q, n1), HR_BN_FOLDED, e->scratch[t]);
-        e->tasks[t]++;
-    }
+            forward_begin(e, &e->steps[i], n, n1 - n < e->task ? n1 - n : e->task, HR_BN_FOLDED,
+                          e->scratch[t]);
+    e->tasks[t] += (uint64_t)chunks_of(n1 - n0);
 }
 
-static void start_gradient(hr_exec *e, int q, int ns)
+static void start_gradient(hr_exec *e, int n0, int ns)
 {
     hr_step *last = &e->steps[e->nsteps - 1];
-    memcpy(g_of(last, q), e->dlogits + (size_t)q * HR_CHUNK * last->len,
-           (size_t)ns * last->len * sizeof(float));
+    memcpy(g_of(last, n0), e->dlogits + (size_t)n0 * last->len, (size_t)ns * last->len * sizeof(float));
 }
 
 static void folded_backward(hr_exec *e, int n0, int n1)
 {
     int t = omp_get_thread_num();
-    for (int q = n0 / HR_CHUNK; q * HR_CHUNK < n1; q++) {
-        int ns = chunk_size(q, n1);
-        start_gradient(e, q, ns);
+    for (int n = n0; n < n1; n += e->task) {
+        int ns = n1 - n < e->task ? n1 - n : e->task;
+        start_gradient(e, n, ns);
         for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
-            backward_begin(e, &e->steps[i], q, ns);
-            backward_finish(e, &e->steps[i], q, ns, HR_BN_FOLDED, true, e->scratch[t]);
+            backward_begin(e, &e->steps[i], n, ns);
+            backward_finish(e, &e->steps[i], n, ns, HR_BN_FOLDED, true, e->scratch[t]);
         }
-        e->tasks[t]++;
     }
+    e->tasks[t] += (uint64_t)chunks_of(n1 - n0);
 }
 
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx)
 {
     check_range(e, 0, n, true);
-    int chunks = (n + HR_CHUNK - 1) / HR_CHUNK;
 #pragma omp parallel num_threads(e->opts.threads)
     {
         flush_denormals();
 #pragma omp for schedule(dynamic, 1)
-        for (int q = 0; q < chunks; q++)
-            fn(ctx, q * HR_CHUNK, q * HR_CHUNK + chunk_size(q, n));
+        for (int n0 = 0; n0 < n; n0 += e->task)
+            fn(ctx, n0, n0 + e->task < n ? n0 + e->task : n);
     }
 }
 
@@ -432,13 +441,21 @@ void hr_exec_infer(hr_exec *e, int n)
 /* One thread's view of a whole-batch pass. */
 typedef struct crew {
     int thread, threads, n, chunks;
+    int begin, end; /* this thread's own samples */
     enum hr_bn_mode mode;
 } crew;
 
-static crew crew_of(int n, enum hr_bn_mode mode)
+static crew crew_of(const hr_exec *e, int n, enum hr_bn_mode mode)
 {
     flush_denormals();
-    return (crew){omp_get_thread_num(), omp_get_num_threads(), n, (n + HR_CHUNK - 1) / HR_CHUNK, mode};
+    crew w = {.thread = omp_get_thread_num(), .threads = omp_get_num_threads(), .n = n, .mode = mode};
+    int tasks = (n + e->task - 1) / e->task;
+    w.chunks = chunks_of(n);
+    w.begin = tasks * w.thread / w.threads * e->task;
+    w.end = tasks * (w.thread + 1) / w.threads * e->task;
+    if (w.end > n)
+        w.end = n;
+    return w;
 }
 
 /* This thread's share [lo,hi) of n things that any thread may do. */
@@ -448,10 +465,16 @@ static void share(const crew *w, int n, int *lo, int *hi)
     *hi = (int)((int64_t)n * (w->thread + 1) / w->threads);
 }
 
-/* After a signal the chunks that are left are skipped; the barriers are passed, so that all threads come out.
- */
-#define EACH_OWN_CHUNK(w, q)                                                                                 \
-    for (int q = (w)->thread; q < (w)->chunks && !hr_interrupted(); q += (w)->threads)
+/* A thread's own samples are whole tasks side by side, which it takes one at a time: from n on, ns. After a
+ * signal those that are left are skipped; the barriers are passed, so that all threads come out. */
+static bool next_task(const crew *w, int task, int *n, int *ns)
+{
+    *n = *ns ? *n + *ns : w->begin;
+    *ns = w->end - *n < task ? w->end - *n : task;
+    return *ns > 0 && !hr_interrupted();
+}
+
+#define EACH_TASK(w, task, n, ns) for (int n = 0, ns = 0; next_task(w, task, &n, &ns);)
 
 /* Merge the chunks' means and squared deviations of channel c (Chan, Golub & LeVeque 1979) in a fixed tree.
  */
@@ -515,16 +538,21 @@ static void settle_stats(hr_exec *e, hr_step *s, const crew *w)
     }
 }
 
+static void chunk_stats(hr_exec *e, hr_step *s, int n, int ns)
+{
+    double from = clock_of(e);
+    e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, n), part_of(s, n / HR_CHUNK, 0),
+                part_of(s, n / HR_CHUNK, 1));
+    clocked(e, s, HR_PASS_REST, 0, &from);
+}
+
 static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 {
-    EACH_OWN_CHUNK(w, q)
+    EACH_TASK(w, e->task, n, ns)
     {
-        int ns = chunk_size(q, w->n);
-        forward_begin(e, s, q, ns, w->mode, e->scratch[w->thread]);
-        double from = clock_of(e);
-        if (s->bn >= 0 && batch_norm_of(w->mode))
-            e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, q), part_of(s, q, 0), part_of(s, q, 1));
-        clocked(e, s, HR_PASS_REST, 0, &from);
+        forward_begin(e, s, n, ns, w->mode, e->scratch[w->thread]);
+        for (int i = 0; i < ns && s->bn >= 0 && batch_norm_of(w->mode); i += HR_CHUNK)
+            chunk_stats(e, s, n + i, ns - i < HR_CHUNK ? ns - i : HR_CHUNK);
         e->tasks[w->thread]++;
     }
     if (s->bn < 0)
@@ -532,8 +560,8 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 #pragma omp barrier
     settle_stats(e, s, w);
 #pragma omp barrier
-    EACH_OWN_CHUNK(w, q)
-    forward_finish(e, s, q, chunk_size(q, w->n));
+    EACH_TASK(w, e->task, n, ns)
+    forward_finish(e, s, n, ns);
 }
 
 void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
@@ -548,7 +576,7 @@ void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
         BUG("batch norm mode '%s' was not planned", hr_bn_mode_names[bn]);
 #pragma omp parallel num_threads(e->opts.threads)
     {
-        crew w = crew_of(n1, bn);
+        crew w = crew_of(e, n1, bn);
         for (int i = 1; i < e->nsteps; i++)
             layer_forward(e, &e->steps[i], &w);
     }
@@ -627,8 +655,9 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
         double from = clock_of(e), macs = 0;
         for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
             size[top] = 1;
-            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q), g_of(s, q), chunk_size(q, w->n), o0, o1,
-                       e->tile[w->thread] + (size_t)top * e->tile_len, e->scratch[w->thread]);
+            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q * HR_CHUNK), g_of(s, q * HR_CHUNK),
+                       chunk_size(q, w->n), o0, o1, e->tile[w->thread] + (size_t)top * e->tile_len,
+                       e->scratch[w->thread]);
             macs += s->macs * chunk_size(q, w->n) * (o1 - o0) / c->co;
             for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
                 add_into(e->tile[w->thread] + (size_t)(top - 2) * e->tile_len,
@@ -642,6 +671,32 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
     }
 }
 
+/* Sums of g, and of g times the normalised input, over each chunk: of a batch norm, or of a bias (part 2). */
+static void chunk_sums(hr_exec *e, hr_step *s, int n0, int ns, bool bias)
+{
+    double from = clock_of(e);
+    for (int n = n0; n < n0 + ns; n += HR_CHUNK) {
+        size_t rows = (size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s);
+        int q = n / HR_CHUNK;
+        if (bias)
+            e->k->grad_sums(rows, s->c, g_of(s, n), NULL, NULL, NULL, part_of(s, q, 2), NULL);
+        else
+            e->k->grad_sums(rows, s->c, g_of(s, n), bn_input(e, s, n), s->mean, s->inv, part_of(s, q, 0),
+                            part_of(s, q, 1));
+    }
+    clocked(e, s, HR_PASS_REST, 0, &from);
+}
+
+static void chunk_dw(hr_exec *e, const hr_step *s, int n0, int ns, void *scratch)
+{
+    double from = clock_of(e);
+    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
+        hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], n), g_of(s, n),
+                   n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK, 0, s->conv.co,
+                   e->dw_part + (size_t)(n / HR_CHUNK) * e->dw_part_len, scratch);
+    clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
+}
+
 static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags)
 {
     bool dw = flags & HR_DW, dx = (flags & HR_DX) || e->steps[s->in].trainable;
@@ -649,16 +704,13 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     float *grad = dw && s->kind == HR_STEP_CONV ? e->grads[e->m->nodes[s->node].param[HR_P_WEIGHT]] : NULL;
     float *dbias = dw && s->bias ? e->grads[e->m->nodes[s->node].param[HR_P_BIAS]] : NULL;
     bool chunkwise = grad && !s->dw_tiles;
+    void *scratch = e->scratch[w->thread];
 
-    EACH_OWN_CHUNK(w, q)
+    EACH_TASK(w, e->task, n, ns)
     {
-        int ns = chunk_size(q, w->n);
-        backward_begin(e, s, q, ns);
-        double from = clock_of(e);
+        backward_begin(e, s, n, ns);
         if (sums)
-            e->k->grad_sums((size_t)ns * pixels(s), s->c, g_of(s, q), bn_input(e, s, q), s->mean, s->inv,
-                            part_of(s, q, 0), part_of(s, q, 1));
-        clocked(e, s, HR_PASS_REST, 0, &from);
+            chunk_sums(e, s, n, ns, false);
         e->tasks[w->thread]++;
     }
     if (sums) {
@@ -666,20 +718,13 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
         settle_sums(e, s, w, dw);
 #pragma omp barrier
     }
-    EACH_OWN_CHUNK(w, q)
+    EACH_TASK(w, e->task, n, ns)
     {
-        int ns = chunk_size(q, w->n);
-        backward_finish(e, s, q, ns, w->mode, dx, e->scratch[w->thread]);
-        double from = clock_of(e);
+        backward_finish(e, s, n, ns, w->mode, dx, scratch);
         if (dbias)
-            e->k->grad_sums((size_t)ns * pixels(s), s->c, g_of(s, q), NULL, NULL, NULL, part_of(s, q, 2),
-                            NULL);
-        clocked(e, s, HR_PASS_REST, 0, &from);
-        if (chunkwise) {
-            hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], q), g_of(s, q), ns, 0, s->conv.co,
-                       e->dw_part + (size_t)q * e->dw_part_len, e->scratch[w->thread]);
-            clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
-        }
+            chunk_sums(e, s, n, ns, true);
+        if (chunkwise)
+            chunk_dw(e, s, n, ns, scratch);
     }
     if (!grad)
         return;
@@ -708,9 +753,9 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
     }
 #pragma omp parallel num_threads(e->opts.threads)
     {
-        crew w = crew_of(n1, bn);
-        EACH_OWN_CHUNK(&w, q)
-        start_gradient(e, q, chunk_size(q, n1));
+        crew w = crew_of(e, n1, bn);
+        EACH_TASK(&w, e->task, n, ns)
+        start_gradient(e, n, ns);
         for (int i = e->nsteps - 1; i > 0; i--)
             layer_backward(e, &e->steps[i], &w, flags);
     }

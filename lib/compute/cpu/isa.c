@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 extern const hr_kernels hr_kernels_v2, hr_kernels_v3, hr_kernels_v4;
@@ -60,6 +61,12 @@ const hr_kernels *hr_kernels_get(void)
         __atomic_store_n(&chosen, k, __ATOMIC_RELEASE);
     }
     return k;
+}
+
+size_t hr_l2_bytes(void)
+{
+    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? (size_t)bytes : 512 << 10;
 }
 
 const char *hr_compute_isa(void)

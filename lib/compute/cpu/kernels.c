@@ -1,6 +1,6 @@
 /* lib/compute/cpu/kernels.c -- the inner loops, written once with GCC's vector extensions and compiled per
- * instruction set (with the matching -march; HR_ISA is its name, HR_TABLE that of its table, HR_WINO that of the
- * table of tiles.c).
+ * instruction set (with the matching -march; HR_ISA is its name, HR_TABLE that of its table, HR_WINO that of
+ * the table of tiles.c).
  *
  * The GEMM tile keeps mr x (1 or 2) vectors of sums in registers. Its rows are addressed by pointers, so that
  * a convolution needs no im2col: for every tap a row's pointer says where that pixel's channels begin, and

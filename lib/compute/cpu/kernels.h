@@ -13,21 +13,22 @@
 
 enum { HR_SLACK = 64, HR_MAX_MR = 12, HR_MAX_VW = 16 };
 
-/* What follows a convolution's sum on the way out: y = z*scale + shift + res, then max(., 0); scale and shift are
- * per channel. All fields may be NULL / false. res is laid out as y. */
+/* What follows a convolution's sum on the way out: y = z*scale + shift + res, then max(., 0); scale and shift
+ * are per channel. All fields may be NULL / false. res is laid out as y. */
 typedef struct hr_epilogue {
     const float *scale, *shift, *res;
     bool relu;
 } hr_epilogue;
 
-/* The transforms of Winograd's F(m x m, 3x3), m = 4 or 2, T = m+2 (tiles.c). v is T*T rows of channels, `step` floats
- * apart. off are offsets of pixels, in floats, -1 outside the map. Channels are rounded up to whole vectors in v. */
+/* The transforms of Winograd's F(m x m, 3x3), m = 4 or 2, T = m+2 (tiles.c). v is T*T rows of channels,
+ * `step` floats apart. off are offsets of pixels, in floats, -1 outside the map. Channels are rounded up to
+ * whole vectors in v. */
 typedef struct hr_wino_kernels {
     /* v = B' d B of the T*T pixels x + off[i]. */
     void (*in)(int m, int ch, const float *x, const int32_t *off, float *v, size_t step);
     /* The m*m pixels y + off[i] (+)= A' v A, with the epilogue. */
-    void (*out)(int m, int ch, const float *v, size_t step, const int32_t *off, float *y, const hr_epilogue *e,
-                bool add);
+    void (*out)(int m, int ch, const float *v, size_t step, const int32_t *off, float *y,
+                const hr_epilogue *e, bool add);
     /* v = A dy A' of the m*m pixels dy + off[i]. */
     void (*grad)(int m, int ch, const float *dy, const int32_t *off, float *v, size_t step);
     /* u = G w G' for n 3x3 kernels side by side: w (9, n), n whole vectors. */
@@ -73,8 +74,11 @@ typedef struct hr_kernels {
     const hr_wino_kernels *wino;
 } hr_kernels;
 
-/* Pixels in the padding read their channels from here. A layer with padding has at most HR_CONV_MAX_PADDED channels,
- * in and out. */
+/* Bytes of a core's second-level cache, or a guess. Speed alone depends on it, never a bit. */
+size_t hr_l2_bytes(void);
+
+/* Pixels in the padding read their channels from here. A layer with padding has at most HR_CONV_MAX_PADDED
+ * channels, in and out. */
 enum { HR_CONV_MAX_PADDED = 4096 };
 extern const float hr_zeros[HR_CONV_MAX_PADDED + HR_SLACK];
 

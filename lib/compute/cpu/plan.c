@@ -1,6 +1,7 @@
 /* lib/compute/cpu/plan.c -- from a graph to fused steps and one arena (plan.h explains both). */
 #include "compute/cpu/plan.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -218,6 +219,28 @@ static size_t place_gradients(const hr_exec *e, size_t *offset)
     return room;
 }
 
+/* Samples of a task: enough that the weights of layers with small maps are not read for a few pixels only,
+ * but not so many that large maps leave the caches behind, and such that no thread has more to do than it
+ * must. */
+static int task_of(const hr_exec *e)
+{
+    enum { MOST = 4, MAP_BYTES = 8 << 20 };
+    size_t largest = 1;
+    for (int i = 0; i < e->nsteps; i++)
+        largest = e->steps[i].len > largest ? e->steps[i].len : largest;
+    size_t fit = MAP_BYTES / (largest * HR_CHUNK * sizeof(float));
+    int best = 1, least = INT_MAX;
+    for (int size = 1; size <= MOST && (size == 1 || (size_t)size <= fit); size++) {
+        int tasks = (e->chunks + size - 1) / size,
+            load = (tasks + e->opts.threads - 1) / e->opts.threads * size;
+        if (load <= least) {
+            least = load;
+            best = size;
+        }
+    }
+    return best * HR_CHUNK;
+}
+
 static bool keeps_raw(const hr_exec *e, const hr_step *s)
 {
     return s->kind == HR_STEP_CONV && s->bn >= 0 && (e->opts.train || e->opts.batch_stats);
@@ -237,10 +260,17 @@ static int chunks_of(int batch)
     return (batch + HR_CHUNK - 1) / HR_CHUNK;
 }
 
+/* Chunks that a batch takes memory for: whole tasks. */
+static int chunks_kept(const hr_exec *e, int batch)
+{
+    int task = e->task / HR_CHUNK;
+    return (chunks_of(batch) + task - 1) / task * task;
+}
+
 size_t hr_plan_bytes(const hr_exec *e, int batch)
 {
     size_t tile = e->opts.train ? e->tile_len * sizeof **e->tile * (size_t)e->opts.threads : 0;
-    int chunks = chunks_of(batch);
+    int chunks = chunks_kept(e, batch);
     return e->bytes_fixed + e->bytes_chunk * (size_t)chunks + tile * (size_t)levels_of(chunks);
 }
 
@@ -277,7 +307,7 @@ static float *claim(size_t n)
     return memset(p, 0, (n + HR_SLACK) * sizeof(float));
 }
 
-/* Places of everything in a chunk's part of the arena, and the memory per chunk. */
+/* Where everything begins in the arena, for a batch of one chunk, and the memory per chunk. */
 typedef struct layout {
     size_t *y, *z, *g, room, gradients; /* gradients: where they begin */
 } layout;
@@ -311,24 +341,26 @@ static void place_steps(hr_exec *e, const layout *l)
 {
     for (size_t i = 0; i < (size_t)e->nsteps; i++) {
         hr_step *s = &e->steps[i];
-        s->y = e->arena + l->y[i];
-        s->z = keeps_raw(e, s) ? e->arena + l->z[i] : NULL;
-        s->g = e->arena + l->gradients + l->g[i];
-        s->y_step = s->z_step = s->g_step = l->room;
+        size_t chunks = (size_t)(e->task / HR_CHUNK);
+        s->y = e->arena + l->y[i] * chunks;
+        s->z = keeps_raw(e, s) ? e->arena + l->z[i] * chunks : NULL;
+        s->g = e->arena + (l->gradients + l->g[i]) * chunks;
+        s->y_step = s->z_step = s->g_step = l->room * chunks;
+        s->task = e->task;
         if (s->bn >= 0 || s->bias)
             s->part = hr_xcalloc((size_t)e->chunks * 3 * (size_t)s->c, sizeof *s->part);
     }
     hr_step *first = &e->steps[0], *last = &e->steps[e->nsteps - 1];
-    size_t batch = (size_t)e->chunks * HR_CHUNK;
+    size_t batch = (size_t)chunks_kept(e, e->opts.batch) * HR_CHUNK;
     e->input = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->input);
     e->dinput = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->dinput);
     e->logits = hr_xaligned(batch * last->len + HR_SLACK, sizeof *e->logits);
     e->dlogits = hr_xaligned(batch * last->len + HR_SLACK, sizeof *e->dlogits);
     first->y = e->input;
     first->g = e->dinput;
-    first->y_step = first->g_step = first->len * HR_CHUNK;
+    first->y_step = first->g_step = first->len * (size_t)e->task;
     last->y = e->logits;
-    last->y_step = last->len * HR_CHUNK;
+    last->y_step = last->len * (size_t)e->task;
 }
 
 /* Take the memory for images, unless the machine, or a limit, does not hold it: better a word now than a
@@ -339,7 +371,8 @@ static int lay_out(hr_exec *e, hr_err *err)
     int rc = HR_OK;
     if (!e->opts.describe) {
         double have = hr_memory_left() + (double)e->bytes_fixed;
-        if ((double)needs(e, e->opts.batch) > have || !(e->arena = claim(l.room * (size_t)e->chunks)))
+        if ((double)needs(e, e->opts.batch) > have ||
+            !(e->arena = claim(l.room * (size_t)chunks_kept(e, e->opts.batch))))
             rc = too_little(e, have, err);
         else
             place_steps(e, &l);
@@ -519,6 +552,7 @@ int hr_plan(hr_exec *e, hr_err *err)
         rc = plan_parameters(e, err);
     if (rc)
         return rc;
+    e->task = task_of(e);
     plan_workspaces(e);
     rc = lay_out(e, err);
     if (rc == HR_OK && e->opts.train && !e->opts.describe)

@@ -6,10 +6,13 @@
  * A node is taken into a step when the step's value so far has no other reader. Nodes that change nothing
  * (flatten of a 1x1 map, adaptive pooling to the size it has) vanish. Step 0 is the image.
  *
+ * Tasks. A task is the samples, whole chunks, that a thread takes through a layer, or in HR_BN_FOLDED through
+ * the network, at a time. Its size changes no bit.
+ *
  * Memory. Activations y, raw convolution outputs z (kept only for batch statistics) and gradients g of one
- * chunk of HR_CHUNK samples lie together in that chunk's part of one arena, so that the depth-first passes of
- * HR_BN_FOLDED stay in a core's cache. y and z have places of their own; a gradient lives from the backward
- * of the last reader of its activation to the backward of the step itself, and shares its place with others.
+ * task lie together in that task's part of one arena. y and z have places of their own; a gradient lives from
+ * the backward of the last reader of its activation to the backward of the step itself, and shares its place
+ * with others.
  */
 #ifndef HR_COMPUTE_CPU_PLAN_H
 #define HR_COMPUTE_CPU_PLAN_H
@@ -41,9 +44,10 @@ typedef struct hr_step {
     int c, h, w;
     size_t len;  /* c*h*w */
     double macs; /* per image and pass of a convolution, else 0 */
-    /* Buffers of chunk q begin at y + q*y_step and so on, in floats. */
+    /* Buffers of task i, each (task, len), begin at y + i*y_step and so on, in floats. */
     float *y, *z, *g;
     size_t y_step, z_step, g_step;
+    int task; /* samples, as in hr_exec */
     hr_conv conv;
     bool dw_tiles;         /* large weight: DW works on panels of output channels instead of chunks */
     const float *mask;     /* of hr_exec_set_mask */
@@ -65,6 +69,7 @@ struct hr_exec {
     const hr_kernels *k;
     hr_exec_opts opts;
     int chunks;
+    int task; /* samples that a thread takes at a time, whole chunks */
     hr_step *steps;
     int nsteps;
     int *value; /* (nodes) step that holds a node's value, or -1 */

@@ -1,27 +1,25 @@
-/* lib/compute/cpu/tiles.c -- the small transforms of Winograd's convolution, compiled per instruction set like
- * kernels.c. wino.c says how they make a convolution.
+/* lib/compute/cpu/tiles.c -- the small transforms of Winograd's convolution, compiled per instruction set
+ * like kernels.c. wino.c says how they make a convolution.
  *
- * F(m x m, 3x3) (Lavin & Gray 2016, arXiv:1509.09308) makes an m x m tile of outputs from a T x T tile of inputs,
- * T = m+2, with T*T multiplications per pair of channels instead of 9*m*m:
- *     y = A' [ (G g G') * (B' d B) ] A          ' transposes, * is elementwise
- * d is a tile of the input, g the 3x3 kernel. One dimension of it is the Toom-Cook algorithm: evaluate two
- * polynomials at T points (T-1 numbers and infinity), multiply, interpolate. For the points p_i, with
- * N_i = prod_{k != i} (p_i - p_k):
- *     A[i][j] = p_i^j                    (j < m;  infinity: 1 at j = m-1)
- *     G[i][j] = p_i^j / N_i              (j < 3;  infinity: 1 at j = 2)
- *     B'[i]   = coefficients of prod_{k != i} (x - p_k)     (infinity: of the product over all finite points)
+ * F(m x m, 3x3) (Lavin & Gray 2016, arXiv:1509.09308) makes an m x m tile of outputs from a T x T tile of
+ * inputs, T = m+2, with T*T multiplications per pair of channels instead of 9*m*m: y = A' [ (G g G') * (B' d
+ * B) ] A          ' transposes, * is elementwise d is a tile of the input, g the 3x3 kernel. One dimension of
+ * it is the Toom-Cook algorithm: evaluate two polynomials at T points (T-1 numbers and infinity), multiply,
+ * interpolate. For the points p_i, with N_i = prod_{k != i} (p_i - p_k): A[i][j] = p_i^j (j < m;  infinity: 1
+ * at j = m-1) G[i][j] = p_i^j / N_i              (j < 3;  infinity: 1 at j = 2) B'[i]   = coefficients of
+ * prod_{k != i} (x - p_k)     (infinity: of the product over all finite points)
  *
  *     m = 2   points 0, 1, -1, infinity                     16 multiplications for 36
  *     m = 4   points 0, P, -P, Q, -Q, infinity              36 multiplications for 144
  *
- * P = 3/4 and Q = 3/2 in place of the usual 1 and 2: all factors are exact in float, and the largest error is a
- * quarter (Barabasz et al. 2020, arXiv:1803.10986, on the choice of points; 2e-6 against 8e-6 of the largest output
- * over 256 channels).
+ * P = 3/4 and Q = 3/2 in place of the usual 1 and 2: all factors are exact in float, and the largest error is
+ * a quarter (Barabasz et al. 2020, arXiv:1803.10986, on the choice of points; 2e-6 against 8e-6 of the
+ * largest output over 256 channels).
  *
  * The gradient to the weights is the same thing with the parts exchanged: dg = G' [ (B' d B) * (A dy A') ] G.
  *
- * A tile in memory is T*T rows of channels, `step` floats apart. Tiles find their pixels by offsets; an offset of
- * -1 is a pixel outside the map: it reads as zeros and is not written. */
+ * A tile in memory is T*T rows of channels, `step` floats apart. Tiles find their pixels by offsets; an
+ * offset of -1 is a pixel outside the map: it reads as zeros and is not written. */
 #include "compute/cpu/vec.h"
 
 #include <string.h>
@@ -68,8 +66,7 @@ INLINE void at(int m, const vec *v, int sv, vec *o, int so)
         o[so] = v[sv] - v[2 * sv] + v[3 * sv];
         return;
     }
-    vec p = v[sv] + v[2 * sv], dp = v[sv] - v[2 * sv], q = v[3 * sv] + v[4 * sv],
-        dq = v[3 * sv] - v[4 * sv];
+    vec p = v[sv] + v[2 * sv], dp = v[sv] - v[2 * sv], q = v[3 * sv] + v[4 * sv], dq = v[3 * sv] - v[4 * sv];
     o[0] = v[0] + p + q;
     o[so] = P * dp + Q * dq;
     o[2 * so] = P2 * p + Q2 * q;
@@ -129,8 +126,7 @@ INLINE void gt(int m, const vec *u, int su, vec *o, int so)
         o[2 * so] = p + u[3 * su];
         return;
     }
-    vec p = u[su] + u[2 * su], dp = u[su] - u[2 * su], q = u[3 * su] + u[4 * su],
-        dq = u[3 * su] - u[4 * su];
+    vec p = u[su] + u[2 * su], dp = u[su] - u[2 * su], q = u[3 * su] + u[4 * su], dq = u[3 * su] - u[4 * su];
     o[0] = (1 / (P2 * Q2)) * u[0] + ((1 / NP) * p + (1 / NQ) * q);
     o[so] = (P / NP) * dp + (Q / NQ) * dq;
     o[2 * so] = (P2 / NP) * p + ((Q2 / NQ) * q + u[5 * su]);
@@ -138,8 +134,8 @@ INLINE void gt(int m, const vec *u, int su, vec *o, int so)
 
 /* ---- two dimensions ------------------------------------------------------------------------------------ */
 
-/* The first n floats at p as a vector (n <= VW; memory behind them may be anything but must be there), and the
- * way back, which leaves what is behind them alone. */
+/* The first n floats at p as a vector (n <= VW; memory behind them may be anything but must be there), and
+ * the way back, which leaves what is behind them alone. */
 INLINE void store_some(float *p, vec v, int n)
 {
     if (n == VW)
@@ -196,7 +192,8 @@ INLINE void out_tile(int m, int ch, const float *v, size_t step, const int32_t *
                 d[i] = load(v + (size_t)(i * t + j) * step + c);
             at(m, d, 1, w + j, t);
         }
-        vec scale = e->scale ? load(e->scale + c) : splat(1), shift = e->shift ? load(e->shift + c) : splat(0);
+        vec scale = e->scale ? load(e->scale + c) : splat(1),
+            shift = e->shift ? load(e->shift + c) : splat(0);
         UNROLL
         for (int i = 0; i < m; i++) {
             vec o[4];
@@ -289,7 +286,8 @@ INLINE void weight_grad_tile(int m, int n, const float *du, size_t step, float *
     }
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------- */
+/* ---- the table -------------------------------------------------------------------------------------------
+ */
 
 static void wino_in(int m, int ch, const float *x, const int32_t *off, float *v, size_t step)
 {

@@ -1,7 +1,7 @@
 /* lib/compute/cpu/vec.h -- vectors as wide as the instruction set that a file is compiled for.
  *
- * For the files that are compiled once per set (kernels.c, tiles.c) and for no others: GCC's vector extensions, the
- * sizes of the register tiles, and loads and stores at any address. */
+ * For the files that are compiled once per set (kernels.c, tiles.c) and for no others: GCC's vector
+ * extensions, the sizes of the register tiles, and loads and stores at any address. */
 #ifndef HR_COMPUTE_CPU_VEC_H
 #define HR_COMPUTE_CPU_VEC_H
 

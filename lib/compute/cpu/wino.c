@@ -1,18 +1,18 @@
 /* lib/compute/cpu/wino.c -- 3x3 convolution of stride 1 by Winograd's minimal filtering (Lavin & Gray 2016,
  * arXiv:1509.09308); tiles.c has the algebra of one tile.
  *
- * The map is cut into tiles of m x m outputs. With V_p (tiles, ci) the transformed inputs at point p of the T*T
- * points, and U_p (ci, co) the transformed weights, the sums over channels are T*T matrix products
- *     M_p (tiles, co) = V_p U_p,
- * and M is transformed back into pixels. They are done for a block of tiles at a time, so that V and M of a block
- * stay in the second-level cache:
+ * The map is cut into tiles of m x m outputs. With V_p (tiles, ci) the transformed inputs at point p of the
+ * T*T points, and U_p (ci, co) the transformed weights, the sums over channels are T*T matrix products M_p
+ * (tiles, co) = V_p U_p, and M is transformed back into pixels. They are done for a block of tiles at a time,
+ * so that V and M of a block stay in the second-level cache:
  *
  *     V  [point][tile][channel]      a tile's row has ldv floats, whole vectors
  *     U  [point][panel][ci][panel]   packed as the gemm kernel likes it, made once per change of the weights
  *     M  [point][tile][channel]      ldm floats, whole panels
  *
- * Points are a few floats more than a power of two apart: a tile's T*T rows would otherwise fall into the same sets of
- * the first-level cache. A tile's result depends neither on the block nor on the tiles beside it.
+ * Points are a few floats more than a power of two apart: a tile's T*T rows would otherwise fall into the
+ * same sets of the first-level cache. A tile's result depends neither on the block nor on the tiles beside
+ * it.
  *
  * The gradient to the input is the same convolution of dy with turned weights and padding 2 - pad. */
 #include "compute/cpu/wino.h"
@@ -21,7 +21,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static int div_up(int a, int b)
 {
@@ -53,21 +52,21 @@ static int32_t *tile_offsets(const hr_wino *w, int across, int n, int pad, int h
     return off;
 }
 
-/* Tiles of a block: what leaves V and M in about half of a core's second-level cache, but enough rows per product that
- * reading U is not what takes the time. */
+/* Tiles of a block: what leaves V and M in about half of a core's second-level cache, but enough rows per
+ * product that reading U is not what takes the time. */
 static int block_tiles(const hr_wino *w, const hr_kernels *k)
 {
-    long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    size_t budget = (size_t)(l2 > 0 ? l2 : 512 << 10) / 2, tile = (size_t)w->points * (w->ldv + w->ldm) * 4;
+    size_t budget = hr_l2_bytes() / 2, tile = (size_t)w->points * (w->ldv + w->ldm) * 4;
     const char *env = getenv("WB");
     int n = env ? atoi(env) : (int)(budget / tile), least = (48 + k->mr - 1) / k->mr * k->mr;
-    if (env) least = k->mr;
+    if (env)
+        least = k->mr;
     n = n / k->mr * k->mr;
     return n < least ? least : n;
 }
 
-void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int win, int co, int hout, int wout,
-                  int pad)
+void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int win, int co, int hout,
+                  int wout, int pad)
 {
     int across = div_up(wout, m), panel = co > k->vw ? 2 * k->vw : k->vw;
     *w = (hr_wino){.m = m,
@@ -148,13 +147,13 @@ static void multiply(const hr_wino *w, const hr_kernels *k, const work *b, int n
             b->ptr[i] = v + (size_t)(i < n ? i : n - 1) * w->ldv;
         for (size_t j = 0; j < w->ldm; j += (size_t)w->panel, u += (size_t)w->ci * (size_t)w->panel)
             for (int i = 0; i < n; i += k->mr)
-                k->gemm(k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u, m + (size_t)i * w->ldm + j, w->ldm,
-                        false);
+                k->gemm(k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u, m + (size_t)i * w->ldm + j,
+                        w->ldm, false);
     }
 }
 
-void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y, const hr_epilogue *e,
-                 bool add, void *scratch)
+void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y,
+                 const hr_epilogue *e, bool add, void *scratch)
 {
     work b = lay_out(w, scratch);
     int total = ns * w->tiles;

@@ -1,5 +1,5 @@
-/* lib/compute/cpu/wino.h -- 3x3 convolutions of stride 1 by Winograd's algorithm (wino.c explains it). All calls work
- * on `ns` samples, NHWC, on the calling thread. */
+/* lib/compute/cpu/wino.h -- 3x3 convolutions of stride 1 by Winograd's algorithm (wino.c explains it). All
+ * calls work on `ns` samples, NHWC, on the calling thread. */
 #ifndef HR_COMPUTE_CPU_WINO_H
 #define HR_COMPUTE_CPU_WINO_H
 
@@ -9,11 +9,11 @@ typedef struct hr_wino {
     int m, t, points; /* output tile, input tile t = m+2, points = t*t */
     int ci, co;       /* channels read, channels written */
     size_t in_len, out_len;
-    int tiles;                  /* per sample */
-    int32_t *in_off, *out_off;  /* (tiles, points), (tiles, m*m) offsets of pixels in a sample, or -1 */
-    int panel, block;           /* columns of a packed panel; tiles worked on at a time */
-    size_t ldv, ldm;            /* a tile's row in the two tile buffers */
-    size_t v_step, m_step;      /* from one point to the next in them */
+    int tiles;                 /* per sample */
+    int32_t *in_off, *out_off; /* (tiles, points), (tiles, m*m) offsets of pixels in a sample, or -1 */
+    int panel, block;          /* columns of a packed panel; tiles worked on at a time */
+    size_t ldv, ldm;           /* a tile's row in the two tile buffers */
+    size_t v_step, m_step;     /* from one point to the next in them */
     size_t u_step;
     float *u;     /* transformed weights [points][co/panel][ci][panel] */
     size_t bytes; /* memory that the plan took */
@@ -23,16 +23,16 @@ typedef struct hr_wino {
 int64_t hr_wino_cost(int m, int h, int w);
 
 /* Plan a 3x3 convolution of stride 1 from ci x hin x win to co x hout x wout with padding pad (0, 1 or 2). */
-void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int win, int co, int hout, int wout,
-                  int pad);
+void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int win, int co, int hout,
+                  int wout, int pad);
 void hr_wino_release(hr_wino *w);
-/* Transform weights: g (co,ci,3,3) in torch layout; with `flip` g is (ci,co,3,3) and turned around: the convolution
- * is then the gradient to the input of the one whose weights are g. */
+/* Transform weights: g (co,ci,3,3) in torch layout; with `flip` g is (ci,co,3,3) and turned around: the
+ * convolution is then the gradient to the input of the one whose weights are g. */
 void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip);
 /* Bytes of scratch that a thread needs for hr_wino_run. */
 size_t hr_wino_scratch(const hr_wino *w);
 /* y (ns,hout,wout,co) (+)= conv(x (ns,hin,win,ci)), then the epilogue. */
-void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y, const hr_epilogue *e,
-                 bool add, void *scratch);
+void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y,
+                 const hr_epilogue *e, bool add, void *scratch);
 
 #endif
