@@ -103,7 +103,8 @@ static void choose(hr_conv *c)
         c->ci < 16)
         return;
     bool four = hr_wino_cost(4, c->hout, c->wout) <= hr_wino_cost(2, c->hout, c->wout);
-    c->kernel[HR_PASS_FORWARD] = c->kernel[HR_PASS_DX] = four ? HR_CONV_WINO4 : HR_CONV_WINO2;
+    for (int p = 0; p < HR_PASSES; p++)
+        c->kernel[p] = four ? HR_CONV_WINO4 : HR_CONV_WINO2;
 }
 
 /* m of a Winograd kernel, or 0. */
@@ -123,7 +124,6 @@ void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx)
         hr_wino_plan(&c->fwd, k, m, c->ci, c->hin, c->win, c->co, c->hout, c->wout, c->pad);
         hr_wino_plan(&c->bwd, k, m, c->co, c->hout, c->wout, c->ci, c->hin, c->win, 2 - c->pad);
         c->bytes += c->fwd.bytes + c->bwd.bytes;
-        plan_forward(c); /* of dw */
         return;
     }
     c->panel_f = panel_width(k, c->co);
@@ -217,21 +217,24 @@ static size_t pointer_count(const hr_conv *c, const hr_kernels *k)
     return block > DW_PIXELS ? block : DW_PIXELS;
 }
 
-size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k)
+static size_t larger(size_t a, size_t b)
 {
+    return a > b ? a : b;
+}
+
+size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw)
+{
+    if (c->fwd.u) {
+        size_t bytes = larger(hr_wino_scratch(&c->fwd), hr_wino_scratch(&c->bwd));
+        return dw ? larger(bytes, hr_wino_dw_scratch(&c->fwd)) : bytes;
+    }
     size_t block = (size_t)(ROW_TILES * k->mr), depth = (size_t)c->taps * (size_t)c->ci;
     size_t values = block * (size_t)c->ci; /* a dx block before it is scattered */
     if (c->gather) {
         size_t rows = block > DW_PIXELS ? block : DW_PIXELS;
         values = (rows + (size_t)c->hout * (size_t)c->wout) * depth;
     }
-    size_t bytes = pointer_count(c, k) * sizeof(float *) + (values + 2 * HR_SLACK) * sizeof(float);
-    if (c->fwd.u) {
-        size_t fwd = hr_wino_scratch(&c->fwd), bwd = hr_wino_scratch(&c->bwd);
-        bytes = bytes > fwd ? bytes : fwd;
-        bytes = bytes > bwd ? bytes : bwd;
-    }
-    return bytes;
+    return pointer_count(c, k) * sizeof(float *) + (values + 2 * HR_SLACK) * sizeof(float);
 }
 
 static work lay_out(void *scratch, const hr_conv *c, const hr_kernels *k)
@@ -440,6 +443,10 @@ static void block_outer(const hr_kernels *k, const float *const *ptr, int np, in
 void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int o0,
                 int o1, float *part, void *scratch)
 {
+    if (c->fwd.u) {
+        hr_wino_dw(&c->fwd, k, x, dy, ns, part, scratch);
+        return;
+    }
     work w = lay_out(scratch, c, k);
     int pixels = c->hout * c->wout, rows = ns * pixels;
     size_t depth = (size_t)c->taps * (size_t)c->ci, co = (size_t)c->co, columns = (size_t)(o1 - o0);

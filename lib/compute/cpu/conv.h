@@ -52,16 +52,16 @@ void hr_conv_release(hr_conv *c);
 /* Pack weights w (co, ci, kh, kw), torch layout. */
 void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w);
 
-/* Bytes of scratch that a thread needs for c. */
-size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k);
+/* Bytes of scratch that a thread needs for c; dw: for hr_conv_dw, too. */
+size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw);
 /* y (ns,hout,wout,co) = conv(x (ns,hin,win,ci)), then the epilogue. */
 void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
                      const hr_epilogue *e, void *scratch);
 /* dx (+)= transposed conv of dy. */
 void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
                 void *scratch);
-/* part (taps*ci, o1-o0) = sum over the chunk's pixels of x (taps*ci) times dy (co), output channels [o0,o1).
- */
+/* part (taps*ci, o1-o0) = sum over the chunk's pixels of x (taps*ci) times dy (co), output channels [o0,o1);
+ * all of them (0, co) where the kernel is one of Winograd's. */
 void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int o0,
                 int o1, float *part, void *scratch);
 

@@ -671,6 +671,33 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
     }
 }
 
+/* Large weights with Winograd's algorithm: groups of samples, in each of which all threads transform, then
+ * sum. */
+static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
+{
+    const hr_wino *f = &s->conv.fwd;
+    double from = clock_of(e), macs = 0;
+    for (int g0 = 0; g0 < w->n; g0 += f->group) {
+        int ng = w->n - g0 < f->group ? w->n - g0 : f->group;
+#pragma omp for schedule(dynamic, 1)
+        for (int n = 0; n < ng; n += HR_CHUNK)
+            if (!hr_interrupted())
+                hr_wino_gather(f, e->k, y_of(&e->steps[s->in], g0 + n), g_of(s, g0 + n), n,
+                               ng - n < HR_CHUNK ? ng - n : HR_CHUNK, e->room);
+#pragma omp for schedule(dynamic, 1)
+        for (int p = 0; p < f->points; p++) {
+            if (!hr_interrupted())
+                hr_wino_point(f, e->k, p, ng, g0 > 0, e->room);
+            macs += s->macs * ng / f->points;
+        }
+    }
+#pragma omp for schedule(static)
+    for (int i = 0; i < f->ci; i++)
+        hr_wino_scatter(f, e->k, i, i + 1, e->room, (float *)(void *)e->scratch[w->thread], grad);
+    e->tasks[w->thread]++;
+    clocked(e, s, HR_PASS_DW, macs, &from);
+}
+
 /* Sums of g, and of g times the normalised input, over each chunk: of a batch norm, or of a bias (part 2). */
 static void chunk_sums(hr_exec *e, hr_step *s, int n0, int ns, bool bias)
 {
@@ -703,7 +730,7 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     bool sums = s->bn >= 0 && (dw || batch_norm_of(w->mode));
     float *grad = dw && s->kind == HR_STEP_CONV ? e->grads[e->m->nodes[s->node].param[HR_P_WEIGHT]] : NULL;
     float *dbias = dw && s->bias ? e->grads[e->m->nodes[s->node].param[HR_P_BIAS]] : NULL;
-    bool chunkwise = grad && !s->dw_tiles;
+    bool chunkwise = grad && !s->dw_large;
     void *scratch = e->scratch[w->thread];
 
     EACH_TASK(w, e->task, n, ns)
@@ -737,6 +764,8 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     }
     if (chunkwise)
         reduce_dw(e, s, w, grad);
+    else if (s->conv.fwd.u)
+        group_dw(e, s, w, grad);
     else
         tile_dw(e, s, w, grad);
 #pragma omp barrier

@@ -7,8 +7,10 @@
 #include <string.h>
 
 /* A layer whose dW has more values than this is worked off by panels, so that no partial sum per chunk has to
- * be kept. Which way is taken does not change the bits: the sums and their tree are the same. */
-enum { DW_CHUNKWISE_MAX = 65536 };
+ * be kept. Which way is taken does not change the bits: the sums and their tree are the same. With Winograd's
+ * algorithm it does (another order of summation), and what decides is where its four times larger sums fit
+ * into a cache. */
+enum { DW_CHUNKWISE_MAX = 65536, DW_CHUNKWISE_WINO = 9 * 128 * 128 };
 
 /* ---- fusion -------------------------------------------------------------------------------------------- */
 
@@ -440,7 +442,9 @@ static int plan_conv(hr_exec *e, hr_step *s, hr_err *err)
                        n->c, HR_CONV_MAX_PADDED);
     hr_conv_plan(&s->conv, e->k, true);
     size_t weights = (size_t)s->conv.taps * (size_t)s->conv.ci * (size_t)s->conv.co;
-    s->dw_tiles = weights > DW_CHUNKWISE_MAX;
+    s->dw_large = weights > (s->conv.fwd.u ? DW_CHUNKWISE_WINO : DW_CHUNKWISE_MAX);
+    if (s->conv.fwd.u)
+        s->conv.fwd.group = hr_wino_group(&s->conv.fwd, e->chunks * HR_CHUNK);
     if (n->param[HR_P_BIAS] >= 0)
         s->bias = channel_values(e, s);
     s->own_mask = expand_mask(e, s->node);
@@ -490,23 +494,28 @@ static int plan_parameters(hr_exec *e, hr_err *err)
 /* Per thread, and for partial sums of weight gradients. */
 static void plan_workspaces(hr_exec *e)
 {
-    size_t scratch = 64, part = 0, tile = 0, threads = (size_t)e->opts.threads;
+    size_t scratch = 64, part = 0, tile = 0, room = 0, threads = (size_t)e->opts.threads;
     for (int i = 1; i < e->nsteps; i++) {
         const hr_step *s = &e->steps[i];
         if (s->kind != HR_STEP_CONV)
             continue;
-        size_t need = hr_conv_scratch(&s->conv, e->k), depth = (size_t)s->conv.taps * (size_t)s->conv.ci;
+        size_t need = hr_conv_scratch(&s->conv, e->k, e->opts.train && !s->dw_large),
+               depth = (size_t)s->conv.taps * (size_t)s->conv.ci;
         if (need > scratch)
             scratch = need;
         size_t whole = depth * (size_t)s->conv.co, panel = depth * 2 * (size_t)e->k->vw;
-        if (!s->dw_tiles && whole > part)
+        if (!s->dw_large && whole > part)
             part = whole;
-        if (s->dw_tiles && panel > tile)
+        if (s->dw_large && !s->conv.fwd.u && panel > tile)
             tile = panel;
+        if (s->dw_large && s->conv.fwd.u && hr_wino_room(&s->conv.fwd) > room)
+            room = hr_wino_room(&s->conv.fwd);
     }
     e->levels = levels_of(e->chunks);
     e->tile_len = tile ? padded(tile) : 0;
     e->dw_part_len = padded(part);
+    if (e->opts.train)
+        e->bytes_fixed += (e->room_len = room) * sizeof *e->room;
     e->scratch = hr_xcalloc(threads, sizeof *e->scratch);
     e->tile = hr_xcalloc(threads, sizeof *e->tile);
     e->tasks = hr_xcalloc(threads, sizeof *e->tasks);
@@ -518,6 +527,8 @@ static void take_gradient_room(hr_exec *e)
 {
     for (int t = 0; t < e->opts.threads && e->tile_len; t++)
         e->tile[t] = hr_xaligned(e->tile_len * (size_t)e->levels, sizeof(float));
+    if (e->room_len)
+        e->room = hr_xaligned(e->room_len, sizeof *e->room);
     e->dw_part = hr_xaligned(e->dw_part_len * (size_t)e->chunks, sizeof *e->dw_part);
 }
 
@@ -577,7 +588,7 @@ void hr_plan_release(hr_exec *e)
         free(e->tile[t]);
     }
     void *owned[] = {e->steps, e->value,   e->arena,   e->input, e->dinput, e->logits, e->dlogits,
-                     e->grads, e->dw_part, e->scratch, e->tile,  e->tasks,  e->work};
+                     e->grads, e->dw_part, e->scratch, e->tile,  e->tasks,  e->work,   e->room};
     for (size_t j = 0; j < HR_COUNT(owned); j++)
         free(owned[j]);
 }

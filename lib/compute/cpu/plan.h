@@ -49,11 +49,11 @@ typedef struct hr_step {
     size_t y_step, z_step, g_step;
     int task; /* samples, as in hr_exec */
     hr_conv conv;
-    bool dw_tiles;         /* large weight: DW works on panels of output channels instead of chunks */
-    const float *mask;     /* of hr_exec_set_mask */
-    float *own_mask, *eff; /* the model's own mask as floats; weight * mask */
-    float *scale, *shift;  /* (c) from running statistics and bias */
-    float *bias;           /* (c) conv bias alone, or NULL */
+    bool dw_large;     /* DW not by partial sums per chunk, but by panels of output channels, or of groups */
+    const float *mask; /* of hr_exec_set_mask */
+    float *own_mask, *eff;               /* the model's own mask as floats; weight * mask */
+    float *scale, *shift;                /* (c) from running statistics and bias */
+    float *bias;                         /* (c) conv bias alone, or NULL */
     float *mean, *inv, *bscale, *bshift; /* (c) of the batch: mean, 1/sqrt(var+eps); as an affine map */
     float *k1, *k2, *k3;                 /* (c) gradient of the batch norm as an affine map */
     double *part;                        /* (chunks, 3, c) per-chunk sums: mean and m2, or s1 and s2; bias */
@@ -78,6 +78,8 @@ struct hr_exec {
     float **grads;  /* (tensors) */
     float *dw_part; /* (chunks, largest chunk-wise dW) */
     size_t dw_part_len;
+    float *room; /* of hr_wino_gather */
+    size_t room_len;
     char **scratch; /* (threads) */
     float **tile;   /* (threads) partial sums of a dW panel, one per level of the tree */
     int levels;     /* of the merge tree over chunks */

@@ -14,10 +14,16 @@
  * same sets of the first-level cache. A tile's result depends neither on the block nor on the tiles beside
  * it.
  *
- * The gradient to the input is the same convolution of dy with turned weights and padding 2 - pad. */
+ * The gradient to the input is the same convolution of dy with turned weights and padding 2 - pad. That to
+ * the weights is, per point, dU_p (ci, co) = V_p' D_p with the transformed gradients D (tiles, co), summed
+ * over the tiles in an order that is always the same, and transformed back. Layers with few channels do that
+ * chunk by chunk (hr_wino_dw), with blocks of V and D in the cache. With many channels dU is what does not
+ * fit, and there are few tiles: then V and D of many samples are made first, and each point's product is one
+ * task. */
 #include "compute/cpu/wino.h"
 
 #include "base/base.h"
+#include "compute/compute.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -173,5 +179,126 @@ void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, 
             k->wino->out(w->m, w->co, b.m + (size_t)i * w->ldm, w->m_step,
                          w->out_off + tile * (size_t)(w->m * w->m), y + s * w->out_len, &here, add);
         }
+    }
+}
+
+/* ---- gradient to the weights ----------------------------------------------------------------------------
+ */
+
+enum {
+    DW_TILES = 64,   /* tiles of a block, chunk by chunk */
+    SUM_TILES = 256, /* tiles whose products are summed in registers: part of what the bits depend on */
+    GROUP_FLOATS = 12 << 20 /* room for V and D of a group */
+};
+
+/* Transformed inputs and gradients of some tiles, and the sums. */
+typedef struct sums {
+    float *v, *d, *du;
+    size_t v_step, d_step, du_step;
+} sums;
+
+static sums lay_out_sums(const hr_wino *w, int tiles, float *room)
+{
+    sums s = {.v_step = (size_t)tiles * w->ldv + 16, .d_step = (size_t)tiles * w->ldm + 16};
+    s.du_step = (size_t)w->ci * w->ldm;
+    s.du = room;
+    s.v = s.du + (size_t)w->points * s.du_step;
+    s.d = s.v + (size_t)w->points * s.v_step;
+    return s;
+}
+
+static size_t sums_floats(const hr_wino *w, int tiles)
+{
+    sums s = lay_out_sums(w, tiles, NULL);
+    return (size_t)w->points * (s.du_step + s.v_step + s.d_step) + HR_SLACK;
+}
+
+/* Transform tiles [r, r+n) of x and dy into rows [at, at+n). */
+static void transform(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int r, int n,
+                      const sums *s, int at)
+{
+    for (int i = 0; i < n; i++) {
+        size_t sample = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles),
+               row = (size_t)(at + i);
+        k->wino->in(w->m, w->ci, x + sample * w->in_len, w->in_off + tile * (size_t)w->points,
+                    s->v + row * w->ldv, s->v_step);
+        k->wino->grad(w->m, w->co, dy + sample * w->out_len, w->out_off + tile * (size_t)(w->m * w->m),
+                      s->d + row * w->ldm, s->d_step);
+    }
+}
+
+/* dU_p (+)= V_p' D_p over n tiles. */
+static void sum_point(const hr_wino *w, const hr_kernels *k, const sums *s, int p, int n, bool add)
+{
+    const float *v = s->v + (size_t)p * s->v_step, *d = s->d + (size_t)p * s->d_step, *row[SUM_TILES];
+    float *du = s->du + (size_t)p * s->du_step;
+    for (int r = 0; r < n; r += SUM_TILES) {
+        int np = n - r < SUM_TILES ? n - r : SUM_TILES;
+        for (int i = 0; i < np; i++)
+            row[i] = v + (size_t)(r + i) * w->ldv;
+        for (int i = 0; i < w->ci; i += k->mo)
+            for (size_t j = 0; j < w->ldm; j += (size_t)w->panel)
+                k->outer(w->ci - i < k->mo ? w->ci - i : k->mo, w->panel, w->panel, np, row, (size_t)i,
+                         d + (size_t)r * w->ldm + j, w->ldm, du + (size_t)i * w->ldm + j, w->ldm,
+                         add || r > 0);
+    }
+}
+
+size_t hr_wino_dw_scratch(const hr_wino *w)
+{
+    return sums_floats(w, DW_TILES) * sizeof(float);
+}
+
+void hr_wino_dw(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int ns, float *part,
+                void *scratch)
+{
+    sums s = lay_out_sums(w, DW_TILES, scratch);
+    int total = ns * w->tiles;
+    for (int r = 0; r < total; r += DW_TILES) {
+        int n = total - r < DW_TILES ? total - r : DW_TILES;
+        transform(w, k, x, dy, r, n, &s, 0);
+        for (int p = 0; p < w->points; p++)
+            sum_point(w, k, &s, p, n, r > 0);
+    }
+    size_t co = (size_t)w->co;
+    for (size_t i = 0; i < (size_t)w->ci; i++)
+        k->wino->weight_grad(w->m, w->co, s.du + i * w->ldm, s.du_step, part + i * co, (size_t)w->ci * co);
+}
+
+int hr_wino_group(const hr_wino *w, int batch)
+{
+    size_t sample = (size_t)w->tiles * (size_t)w->points * (w->ldv + w->ldm);
+    int n = (int)(GROUP_FLOATS / sample) / HR_CHUNK * HR_CHUNK;
+    n = n < HR_CHUNK ? HR_CHUNK : n;
+    return n < batch ? n : batch;
+}
+
+size_t hr_wino_room(const hr_wino *w)
+{
+    return sums_floats(w, w->group * w->tiles);
+}
+
+void hr_wino_gather(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int at, int ns,
+                    float *room)
+{
+    sums s = lay_out_sums(w, w->group * w->tiles, room);
+    transform(w, k, x, dy, 0, ns * w->tiles, &s, at * w->tiles);
+}
+
+void hr_wino_point(const hr_wino *w, const hr_kernels *k, int p, int n, bool add, float *room)
+{
+    sums s = lay_out_sums(w, w->group * w->tiles, room);
+    sum_point(w, k, &s, p, n * w->tiles, add);
+}
+
+void hr_wino_scatter(const hr_wino *w, const hr_kernels *k, int i0, int i1, const float *room, float *tmp,
+                     float *grad)
+{
+    size_t ci = (size_t)w->ci, co = (size_t)w->co, step = ci * w->ldm;
+    for (size_t i = (size_t)i0; i < (size_t)i1; i++) {
+        k->wino->weight_grad(w->m, w->co, room + i * w->ldm, step, tmp, co);
+        for (size_t o = 0; o < co; o++)
+            for (size_t t = 0; t < 9; t++)
+                grad[(o * ci + i) * 9 + t] = tmp[t * co + o];
     }
 }

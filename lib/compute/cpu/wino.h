@@ -16,6 +16,7 @@ typedef struct hr_wino {
     size_t v_step, m_step;     /* from one point to the next in them */
     size_t u_step;
     float *u;     /* transformed weights [points][co/panel][ci][panel] */
+    int group;    /* samples, of hr_wino_gather */
     size_t bytes; /* memory that the plan took */
 } hr_wino;
 
@@ -34,5 +35,29 @@ size_t hr_wino_scratch(const hr_wino *w);
 /* y (ns,hout,wout,co) (+)= conv(x (ns,hin,win,ci)), then the epilogue. */
 void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y,
                  const hr_epilogue *e, bool add, void *scratch);
+
+/* ---- gradient to the weights of the convolution that w was planned for (not flipped) ----------------------
+ */
+
+/* Bytes of scratch that a thread needs for hr_wino_dw. */
+size_t hr_wino_dw_scratch(const hr_wino *w);
+/* part (9*ci, co), rows [tap][ci] = the gradient over ns samples: x (ns,hin,win,ci), dy (ns,hout,wout,co). */
+void hr_wino_dw(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int ns, float *part,
+                void *scratch);
+
+/* The same in three steps for a crew of threads, which share room for a group of samples (w->group; the sums
+ * are added up group by group, so its size is part of what the bits depend on):
+ *   1. hr_wino_gather   transforms samples [at, at+ns) of a group
+ *   2. hr_wino_point    sums point p over a group of n samples; `add` to what earlier groups gave
+ *   3. hr_wino_scatter  puts input channels [i0,i1) into grad (co,ci,3,3), torch layout; tmp: 9*co floats and
+ *                       HR_SLACK more, of the calling thread
+ * with a barrier between them. */
+int hr_wino_group(const hr_wino *w, int batch); /* samples of a group: what w->group is to be */
+size_t hr_wino_room(const hr_wino *w);          /* floats, once w->group is set */
+void hr_wino_gather(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int at, int ns,
+                    float *room);
+void hr_wino_point(const hr_wino *w, const hr_kernels *k, int p, int n, bool add, float *room);
+void hr_wino_scatter(const hr_wino *w, const hr_kernels *k, int i0, int i1, const float *room, float *tmp,
+                     float *grad);
 
 #endif
