@@ -14,7 +14,7 @@ static struct {
     int64_t limit, restarts, batch, threads, seed, steps;
     double eps, step, save_every;
     int bn, reg;
-    bool stratified, serve, restart, profile;
+    bool stratified, serve, restart, profile, exact;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
@@ -43,6 +43,8 @@ static const hr_opt options[] = {
     {"data-name", 0, HR_OPT_STRING, &a.data_name, 0, "NAME", "the images' name, else the file's", 0, 0, NULL},
     {"batch", 0, HR_OPT_INT, &a.batch, 0, "N", "images per pass", 1, 65536, NULL},
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
+    {"exact", 0, HR_OPT_FLAG, &a.exact, HR_OPT_RESULT, NULL, "plain sums, no Winograd transforms (slower)", 0,
+     0, NULL},
     {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
     {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S",
      "seconds between saves in FILE.state, 0: each batch", 0, 1e9, NULL},
@@ -141,7 +143,10 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
     enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
     if (hr_eval_parse(list, &n, a.attacks, a.eps, a.step, (int)a.restarts, bn, (uint32_t)a.seed, err))
         hr_usage("--attacks: %s", err->msg);
-    hr_exec_opts eo = {.batch = (int)a.batch, .threads = (int)a.threads, .batch_stats = bn != HR_BN_FOLDED};
+    hr_exec_opts eo = {.batch = (int)a.batch,
+                       .threads = (int)a.threads,
+                       .batch_stats = bn != HR_BN_FOLDED,
+                       .exact = a.exact};
     hr_exec *e = hr_exec_new(m, &eo, err);
     hr_job *job = NULL;
     if (!e || open_job(&job, digest, ds, bn, err)) {
@@ -187,6 +192,7 @@ static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *
                        .steps = (int)a.steps,
                        .batch = (int)a.batch,
                        .threads = (int)a.threads,
+                       .exact = a.exact,
                        .seed = (uint32_t)a.seed,
                        .name = name,
                        .digest = digest};

@@ -12,7 +12,7 @@ static struct {
     int stage, objective, optimizer, schedule, attack_bn, augment;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     double lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
-    bool stratified, no_random_start, freeze_bn, log_clean, restart, profile;
+    bool stratified, no_random_start, freeze_bn, log_clean, restart, profile, exact;
 } a = {.eval_limit = 1000,
        .epochs = 10,
        .batch = 128,
@@ -81,6 +81,8 @@ static const hr_opt options[] = {
     {"freeze-bn", 0, HR_OPT_FLAG, &a.freeze_bn, HR_OPT_RESULT, NULL, "prune: fixed scale and shift", 0, 0,
      NULL},
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
+    {"exact", 0, HR_OPT_FLAG, &a.exact, HR_OPT_RESULT, NULL, "plain sums, no Winograd transforms (slower)", 0,
+     0, NULL},
     {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
     {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S", "seconds between saves in OUT.state, 0: each step",
      0, 1e9, NULL},
@@ -162,6 +164,7 @@ static hr_train_opts train_options(void)
                        .weight_decay = a.weight_decay,
                        .batch = (int)a.batch,
                        .threads = (int)a.threads,
+                       .exact = a.exact,
                        .eps = a.eps,
                        .step = a.step,
                        .steps = (int)a.steps,

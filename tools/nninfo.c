@@ -8,7 +8,7 @@
 static const char *arch, *input, *output = "-";
 static int64_t classes;
 static int format;
-static bool history, tensors, plan, eval;
+static bool history, tensors, plan, eval, exact;
 static int64_t batch, threads;
 
 enum { TEXT, TSV, JSON };
@@ -69,6 +69,7 @@ static const hr_opt options[] = {
      .kind = HR_OPT_FLAG,
      .dest = &eval,
      .help = "with --plan: for attacks and evaluation, not for training"},
+    {.name = "exact", .kind = HR_OPT_FLAG, .dest = &exact, .help = "with --plan: no Winograd transforms"},
     {.name = "threads",
      .kind = HR_OPT_INT,
      .dest = &threads,
@@ -130,8 +131,11 @@ static void add_json(hr_buf *out, json_t *j, const char *digest)
 static void add_plan(hr_buf *text, hr_model *m)
 {
     hr_err err = HR_ERR_INIT;
-    hr_exec_opts o = {
-        .batch = batch ? (int)batch : 128, .threads = (int)threads, .train = !eval, .describe = true};
+    hr_exec_opts o = {.batch = batch ? (int)batch : 128,
+                      .threads = (int)threads,
+                      .train = !eval,
+                      .exact = exact,
+                      .describe = true};
     hr_exec *e = hr_exec_new(m, &o, &err);
     if (!e)
         hr_die("%s", err.msg);
@@ -156,8 +160,8 @@ int main(int argc, char **argv)
         hr_usage("--history prints JSON and nothing else");
     if (plan && (history || tensors))
         hr_usage("--plan does not go with --history or --tensors");
-    if (!plan && (eval || threads || batch))
-        hr_usage("--batch, --eval and --threads go with --plan");
+    if (!plan && (eval || exact || threads || batch))
+        hr_usage("--batch, --eval, --exact and --threads go with --plan");
 
     char digest[65] = "";
     hr_model *m = open_model(path, digest);

@@ -47,6 +47,7 @@ typedef struct hr_exec_opts {
     int threads;                     /* 0: hr_default_threads() */
     bool train;                      /* plan for every mode and for HR_DW */
     bool batch_stats;                /* plan for every mode, without HR_DW: the search's rewards */
+    bool exact;                      /* no Winograd transforms: convolutions as the sums that they are */
     bool describe;                   /* plan, and take no memory for images: only hr_plan_* may be called */
     size_t beside, beside_per_image; /* bytes that the caller takes later, for the check of memory */
 } hr_exec_opts;
@@ -85,8 +86,8 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
  * multiplies by the mask to finetune, or by the weight to train scores), or NULL if t is not trainable. */
 const float *hr_exec_grad(const hr_exec *e, int tensor);
 
-/* Call fn(ctx, n0, n1) for ranges of whole chunks that make up [0,n), spread over the executor's threads. Inside fn, HR_BN_FOLDED
- * passes over [n0,n1) are allowed. */
+/* Call fn(ctx, n0, n1) for ranges of whole chunks that make up [0,n), spread over the executor's threads.
+ * Inside fn, HR_BN_FOLDED passes over [n0,n1) are allowed. */
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx);
 /* Forward all of [0,n) with HR_BN_FOLDED on all threads. */
 void hr_exec_infer(hr_exec *e, int n);

@@ -315,7 +315,8 @@ int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in
     for (int i = 0; !rc && i < s.layers.n; i++)
         if (m->prune[s.layers.l[i].node].active)
             rc = hr_fail(err, HR_EINVAL, "%s: the network is pruned; a search needs the dense one", o->name);
-    hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .batch_stats = o->bn != HR_BN_FOLDED};
+    hr_exec_opts eo = {
+        .batch = o->batch, .threads = o->threads, .batch_stats = o->bn != HR_BN_FOLDED, .exact = o->exact};
     if (!rc && !(s.e = hr_exec_new(m, &eo, err)))
         rc = err->code;
     if (rc)

@@ -476,7 +476,7 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         add_scores(&t);
     if (o->stage == HR_STAGE_FINETUNE)
         hr_model_zero_pruned(m, &t.layers);
-    hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .train = true};
+    hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .train = true, .exact = o->exact};
     beside(&t, &eo);
     t.e = hr_exec_new(m, &eo, err);
     if (!t.e) {

@@ -128,6 +128,7 @@ typedef struct hr_train_opts {
     hr_schedule schedule;
     enum hr_optimizer optimizer;
     double momentum, weight_decay; /* decay applies to every trained parameter, scores included */
+    bool exact;                    /* hr_exec_opts.exact */
     int batch, threads;            /* threads 0: all there are; the result does not depend on it */
     double eps, step;              /* the training attack and the probe's */
     int steps;
@@ -244,6 +245,7 @@ typedef struct hr_serve_opts {
     enum hr_bn_mode bn; /* of the clean pass and the attack; HR_BN_BATCH as published */
     double eps, step;
     int steps, batch, threads;
+    bool exact; /* hr_exec_opts.exact */
     uint32_t seed;
     const char *name, *digest; /* of the model: its file for messages, its SHA-256 */
 } hr_serve_opts;

@@ -99,8 +99,7 @@ static void choose(hr_conv *c)
     bool gather = c->ci < GATHER_BELOW && c->taps > 1;
     for (int p = 0; p < HR_PASSES; p++)
         c->kernel[p] = gather ? HR_CONV_IM2COL : HR_CONV_GEMM;
-    if (getenv("EXACT") || c->kh != 3 || c->kw != 3 || c->stride != 1 || c->pad > 2 || c->co < 16 ||
-        c->ci < 16)
+    if (c->exact || c->kh != 3 || c->kw != 3 || c->stride != 1 || c->pad > 2 || c->co < 16 || c->ci < 16)
         return;
     bool four = hr_wino_cost(4, c->hout, c->wout) <= hr_wino_cost(2, c->hout, c->wout);
     for (int p = 0; p < HR_PASSES; p++)

@@ -30,6 +30,7 @@ extern const char *const hr_conv_kernel_names[HR_CONV_KERNELS];
 
 typedef struct hr_conv {
     int ci, co, kh, kw, stride, pad, hin, win, hout, wout;
+    bool exact; /* no Winograd kernels */
     int taps;
     enum hr_conv_kernel kernel[HR_PASSES];
     size_t bytes; /* memory that the plan took */
@@ -45,7 +46,8 @@ typedef struct hr_conv {
     hr_wino fwd, bwd; /* forward and dx by Winograd's algorithm, or empty */
 } hr_conv;
 
-/* Plan c, whose geometry fields (first line of the struct) are set. wants_dx: make the backward tables too.
+/* Plan c, whose geometry fields (first two lines of the struct) are set. wants_dx: make the backward tables
+ * too.
  */
 void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx);
 void hr_conv_release(hr_conv *c);

@@ -429,6 +429,7 @@ static int plan_conv(hr_exec *e, hr_step *s, hr_err *err)
                         .stride = linear ? 1 : n->stride,
                         .pad = linear ? 0 : n->pad,
                         .hin = in->h,
+                        .exact = e->opts.exact,
                         .win = in->w,
                         .hout = n->h,
                         .wout = n->w};

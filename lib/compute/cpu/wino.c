@@ -62,12 +62,8 @@ static int32_t *tile_offsets(const hr_wino *w, int across, int n, int pad, int h
  * product that reading U is not what takes the time. */
 static int block_tiles(const hr_wino *w, const hr_kernels *k)
 {
-    size_t budget = hr_l2_bytes() / 2, tile = (size_t)w->points * (w->ldv + w->ldm) * 4;
-    const char *env = getenv("WB");
-    int n = env ? atoi(env) : (int)(budget / tile), least = (48 + k->mr - 1) / k->mr * k->mr;
-    if (env)
-        least = k->mr;
-    n = n / k->mr * k->mr;
+    size_t tile = (size_t)w->points * (w->ldv + w->ldm) * sizeof(float);
+    int n = (int)(hr_l2_bytes() / 2 / tile) / k->mr * k->mr, least = div_up(48, k->mr) * k->mr;
     return n < least ? least : n;
 }
 
