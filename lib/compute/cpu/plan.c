@@ -233,8 +233,10 @@ static int task_of(const hr_exec *e)
     size_t fit = MAP_BYTES / (largest * HR_CHUNK * sizeof(float));
     int best = 1, least = INT_MAX;
     for (int size = 1; size <= MOST && (size == 1 || (size_t)size <= fit); size++) {
-        int tasks = (e->chunks + size - 1) / size,
-            load = (tasks + e->opts.threads - 1) / e->opts.threads * size;
+        int tasks = (e->chunks + size - 1) / size;
+        int load = (tasks + e->opts.threads - 1) / e->opts.threads * size;
+        if (size > 1 && tasks < e->opts.threads)
+            break;
         if (load <= least) {
             least = load;
             best = size;
