@@ -8,7 +8,7 @@
 static const char *arch, *input, *output = "-";
 static int64_t classes;
 static int format;
-static bool history, tensors, plan, eval, exact;
+static bool history, tensors, stats, strict, plan, eval, exact;
 static int64_t batch, threads;
 
 enum { TEXT, TSV, JSON };
@@ -54,6 +54,14 @@ static const hr_opt options[] = {
      .kind = HR_OPT_FLAG,
      .dest = &tensors,
      .help = "list the tensors with the SHA-256 of their bytes"},
+    {.name = "stats",
+     .kind = HR_OPT_FLAG,
+     .dest = &stats,
+     .help = "print how many of each tensor's values are 0 or not finite, range, mean, deviation"},
+    {.name = "strict",
+     .kind = HR_OPT_FLAG,
+     .dest = &strict,
+     .help = "fail where a value is not finite, or a variance is negative"},
     {.name = "plan",
      .kind = HR_OPT_FLAG,
      .dest = &plan,
@@ -104,7 +112,7 @@ static hr_model *open_model(const char *path, char digest[65])
     hr_err err = HR_ERR_INIT;
     hr_model *m = NULL;
     if (path) {
-        if (hr_nn_load(path, &m, digest, &err))
+        if ((strict ? hr_nn_load : hr_nn_load_any)(path, &m, digest, &err))
             hr_die("%s", err.msg);
         return m;
     }
@@ -154,12 +162,12 @@ int main(int argc, char **argv)
         hr_usage("a NET or --arch is needed, %s given", path ? "both are" : "none is");
     if (path && (input || classes))
         hr_usage("--input and --classes go with --arch; the file '%s' has its own", path);
-    if (arch && (history || tensors))
-        hr_usage("--history and --tensors need a NET, --arch has neither");
-    if (history && (tensors || format == TSV))
+    if (arch && (history || tensors || stats || strict))
+        hr_usage("--history, --tensors, --stats and --strict need a NET, --arch has nothing of it");
+    if (history && format == TSV)
         hr_usage("--history prints JSON and nothing else");
-    if (plan && (history || tensors))
-        hr_usage("--plan does not go with --history or --tensors");
+    if (history + tensors + stats + plan > 1)
+        hr_usage("only one of --history, --tensors, --stats and --plan can be printed");
     if (!plan && (eval || exact || threads || batch))
         hr_usage("--batch, --eval, --exact and --threads go with --plan");
 
@@ -171,7 +179,13 @@ int main(int argc, char **argv)
     else if (plan)
         add_plan(&text, m);
     else if (format == JSON)
-        add_json(&text, tensors ? hr_tensors_json(m) : hr_layers_json(m), path ? digest : NULL);
+        add_json(&text,
+                 tensors ? hr_tensors_json(m)
+                 : stats ? hr_stats_json(m)
+                         : hr_layers_json(m),
+                 path ? digest : NULL);
+    else if (stats)
+        hr_stats_table(m, format == TSV, &text);
     else if (tensors)
         hr_tensors_table(m, format == TSV, &text);
     else

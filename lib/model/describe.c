@@ -89,9 +89,10 @@ static bool any_pruned(const hr_model *m)
 static void layers_tsv(const hr_model *m, const hr_layers *ls, hr_buf *out)
 {
     static const char *const names[] = {
-        "name",          "op",          "in",   "out",  "kernel_h", "kernel_w", "stride", "pad",
-        "hin",           "win",         "hout", "wout", "weights",  "macs",     "tie",    "weight_index",
-        "channel_index", "torch_index", "reg",  "rate", "kept",     "state"};
+        "name",    "op",   "in",   "out",          "kernel_h",      "kernel_w",
+        "stride",  "pad",  "hin",  "win",          "hout",          "wout",
+        "weights", "macs", "tie",  "weight_index", "channel_index", "torch_index",
+        "reg",     "rate", "kept", "state",        "kept_weights",  "kept_macs"};
     struct table t = {0};
     head(&t, names, HR_COUNT(names));
     for (int i = 0; i < ls->n; i++) {
@@ -109,21 +110,24 @@ static void layers_tsv(const hr_model *m, const hr_layers *ls, hr_buf *out)
         cell(&t, "%d", l->channel_index);
         cell(&t, "%d", l->torch_index);
         prune_cells(&t, &m->prune[l->node]);
+        cell(&t, "%lld", (long long)hr_layer_kept(m, l));
+        cell(&t, "%lld", (long long)(hr_layer_kept(m, l) * (l->macs / l->n)));
     }
     print(&t, true, out);
 }
 
 static void layers_text(const hr_model *m, const hr_layers *ls, hr_buf *out)
 {
-    static const char *const names[] = {"W",    "C",      "T",      "<layer", "in",
-                                        "out",  "kernel", "stride", "output", "weights",
-                                        "MACs", "<reg",   "rate",   "kept",   "<state"};
+    static const char *const names[] = {"W",      "C",      "T",      "<layer",  "in",   "out",
+                                        "kernel", "stride", "output", "weights", "MACs", "<reg",
+                                        "rate",   "kept",   "<state", "left"};
     bool pruned = any_pruned(m);
     const hr_node *in = &m->nodes[0];
     hr_buf_printf(out, "%s: input %dx%dx%d, %d classes\n", m->arch, in->c, in->h, in->w, m->classes);
     struct table t = {0};
     double kept = 0;
-    head(&t, names, pruned ? HR_COUNT(names) : HR_COUNT(names) - 4);
+    int64_t left_weights = 0, left_macs = 0;
+    head(&t, names, pruned ? HR_COUNT(names) : HR_COUNT(names) - 5);
     for (int i = 0; i < ls->n; i++) {
         const hr_layer *l = &ls->l[i];
         const hr_prune *p = &m->prune[l->node];
@@ -138,8 +142,12 @@ static void layers_text(const hr_model *m, const hr_layers *ls, hr_buf *out)
         cell(&t, "%dx%d", l->hout, l->wout);
         cell(&t, "%lld", (long long)l->n);
         cell(&t, "%lld", (long long)l->macs);
-        if (pruned)
+        if (pruned) {
             prune_cells(&t, p);
+            cell(&t, "%lld", (long long)hr_layer_kept(m, l));
+        }
+        left_weights += hr_layer_kept(m, l);
+        left_macs += hr_layer_kept(m, l) * (l->macs / l->n);
         double units = p->reg == HR_REG_CHANNEL ? l->in : (double)l->n;
         kept += p->set ? (double)p->kept / units * (double)l->n : (double)l->n;
     }
@@ -149,6 +157,9 @@ static void layers_text(const hr_model *m, const hr_layers *ls, hr_buf *out)
                   ls->n, ls->channel_n, (long long)ls->weights, (long long)ls->params, (long long)ls->macs);
     if (pruned)
         hr_buf_printf(out, "%.0f weights kept, %.6g of all\n", kept, kept / (double)ls->weights);
+    if (left_weights < ls->weights)
+        hr_buf_printf(out, "the masks leave %lld weights and %lld MACs per image\n", (long long)left_weights,
+                      (long long)left_macs);
     hr_buf_printf(out, "W, C: entry of a weight or channel strategy, =C that of the layer it is tied to; T: "
                        "torch's order\n");
 }
@@ -173,6 +184,16 @@ static void tensor_digest(const hr_tensor *t, char hex[65])
     hr_sha256_end(h, hex);
 }
 
+/* "64x3x3x3", or "-" for a scalar, in a buffer of at least 200 bytes */
+static const char *shape_text(const hr_tensor *x, char *text, size_t size)
+{
+    size_t n = 0;
+    snprintf(text, size, "-");
+    for (int d = 0; d < x->ndim; d++)
+        n += (size_t)snprintf(text + n, size - n, "%s%lld", d ? "x" : "", (long long)x->shape[d]);
+    return text;
+}
+
 void hr_tensors_table(const hr_model *m, bool tsv, hr_buf *out)
 {
     static const char *const names[] = {"<name", "<dtype", "<shape", "<sha256"};
@@ -181,15 +202,35 @@ void hr_tensors_table(const hr_model *m, bool tsv, hr_buf *out)
     head(&t, names, HR_COUNT(names));
     for (int i = 0; i < m->ntensors; i++) {
         const hr_tensor *x = &m->tensors[i];
-        hr_buf shape = {0};
-        for (int d = 0; d < x->ndim; d++)
-            hr_buf_printf(&shape, "%s%lld", d ? "x" : "", (long long)x->shape[d]);
+        char shape[200];
         tensor_digest(x, hex);
         cell(&t, "%s", x->name);
         cell(&t, "%s", hr_dtype_names[x->dtype]);
-        cell(&t, "%s", x->ndim ? shape.data : "-");
+        cell(&t, "%s", shape_text(x, shape, sizeof shape));
         cell(&t, "%s", hex);
-        hr_buf_release(&shape);
+    }
+    print(&t, tsv, out);
+}
+
+void hr_stats_table(const hr_model *m, bool tsv, hr_buf *out)
+{
+    static const char *const names[] = {"<name",      "<dtype", "<shape", "values", "zeros",
+                                        "not_finite", "min",    "max",    "mean",   "std"};
+    struct table t = {0};
+    char shape[200];
+    head(&t, names, HR_COUNT(names));
+    for (int i = 0; i < m->ntensors; i++) {
+        const hr_tensor *x = &m->tensors[i];
+        hr_stats s = hr_stats_of(x);
+        cell(&t, "%s", x->name);
+        cell(&t, "%s", hr_dtype_names[x->dtype]);
+        cell(&t, "%s", shape_text(x, shape, sizeof shape));
+        cell(&t, "%lld", (long long)s.n);
+        cell(&t, "%lld", (long long)s.zeros);
+        cell(&t, "%lld", (long long)s.bad);
+        const double numbers[] = {s.min, s.max, s.mean, s.std};
+        for (size_t k = 0; k < HR_COUNT(numbers); k++)
+            cell(&t, "%.6g", numbers[k]);
     }
     print(&t, tsv, out);
 }

@@ -101,6 +101,14 @@ void hr_layers_release(hr_layers *ls)
     *ls = (hr_layers){0};
 }
 
+int64_t hr_layer_kept(const hr_model *m, const hr_layer *l)
+{
+    const hr_prune *p = &m->prune[l->node];
+    if (!p->set || !p->active)
+        return l->n;
+    return p->reg == HR_REG_WEIGHT ? p->kept : p->kept * (l->n / l->in);
+}
+
 static json_t *prune_json(const hr_prune *p)
 {
     if (!p->set)
@@ -117,6 +125,8 @@ static json_t *layer_json(const hr_model *m, const hr_layers *ls, int i)
                   "op", hr_op_names[m->nodes[l->node].op], "in", l->in, "out", l->out, "kernel", l->kh, l->kw,
                   "stride", l->stride, "pad", l->pad, "hin", l->hin, "win", l->win, "hout", l->hout, "wout",
                   l->wout, "weights", (json_int_t)l->n, "macs", (json_int_t)l->macs);
+    json_object_set_new(j, "kept_weights", json_integer(hr_layer_kept(m, l)));
+    json_object_set_new(j, "kept_macs", json_integer(hr_layer_kept(m, l) * (l->macs / l->n)));
     json_object_set_new(j, "tie", l->tie >= 0 ? json_string(ls->l[l->tie].name) : json_null());
     json_object_set_new(j, "weight_index", json_integer(i));
     json_object_set_new(j, "channel_index", json_integer(l->channel_index));

@@ -169,13 +169,17 @@ typedef struct hr_layers {
 /* Caller releases with hr_layers_release. The model must have passed hr_model_check. */
 hr_layers hr_layers_of(const hr_model *m);
 void hr_layers_release(hr_layers *ls);
+/* How many of layer l's weights its mask leaves: all of them without an active prune record. Multiply-adds
+ * are left in the same proportion. */
+int64_t hr_layer_kept(const hr_model *m, const hr_layer *l);
 /* As JSON, the document that nninfo prints and ddpg-search reads:
  *   {"arch": s, "input": [c,h,w], "classes": n, "params": n, "weights": n, "macs": n,
  *    "layers": [{"name": s, "op": "conv2d"|"linear", "in": n, "out": n, "kernel": [kh,kw], "stride": n,
  *                "pad": n, "hin": n, "win": n, "hout": n, "wout": n, "weights": n, "macs": n,
- *                "tie": name or null, "weight_index": i, "channel_index": i, "torch_index": i,
- *                "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
- * layers in strategy order; nninfo adds "digest" for a file. Caller owns it. */
+ *                "kept_weights": n, "kept_macs": n, "tie": name or null, "weight_index": i, "channel_index":
+ * i, "torch_index": i, "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
+ * layers in strategy order; kept_weights and kept_macs are what active masks leave; nninfo adds "digest" for
+ * a file. Caller owns it. */
 json_t *hr_layers_json(const hr_model *m);
 /* Append the same to out as a table: aligned text with totals, or tab-separated with a line of column names.
  * Prune records are columns too (the text has them only when there are any). */
@@ -185,6 +189,18 @@ void hr_layers_table(const hr_model *m, bool tsv, hr_buf *out);
  */
 void hr_tensors_table(const hr_model *m, bool tsv, hr_buf *out);
 json_t *hr_tensors_json(const hr_model *m);
+
+/* What a tensor's values are like; bad ones (NaN, infinite) are counted and stay out of the other numbers. */
+typedef struct hr_stats {
+    int64_t n, zeros, bad, first_bad; /* values; place of the first bad one, or -1 */
+    double min, max, mean, std;       /* 0 when there is no finite value */
+} hr_stats;
+hr_stats hr_stats_of(const hr_tensor *t);
+/* The statistics of all tensors in file order, as a table or as {"arch": s, "tensors": [{"name": s, "dtype":
+ * s, "shape": [n...], "values": n, "zeros": n, "not_finite": n, "min": x, "max": x, "mean": x, "std": x},
+ * ...]} (caller owns it). */
+void hr_stats_table(const hr_model *m, bool tsv, hr_buf *out);
+json_t *hr_stats_json(const hr_model *m);
 
 /* ---- the zoo ----------------------------------------------------------------------------------------- */
 
@@ -217,5 +233,7 @@ HR_MUST_CHECK int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_e
  * trailer holds and that was verified. Nothing may follow the trailer. Returns 0, HR_EIO, HR_EFORMAT (cut,
  * damaged, other kind or version), HR_ESHAPE. */
 HR_MUST_CHECK int hr_nn_load(const char *path, hr_model **out, char *digest, hr_err *err);
+/* The same for who only looks at the model: NaN weights are taken, too. */
+HR_MUST_CHECK int hr_nn_load_any(const char *path, hr_model **out, char *digest, hr_err *err);
 
 #endif

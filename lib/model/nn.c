@@ -137,6 +137,7 @@ int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)
  */
 
 struct reader {
+    bool any_values; /* NaN weights are nobody's business */
     hr_in in;
     int64_t pos; /* bytes read so far */
     hr_hasher *sha;
@@ -355,16 +356,16 @@ static int read_model(struct reader *r, hr_model **out, char hex[65])
         rc = hr_nn_link(*out, r->in.name, r->err);
     if (rc == HR_OK)
         rc = hr_model_check(*out, r->in.name, r->err);
-    if (rc == HR_OK)
+    if (rc == HR_OK && !r->any_values)
         rc = hr_model_check_finite(*out, r->in.name, r->err);
     if (rc == HR_OK)
         rc = read_trailer(r, *out, hex);
     return rc;
 }
 
-int hr_nn_load(const char *path, hr_model **out, char *digest, hr_err *err)
+static int load(const char *path, bool any_values, hr_model **out, char *digest, hr_err *err)
 {
-    struct reader r = {.err = err};
+    struct reader r = {.err = err, .any_values = any_values};
     char hex[65];
     *out = NULL;
     int rc = hr_in_open(&r.in, path, err);
@@ -382,4 +383,14 @@ int hr_nn_load(const char *path, hr_model **out, char *digest, hr_err *err)
         memcpy(digest, hex, sizeof hex);
     }
     return rc;
+}
+
+int hr_nn_load(const char *path, hr_model **out, char *digest, hr_err *err)
+{
+    return load(path, false, out, digest, err);
+}
+
+int hr_nn_load_any(const char *path, hr_model **out, char *digest, hr_err *err)
+{
+    return load(path, true, out, digest, err);
 }
