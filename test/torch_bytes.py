@@ -273,6 +273,8 @@ def ages(b):
         for key in ("state_dict", "net", "model"):
             accepted(b, net, key, zip_of(pickled(dict(things, epoch=3, **{key: state}), protocol), storages))
     accepted(b, net, "another key", zip_of(pickled({"mine": state}), storages), "--key mine")
+    best = Storage("best", bytes(4))
+    accepted(b, net, "a tensor beside", zip_of(pickled({"best_prec1": tensor(best, ()), "state_dict": state}), storages + [best]))
     accepted(b, net, "both", zip_of(pickled({"state_dict": 7, "net": state}), storages))
     for prefix in ["module.", "_orig_mod.", "module.basic_model.", "basic_model.module.", "1.", "module.1.", "model.module."]:
         accepted(b, net, prefix, zip_of(pickled(old((prefix + k, v) for k, v in state.items())), storages))

@@ -142,7 +142,6 @@ static void add(struct list *l, const char *text)
 
 struct fit {
     struct list missing, surplus, wrong;
-    int matched;
 };
 
 static const char *shape_text(int ndim, const int64_t *shape, char buf[200])
@@ -159,7 +158,7 @@ static void compare(const struct map *k, const hr_model *m, struct fit *fit)
 {
     char have[200], need[200];
     const hr_tensor **sorted = hr_tensors_sorted(m);
-    *fit = (struct fit){.matched = 0};
+    *fit = (struct fit){.missing = {.n = 0}};
     for (int i = 0; i < k->n; i++)
         k->entries[i].used = false;
     for (int i = 0; i < m->ntensors; i++) {
@@ -170,10 +169,8 @@ static void compare(const struct map *k, const hr_model *m, struct fit *fit)
             continue;
         }
         e->used = true;
-        if (same_shape(e->v, t->ndim, t->shape)) {
-            fit->matched++;
+        if (same_shape(e->v, t->ndim, t->shape))
             continue;
-        }
         char *text = hr_xasprintf("%s is %s, not %s", t->name, shape_text(e->v->ndim, e->v->shape, have),
                                   shape_text(t->ndim, t->shape, need));
         add(&fit->wrong, text);
@@ -246,6 +243,45 @@ static void sizes(const struct map *k, const hr_model *m, int *c, int *classes)
                                                                                      : m->classes;
 }
 
+/* All of the zoo at its own sizes, without memory: built once, kept. */
+enum { MOST_ARCHS = 64 };
+static hr_model *skeletons[MOST_ARCHS];
+
+static void build_skeletons(void)
+{
+    hr_err err = HR_ERR_INIT;
+    for (int i = 0; hr_zoo_names[i]; i++)
+        if (i == MOST_ARCHS || hr_zoo_build_bare(hr_zoo_names[i], NULL, &skeletons[i], &err))
+            BUG("%s", err.msg);
+}
+
+static bool has(const struct map *k, const hr_model *m, int tensor)
+{
+    return find(k, m->tensors[tensor].name) != NULL;
+}
+
+/* The architecture whose tensors have most names in common with the checkpoint's, for fewest that only one of
+ * both has; NULL when there is none in common. */
+static const char *nearest(const struct map *k)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int best = -1, least = 0;
+    pthread_once(&once, build_skeletons);
+    for (int i = 0; hr_zoo_names[i]; i++) {
+        const hr_model *m = skeletons[i];
+        int common = 0;
+        if (!has(k, m, 0) && !has(k, m, m->ntensors - 1))
+            continue; /* neither its first nor its last */
+        for (int t = 0; t < m->ntensors; t++)
+            common += has(k, m, t);
+        if (best < 0 || m->ntensors - 2 * common < least) {
+            best = i;
+            least = m->ntensors - 2 * common;
+        }
+    }
+    return best < 0 ? NULL : hr_zoo_names[best];
+}
+
 /* The architecture without memory, with the checkpoint's channels and classes where they are possible. */
 static int candidate(const struct map *k, const char *arch, hr_model **m, hr_err *err)
 {
@@ -267,50 +303,32 @@ static int candidate(const struct map *k, const char *arch, hr_model **m, hr_err
     return HR_OK;
 }
 
-/* The best of the zoo, or --arch; *m is complete when 0 is returned. */
+/* The network that has exactly these tensors, of --arch or of the whole zoo, without memory. On failure *m
+ * may be set: the caller frees it. */
 static int choose(const struct map *k, hr_model **m, hr_err *err)
 {
-    const char *const asked[] = {k->o->arch, NULL}, *const *names = k->o->arch ? asked : hr_zoo_names;
-    struct fit best = {.matched = -1}, fit;
+    struct fit fit;
     int rc = HR_OK;
-    *m = NULL;
-    for (int i = 0; rc == HR_OK && names[i]; i++) {
-        hr_model *next;
-        rc = candidate(k, names[i], &next, err);
-        if (rc)
-            break;
-        compare(k, next, &fit);
-        bool better = best.matched < 0 || (fit.matched > 0 && best.matched == 0) ||
-                      ((fit.matched > 0) == (best.matched > 0) && faults(&fit) < faults(&best));
-        if (better) {
-            release_fit(&best);
-            hr_model_free(*m);
-            best = fit;
-            *m = next;
-        } else {
-            release_fit(&fit);
-            hr_model_free(next);
-        }
-    }
-    for (int i = 0; rc == HR_OK && faults(&best) && i < k->f->nviews; i++)
-        if (k->f->views[i].bad) /* that is why */
+    const char *arch = k->o->arch ? k->o->arch : nearest(k);
+    if (arch)
+        rc = candidate(k, arch, m, err);
+    if (rc)
+        return rc;
+    for (int i = 0; i < k->f->nviews && rc == HR_OK; i++)
+        if (k->f->views[i].bad) /* its shape is not known */
             rc = hr_view_check(k->f, &k->f->views[i], err);
-    if (rc == HR_OK && faults(&best)) {
-        hr_model *nearest = *m;
-        rc =
-            best.matched == 0 && !k->o->arch && k->n > 0
-                ? hr_fail(err, HR_ESHAPE, "%s: its %d tensors ('%s'...) are those of no architecture we know",
-                          k->f->name, k->n, k->entries[0].name)
-                : report(k, &best, nearest->arch, err);
-    }
-    release_fit(&best);
-    if (rc) {
-        hr_model_free(*m);
-        *m = NULL;
-    } else if (k->channels && (*m)->nodes[0].c != k->channels) {
+    if (rc)
+        return rc;
+    if (!arch)
+        return hr_fail(err, HR_ESHAPE, "%s: its %d tensors ('%s'...) are those of no architecture we know",
+                       k->f->name, k->n, k->n ? k->entries[0].name : "");
+    compare(k, *m, &fit);
+    if (faults(&fit))
+        rc = report(k, &fit, arch, err);
+    release_fit(&fit);
+    if (rc == HR_OK && k->channels && (*m)->nodes[0].c != k->channels)
         rc = hr_fail(err, HR_ESHAPE, "%s: mean and std are for %d channels, the network takes %d", k->f->name,
                      k->channels, (*m)->nodes[0].c);
-    }
     return rc;
 }
 
@@ -326,31 +344,20 @@ static enum hr_dtype extra_dtype(const struct hr_view *v)
 /* Add what the file holds beside the graph's tensors, in its order. */
 static int add_extras(const struct map *k, hr_model *m, hr_err *err)
 {
-    int graph = m->ntensors;
     const struct entry **order = hr_xcalloc((size_t)k->n + 1, sizeof *order);
-    for (int i = 0; i < k->n; i++)
-        order[k->entries[i].v - k->f->views] = &k->entries[i];
-    const hr_tensor **sorted = hr_tensors_sorted(m);
-    char **known = hr_xcalloc((size_t)graph, sizeof *known);
     int rc = HR_OK;
     for (int i = 0; i < k->n; i++) {
-        const struct entry *e = order[i];
-        /* find the graph's own by name: adding tensors moves the table that `sorted` points into */
-        bool own = hr_tensors_search(sorted, graph, e->name) != NULL;
-        bool norm = strcmp(e->name, "mean") == 0 || strcmp(e->name, "std") == 0;
-        if (own || norm)
-            order[i] = NULL;
+        const struct entry *e = &k->entries[i];
+        if (!e->used && strcmp(e->name, "mean") != 0 && strcmp(e->name, "std") != 0)
+            order[e->v - k->f->views] = e;
     }
-    free(sorted);
-    free(known);
-    for (int i = 0; rc == HR_OK && i < k->n; i++)
-        if (order[i]) {
-            if (strlen(order[i]->name) > HR_MAX_NAME || order[i]->v->ndim > HR_MAX_DIMS)
-                rc = hr_fail(err, HR_EFORMAT, "%s: the name '%s' is too long", k->f->name, order[i]->name);
-            else
-                hr_model_add_tensor(m, order[i]->name, extra_dtype(order[i]->v), order[i]->v->ndim,
-                                    order[i]->v->shape);
-        }
+    for (int i = 0; rc == HR_OK && i < k->n; i++) {
+        const struct entry *e = order[i];
+        if (e && strlen(e->name) > HR_MAX_NAME)
+            rc = hr_fail(err, HR_EFORMAT, "%s: the name '%s' is too long", k->f->name, e->name);
+        else if (e)
+            hr_model_add_tensor(m, e->name, extra_dtype(e->v), e->v->ndim, e->v->shape);
+    }
     free(order);
     return rc;
 }

@@ -332,18 +332,16 @@ int hr_torch_take_views(struct hr_torch_file *f, const hr_pk *root, const char *
         state = hr_pk_get(root, key);
         if (!count_tensors(state))
             return no_state_dict(f, state, key, err);
-    } else if (count_tensors(root)) {
-        state = root;
-    } else {
-        const hr_pk *v = NULL;
-        for (size_t i = 0; i < HR_COUNT(keys) && !state; i++) {
-            v = hr_pk_get(root, keys[i]);
-            key = v ? keys[i] : key;
-            state = count_tensors(v) ? v : NULL;
-        }
-        if (!state)
-            return key ? no_state_dict(f, hr_pk_get(root, key), key, err) : no_state_dict(f, root, NULL, err);
     }
+    for (size_t i = 0; !state && i < HR_COUNT(keys); i++) {
+        const hr_pk *v = hr_pk_get(root, keys[i]);
+        key = v && !key ? keys[i] : key;
+        state = count_tensors(v) ? v : NULL;
+    }
+    if (!state && count_tensors(root)) /* after the others: "best_prec1" beside a state_dict may be a tensor */
+        state = root;
+    if (!state)
+        return key ? no_state_dict(f, hr_pk_get(root, key), key, err) : no_state_dict(f, root, NULL, err);
     const hr_pk *admm = hr_pk_get(root, "admm");
     int rc = take_dict(f, state, HR_VIEW_STATE, err);
     if (rc == HR_OK)

@@ -1,6 +1,8 @@
 /* test/fuzz/fuzz.c -- main's part of every fuzz target: seeds, files in memory, mutators. */
 #include "fuzz.h"
 
+#include "model/torch.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -141,6 +143,86 @@ hr_model *fuzz_net(uint32_t seed)
         hr_die("%s", err.msg);
     hr_zoo_init(m, seed);
     return m;
+}
+
+/* ---- checkpoints of other programs --------------------------------------------------------------------- */
+
+static void write_and_read(const hr_model *m, const char *digest, int layout)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    hr_model *again;
+    char second[65], *path = hr_xasprintf("%s/saved.pth", fuzz_dir());
+    if (hr_out_open(&out, path, 0, &err) ||
+        (hr_torch_layouts[layout] ? hr_torch_write(m, (enum hr_torch_layout)layout, NULL, out, &err)
+                                  : hr_safetensors_write(m, NULL, out, &err)) ||
+        hr_out_commit(out, &err) || hr_torch_load(path, NULL, &again, NULL, &err))
+        BUG("cannot be written as %d and read again: %s", layout, err.msg);
+    if (hr_nn_save(again, "/dev/null", second, &err))
+        BUG("%s", err.msg);
+    must(strcmp(digest, second) == 0);
+    hr_model_free(again);
+    unlink(path);
+    free(path);
+}
+
+bool fuzz_checkpoint(const uint8_t *data, size_t n)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_model *m = NULL, *piped = NULL;
+    char digest[65];
+    int rc = hr_torch_load(fuzz_file(0, data, n), NULL, &m, NULL, &err);
+    if (n % 32 == 0) {
+        int fd;
+        must(hr_torch_load(fuzz_pipe(data, n, &fd), NULL, &piped, NULL, &err) == rc);
+        close(fd);
+        hr_model_free(piped);
+    }
+    if (rc)
+        return false;
+    if (hr_nn_save(m, "/dev/null", digest, &err))
+        BUG("%s", err.msg);
+    if (n % 16 == 0)
+        write_and_read(m, digest, (int)(n / 16 % 4));
+    hr_model_free(m);
+    return true;
+}
+
+static void add_text(hr_buf *b, const char *s)
+{
+    uint32_t n = (uint32_t)strlen(s); /* little-endian, as this machine */
+    hr_buf_printf(b, "X");
+    hr_buf_add(b, &n, sizeof n);
+    hr_buf_add(b, s, n);
+}
+
+hr_buf fuzz_state_pickle(void)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_model *m;
+    hr_buf b = {0};
+    if (hr_zoo_build("vgg2", NULL, &m, &err))
+        hr_die("%s", err.msg);
+    hr_buf_printf(&b, "\x80\x02}(");
+    for (int i = 0; i < m->ntensors; i++) {
+        const hr_tensor *t = &m->tensors[i];
+        add_text(&b, t->name);
+        hr_buf_printf(&b, "ctorch._utils\n_rebuild_tensor_v2\n((");
+        add_text(&b, "storage");
+        hr_buf_printf(&b, "ctorch\nFloatStorage\n");
+        add_text(&b, "0");
+        add_text(&b, "cpu");
+        hr_buf_printf(&b, "I4\ntQI%d\n(", i % 4);
+        for (int d = 0; d < t->ndim; d++)
+            hr_buf_printf(&b, "I%d\n", (int)t->shape[d]);
+        hr_buf_printf(&b, "t(");
+        for (int d = 0; d < t->ndim; d++)
+            hr_buf_printf(&b, "I0\n");
+        hr_buf_printf(&b, "tI00\n}tR");
+    }
+    hr_buf_printf(&b, "u.");
+    hr_model_free(m);
+    return b;
 }
 
 /* ---- JSON documents ---------------------------------------------------------------------------------- */

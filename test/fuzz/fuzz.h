@@ -58,6 +58,15 @@ FILE *fuzz_sink(void);
  * two linear layers. Its weights are drawn from seed. The caller frees it. */
 hr_model *fuzz_net(uint32_t seed);
 
+/* ---- checkpoints of other programs --------------------------------------------------------------------- */
+
+/* Read one as torch2nn does, from a file and now and then from a pipe. What was accepted comes back the same
+ * from both formats that nn2torch writes. Returns whether it was. */
+bool fuzz_checkpoint(const uint8_t *data, size_t n);
+/* A pickle of a state_dict of the zoo's vgg2, 700 KB of weights that all repeat the 4 elements of one storage
+ * "0". Release it. */
+hr_buf fuzz_state_pickle(void);
+
 /* ---- mutators: bodies of LLVMFuzzerCustomMutator ----------------------------------------------------- */
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max); /* libFuzzer's own, on bytes */

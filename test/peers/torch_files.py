@@ -1,11 +1,14 @@
 """Checkpoints made by PyTorch, and what PyTorch computes with them, beside what we do.
 
-    torch_files.py save ARCH FILE [WAY]...     write a checkpoint: random weights, or after a few steps of SGD
-    torch_files.py same FILE PEER_RUN NET      FILE.json says what was saved: logits, classes, accuracy under PGD
-    torch_files.py load FILE ARCH NET_TENSORS  torch.load(FILE, weights_only=True) into the class, strictly
+    torch_files.py same PEER_RUN ARCH IMAGES WAY[+WAY]... [--OPTION...]   save, convert with torch2nn, compare: logits,
+                                                   classes, accuracy clean and under PGD from the same noise
+    torch_files.py load ARCH...                    what nn2torch writes goes into the classes, strictly and with
+                                                   weights_only, and computes the same, in every layout
+    torch_files.py zeros FILE NET LAYOUT REG       FILE, written from NET, has zeros where NET is pruned
+    torch_files.py save ARCH FILE [WAY]...         write a checkpoint
 
-The networks are those of torch_nets.py. WAY: trained, legacy, half, bfloat16, double, module, state_dict, net, ...
-(the table WAYS below).
+The networks are those of torch_nets.py. A WAY is one of the table WAYS below, legacy, or trainedN: N steps of SGD
+before. `half+net+legacy` are three of them.
 """
 import json
 import os
@@ -41,22 +44,25 @@ def images(arch, n, seed):
 def make(arch, trained, seed=3):
     torch.manual_seed(seed)
     net = torch_nets.NETS[arch]().float()
-    for m in net.modules():  # nothing is 0 or 1 by accident
-        if isinstance(m, torch.nn.BatchNorm2d):
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    if not trained:
+        for m in norms:  # nothing is 0 or 1 by accident
             with torch.no_grad():
                 m.weight.uniform_(0.5, 1.5)
                 m.bias.normal_(0, 0.1)
                 m.running_mean.normal_(0, 0.1)
                 m.running_var.uniform_(0.5, 1.5)
-    if trained:
-        x, y = images(arch, 64, 1)
-        sgd = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
-        net.train()
-        for step in range(trained):
-            at = slice(16 * step % 64, 16 * step % 64 + 16)
-            sgd.zero_grad()
-            F.cross_entropy(net(x[at])[:, :10], y[at]).backward()
-            sgd.step()
+        return net.eval()
+    for m in norms:  # a few steps are to move the running statistics all the way
+        m.momentum = 0.5
+    x, y = images(arch, 64, 1)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    net.train()
+    for step in range(trained):
+        at = slice(16 * step % 64, 16 * step % 64 + 16)
+        sgd.zero_grad()
+        F.cross_entropy(net(x[at]), y[at]).backward()
+        sgd.step()
     return net.eval()
 
 
@@ -132,16 +138,15 @@ WAYS = {
 
 
 def save(arch, path, ways):
+    """Write the checkpoint; returns the network."""
     trained = [int(w[7:] or 4) for w in ways if w.startswith("trained")]
     net = make(arch, trained[0] if trained else 0)
     value = net.state_dict()
-    ways = [w for w in ways if not w.startswith("trained")]
     for way in ways:
-        if way != "legacy":
+        if way not in ("legacy", "random") and not way.startswith("trained"):
             value = WAYS[way](value)
     torch.save(value, path, _use_new_zipfile_serialization="legacy" not in ways)
-    with open(path + ".json", "w") as f:
-        json.dump({"arch": arch, "trained": trained[0] if trained else 0, "ways": ways}, f)
+    return net
 
 
 def attack(net, x, y, noise):
@@ -154,44 +159,99 @@ def attack(net, x, y, noise):
     return adv.detach()
 
 
-def same(path, peer_run, nn, n=24):
-    with open(path + ".json") as f:
-        told = json.load(f)
-    arch = told["arch"]
-    net = make(arch, told["trained"])
-    lossy = [w for w in told["ways"] if w in ("half", "bfloat16")]
-    for w in lossy:
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in WAYS[w](net.state_dict()).items()})
-    if "normalized" in told["ways"]:
+def converted(path, nn, *options):
+    subprocess.run(["torch2nn", "-q", "-o", nn, *options, path], check=True)
+
+
+def compare(peer_run, arch, n, ways, options):
+    """One line; true when all is as it should be."""
+    net = save(arch, "x.pth", ways)
+    converted("x.pth", "x.nn", *options)
+    for w in ways:
+        if w in ("half", "bfloat16"):  # what is left of the weights
+            state = WAYS[w](net.state_dict())
+            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    run = net
+    if "normalized" in ways:
         mean, std = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1), torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1)
-        inner, net = net, lambda x: inner((x - mean) / std)
+        run = lambda x: net((x - mean) / std)  # noqa: E731
     x, y = images(arch, n, 2)
-    command = [peer_run, nn, str(n), repr(EPS), repr(STEP), str(STEPS)]
+    command = [peer_run, "x.nn", str(n), repr(EPS), repr(STEP), str(STEPS)]
     out = subprocess.run(command, input=x.numpy().tobytes() + y.int().numpy().tobytes(), stdout=subprocess.PIPE, check=True)
     v = np.frombuffer(out.stdout, "<f4")
     classes = (v.size - 2 * x.numel()) // (2 * n)
     parts = np.split(v, np.cumsum([x.numel(), n * classes, n * classes]))
     noise, ours, ours_adv = parts[0].reshape(x.shape), parts[1].reshape(n, -1), parts[2].reshape(n, -1)
+    adv = attack(run, x, y, torch.tensor(noise.copy()))
     with torch.no_grad():
-        theirs = net(x).numpy()
-    adv = attack(net, x, y, torch.tensor(noise.copy()))
-    with torch.no_grad():
-        theirs_adv = net(adv).numpy()
+        theirs, theirs_adv = run(x).numpy(), run(adv).numpy()
     labels = y.numpy()
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    clean = [100 * (l.argmax(1) == labels).mean() for l in (ours, theirs)]
-    robust = [100 * (l.argmax(1) == labels).mean() for l in (ours_adv, theirs_adv)]
-    print("logits differ by %.2g, clean %.2f and %.2f, pgd %.2f and %.2f" % (error, *clean, *robust))
+    clean = [100 * (logits.argmax(1) == labels).mean() for logits in (ours, theirs)]
+    robust = [100 * (logits.argmax(1) == labels).mean() for logits in (ours_adv, theirs_adv)]
+    told = (arch, "+".join(ways), error, *clean, *robust)
+    print("%s %s: logits differ by %.2g, clean %.2f and %.2f, pgd %.2f and %.2f" % told, flush=True)
     good = error < LOGITS_BOUND and (ours.argmax(1) == theirs.argmax(1)).all() and clean[0] == clean[1]
-    good = good and abs(robust[0] - robust[1]) <= 0.2 and np.abs(noise).max() <= EPS * 1.001
-    sys.exit(0 if good else 1)
+    return good and abs(robust[0] - robust[1]) <= 0.2 and EPS / 2 < np.abs(noise).max() <= EPS * 1.001
+
+
+def same(peer_run, arch, n, *cases):
+    options = [c for c in cases if c.startswith("--")]
+    good = [compare(peer_run, arch, int(n), c.split("+"), options) for c in cases if not c.startswith("--")]
+    sys.exit(0 if all(good) else 1)
+
+
+def unwrapped(path, layout, arch):
+    """The state_dict that nn2torch wrote, as the plain class names its parameters."""
+    value = torch.load(path, weights_only=True)
+    state = {"dense": lambda v: v, "hydra": lambda v: v["state_dict"], "radmm": lambda v: v["net"]}[layout](value)
+    prefix = {"radmm": "module.basic_model."}.get(layout, "")
+    assert all(k.startswith(prefix) for k in state), "keys without " + prefix
+    return {k[len(prefix) :]: v for k, v in state.items()}
+
+
+def masked_class(net, state, arch):
+    """HYDRA's class: every layer has popup_scores, wrn_28_4 a second copy of its first stage."""
+    if arch == "wrn_28_4":
+        net.sub_block1 = torch_nets.WideStage(16, 64, 4, 1)
+    for name, m in net.named_modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
+            m.popup_scores = torch.nn.Parameter(torch.zeros(state[name + ".popup_scores"].shape))
+    return net
+
+
+def load(*archs):
+    for arch in archs:
+        before = save(arch, "x.pth", [])
+        converted("x.pth", "x.nn")
+        x, _ = images(arch, 2, 2)
+        for layout in ["dense", "hydra", "radmm"]:
+            subprocess.run(["nn2torch", "-l", layout, "-o", "y.pth", "x.nn"], check=True)
+            state = unwrapped("y.pth", layout, arch)
+            net = torch_nets.NETS[arch]().float()
+            if layout == "hydra":
+                net = masked_class(net, state, arch)
+            net.load_state_dict(state, strict=True)
+            with torch.no_grad():
+                if not torch.equal(net.eval()(x), before(x)):
+                    sys.exit("%s %s: other logits" % (arch, layout))
+
+
+def zeros(path, nn, layout, reg):
+    out = subprocess.run(["nninfo", "-f", "json", nn], stdout=subprocess.PIPE, check=True)
+    kept = {l["name"]: l["prune"]["kept"] for l in json.loads(out.stdout)["layers"]}
+    for name, n in kept.items():
+        w = unwrapped(path, layout, None)[name + ".weight"]
+        alive = w != 0
+        if reg == "channel":
+            alive = alive.transpose(0, 1).flatten(1).any(1)
+        if int(alive.sum()) > n or int(alive.sum()) < n // 2:
+            sys.exit("%s: %d alive, %d kept" % (name, int(alive.sum()), n))
 
 
 if __name__ == "__main__":
     command, args = sys.argv[1], sys.argv[2:]
     if command == "save":
         save(args[0], args[1], args[2:])
-    elif command == "same":
-        same(*args[:3], *[int(a) for a in args[3:]])
     else:
-        sys.exit("torch_files: unknown command " + command)
+        {"same": same, "load": load, "zeros": zeros}[command](*args)
