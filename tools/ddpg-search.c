@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *layers_path, *evaluator, *output = "-", *csv_dir, *id = "search";
+static const char *layers_path, *evaluator, *evaluator_file, *output = "-", *csv_dir, *id = "search";
 static bool reference, prune_first, no_baseline, restart;
 static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
-static int64_t best_every = 2, episodes = 300, warmup = 100, hidden = 300, batch = 128, memory,
-               train_iters = 20, seed = 1234;
+static int64_t best_every = 2, evaluators = 1, episodes = 300, warmup = 100, hidden = 300, batch = 128,
+               memory, train_iters = 20, seed = 1234;
 static double target = 0.1, lb = NAN, ub = NAN, actor_lr = NAN, critic_lr = 1e-3, lr_decay = 0.995,
               tau = 0.01, sigma = 0.5, noise_decay = NAN, noise_floor = 0.05, prefer = 0.5, beta = 1,
               timeout = 600, save_every = 60;
@@ -26,6 +26,10 @@ static const hr_opt opts[] = {
     {"layers", 'l', HR_OPT_STRING, &layers_path, 0, "FILE", "layer table: nninfo --format json", 0, 0, NULL},
     {"evaluator", 'e', HR_OPT_STRING, &evaluator, 0, "CMD", "shell command that answers strategies", 0, 0,
      NULL},
+    {"evaluator-file", 0, HR_OPT_STRING, &evaluator_file, 0, "FILE", "such commands, one per line", 0, 0,
+     NULL},
+    {"evaluators", 'j', HR_OPT_INT, &evaluators, 0, "N", "processes per command, all at work at once", 1,
+     HR_MAX_EVALUATORS, NULL},
     {"output", 'o', HR_OPT_STRING, &output, 0, "FILE", "best strategy", 0, 0, NULL},
     {"csv-dir", 0, HR_OPT_STRING, &csv_dir, 0, "DIR", "also write the tables of episodes there", 0, 0, NULL},
     {"id", 0, HR_OPT_STRING, &id, HR_OPT_RESULT, "ID", "name of the strategy in its file", 0, 0, NULL},
@@ -77,7 +81,7 @@ static const hr_opt opts[] = {
 
 static const hr_tool tool = {
     "ddpg-search",
-    "[OPTION]... -l TABLE -e COMMAND",
+    "[OPTION]... -l TABLE (-e COMMAND | --evaluator-file FILE)",
     "Search a strategy - one keep-rate per layer - that is worth most to the evaluator within a budget,\n"
     "by deep deterministic policy gradient. The strategy goes to standard output or FILE; with FILE, a "
     "search\n"
@@ -91,8 +95,10 @@ static const hr_tool tool = {
 static void settle(void)
 {
     bool channel = reg == 1;
-    if (!layers_path || !evaluator)
+    if (!layers_path || (!evaluator && !evaluator_file))
         hr_usage("--%s is needed", layers_path ? "evaluator" : "layers");
+    if (evaluator && evaluator_file)
+        hr_usage("--evaluator and --evaluator-file exclude each other");
     if (isnan(lb))
         lb = channel ? (target >= 0.3 ? 0.1 : 0.05) : (target >= 0.05 ? 0.01 : 0.005);
     if (isnan(ub))
@@ -234,38 +240,55 @@ static void digest_of(const json_t *j, char hex[65])
     free(text);
 }
 
-/* The episodes, and an evaluator that lives as long as they last. *best is the caller's to release. */
-static int run(hr_wall *w, json_t *record, hr_search_result *best, hr_err *err)
+/* The episodes, and evaluators that live as long as they last. *best is the caller's to release. */
+static int run(hr_wall *w, const hr_commands *commands, json_t *record, hr_search_result *best, hr_err *err)
 {
     hr_search_opts o = search_opts(w->s);
-    hr_peer *peer;
+    hr_pool *pool;
     struct view view = {.begun = false};
-    hr_signals_catch(); /* the evaluator must not outlive us, whatever the output is */
-    int rc = hr_peer_start(&peer, evaluator, w->s, timeout, err);
+    hr_signals_catch(); /* the evaluators must not outlive us, whatever the output is */
+    int rc = hr_pool_start(&pool, commands, (int)evaluators, w->s, timeout, err);
     if (rc == HR_EINTR)
         return hr_fail(err, rc, "interrupted before the evaluator was ready; run the same command again");
     if (rc)
         return rc;
-    o.evaluator = hr_peer_digest(peer);
-    hr_history_input(record, "evaluator", o.evaluator, NULL);
+    hr_evaluator ev = hr_pool_evaluator(pool);
+    hr_history_input(record, "evaluator", ev.digest, NULL);
     hr_progress_start(&view.bar, "search", (double)(warmup + episodes));
-    rc = hr_search_run(w, &o, job, hr_peer_eval, peer, on_episode, &view, best, err);
+    rc = hr_search_run(w, &o, job, &ev, on_episode, &view, best, err);
     hr_progress_end(&view.bar);
     if (rc == HR_OK && best->episode == 0)
         rc = hr_fail(err, HR_EINVAL, "no episode after the warm-up: with --reference nothing can be best");
     if (rc) {
-        hr_peer_kill(peer);
+        hr_pool_kill(pool);
         return rc;
     }
-    bool restarted = hr_peer_restarted(peer);
-    rc = hr_peer_finish(peer, err);
+    int restarts = hr_pool_restarts(pool);
+    rc = hr_pool_finish(pool, err);
     if (rc == HR_EINTR)
         return hr_job_interrupted(job, err, "the evaluator's last moments");
     if (rc)
         return rc;
-    if (restarted)
+    if (restarts == 1)
         hr_warn("the evaluator died and was started again");
+    else if (restarts)
+        hr_warn("%d evaluators died and were started again", restarts);
     warn_near_chance(&o, best, w->s->classes);
+    return HR_OK;
+}
+
+/* The commands that start the evaluators. *c is the caller's to release, also after an error. */
+static int commands_open(hr_commands *c, hr_err *err)
+{
+    if (evaluator_file) {
+        int rc = hr_commands_load(c, evaluator_file, err);
+        if (rc == HR_OK && c->n * evaluators > HR_MAX_EVALUATORS)
+            rc = hr_fail(err, HR_EINVAL, "%s: %d commands with --evaluators %lld are more than %d processes",
+                         evaluator_file, c->n, (long long)evaluators, HR_MAX_EVALUATORS);
+        return rc;
+    }
+    *c = (hr_commands){.line = hr_xcalloc(1, sizeof *c->line), .n = 1};
+    c->line[0] = hr_xstrdup(evaluator);
     return HR_OK;
 }
 
@@ -273,10 +296,14 @@ static int run(hr_wall *w, json_t *record, hr_search_result *best, hr_err *err)
 static int search(hr_wall *w, const char *table_digest, hr_err *err)
 {
     hr_search_result best = {0};
+    hr_commands commands = {0};
     json_t *record = history(table_digest), *product = NULL;
-    int rc = outputs_open(record, err);
+    int rc = commands_open(&commands, err);
     if (rc == HR_OK)
-        rc = run(w, record, &best, err);
+        rc = outputs_open(record, err);
+    if (rc == HR_OK)
+        rc = run(w, &commands, record, &best, err);
+    hr_commands_release(&commands);
     if (rc == HR_OK)
         product = hr_search_json(w, &best, id, json_incref(record));
     rc = outputs_close(rc, &best, product, err);

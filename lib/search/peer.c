@@ -4,19 +4,21 @@
  *   {"proto":1,"reg":"weight"|"channel","layers":[{"name":s,"n":count},...],"batches":B,"images":N,"digest":s}
  * with the decision layers in strategy order and their numbers of weights or input channels; then it answers
  *   {"id":i,"kept":[integers],"batches":[a,b]}          ours; b is exclusive
- *   {"id":i,"n":images,"clean":count,"robust":count,"constant":bool,...}   its answer, constant may be absent
- *   {"id":i,"error":"..."}                                                 or why not
- * until its input ends; then it leaves with status 0. Words go to standard error, which we share.
+ *   {"id":i,"n":images,"clean":count,"robust":count,...}   its answer
+ *   {"id":i,"error":"..."}                              or why not
+ * until its input ends; then it leaves with status 0. An answer whose images all got the same class c has
+ * "constant":true and "class":c, so that the answers of several evaluators can be put together. Words go to
+ * standard error, which we share.
  *
  * What is checked: reg, names and counts against our own table; that each request gets one answer, with its
- * id, in time, with counts that can be (the same number of images each time, at most N; no more right
- * answers than images). Anything else ends the search: a reward that belongs to another strategy is worse
- * than none.
+ * id, in time, with counts that can be (the same number of images each time that all are asked for, at most
+ * N; no more right answers than images). Anything else ends the search: a reward that belongs to another
+ * strategy is worse than none.
  *
  * A process that dies is started once more and asked again; its greeting must be the same, byte for byte. The
  * child leads a process group of its own, so that killing it takes its children with it, and Ctrl-C reaches
  * it only through us. Reads are poll and read on the raw descriptor: a deadline and stdio do not mix. */
-#include "search/search.h"
+#include "search/peer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,19 +30,6 @@
 #include <unistd.h>
 
 enum { MAX_LINE = 1 << 20, EXIT_GRACE = 10 /* seconds to leave after the end of input */ };
-
-struct hr_peer {
-    const char *command;
-    const hr_space *s;
-    double timeout;
-    pid_t pid;
-    int to, from; /* our ends of its standard input and output; -1 closed */
-    hr_buf in;    /* bytes read and not yet used */
-    char *greeting, *digest;
-    int64_t batches, images, n; /* n: images per answer, 0 before the first */
-    int64_t id;
-    bool restarted;
-};
 
 /* ---- the process ------------------------------------------------------------------------------------- */
 
@@ -61,6 +50,11 @@ static int spawn(hr_peer *p, hr_err *err)
         signal(SIGXFSZ, SIG_DFL);
         if (dup2(down[0], STDIN_FILENO) < 0 || dup2(up[1], STDOUT_FILENO) < 0)
             _exit(127);
+        if (p->threads) {
+            char n[16];
+            snprintf(n, sizeof n, "%d", p->threads);
+            setenv("OMP_NUM_THREADS", n, 1);
+        }
         execl("/bin/sh", "sh", "-c", p->command, (char *)NULL);
         _exit(127);
     }
@@ -160,31 +154,43 @@ static int ready(hr_peer *p, int fd, short events, double deadline, const char *
 
 enum { GONE = -1 }; /* the other end is closed; died() finds the words */
 
-/* Read up to the next newline, which becomes a NUL; *line points into p->in until the next call of take. */
+/* Read once what there is into p->in. */
+static int fill(hr_peer *p, hr_err *err)
+{
+    char chunk[65536];
+    ssize_t n = read(p->from, chunk, sizeof chunk);
+    if (n == 0)
+        return GONE;
+    if (n < 0)
+        return errno == EINTR ? HR_OK : hr_fail(err, HR_EIO, "evaluator: reading: %s", strerror(errno));
+    hr_buf_add(&p->in, chunk, (size_t)n);
+    return HR_OK;
+}
+
+/* The next line, whose newline becomes a NUL, into *line, or NULL when it is not complete yet. It points into
+ * p->in, which stays as it is until drop_line. */
+static int whole_line(hr_peer *p, const char *when, char **line, hr_err *err)
+{
+    char *end = p->in.len ? memchr(p->in.data, '\n', p->in.len) : NULL;
+    *line = end ? p->in.data : NULL;
+    if (end)
+        *end = '\0';
+    else if (p->in.len > MAX_LINE)
+        return hr_fail(err, HR_EPEER, "evaluator '%s' sent a line of more than %d bytes %s", p->command,
+                       MAX_LINE, when);
+    return HR_OK;
+}
+
+/* Wait for the next line. */
 static int read_line(hr_peer *p, const char *when, char **line, hr_err *err)
 {
     double deadline = hr_seconds() + p->timeout;
     for (;;) {
-        char *end = p->in.len ? memchr(p->in.data, '\n', p->in.len) : NULL;
-        if (end) {
-            *end = '\0';
-            *line = p->in.data;
-            return HR_OK;
-        }
-        if (p->in.len > MAX_LINE)
-            return hr_fail(err, HR_EPEER, "evaluator '%s' sent a line of more than %d bytes %s", p->command,
-                           MAX_LINE, when);
-        int rc = ready(p, p->from, POLLIN, deadline, when, err);
-        if (rc)
+        int rc = whole_line(p, when, line, err);
+        if (rc || *line)
             return rc;
-        char chunk[65536];
-        ssize_t n = read(p->from, chunk, sizeof chunk);
-        if (n > 0)
-            hr_buf_add(&p->in, chunk, (size_t)n);
-        else if (n == 0)
-            return GONE;
-        else if (errno != EINTR)
-            return hr_fail(err, HR_EIO, "evaluator: reading: %s", strerror(errno));
+        if ((rc = ready(p, p->from, POLLIN, deadline, when, err)) || (rc = fill(p, err)))
+            return rc;
     }
 }
 
@@ -266,7 +272,7 @@ static int check_greeting(hr_peer *p, const json_t *j, const char *line, const c
     return check_layers(p, json_object_get(j, "layers"), when, err);
 }
 
-static int greet(hr_peer *p, hr_err *err)
+int hr_peer_greet(hr_peer *p, hr_err *err)
 {
     const char *when = "before its greeting";
     char *line;
@@ -288,13 +294,13 @@ static int greet(hr_peer *p, hr_err *err)
     return rc;
 }
 
-int hr_peer_start(hr_peer **out, const char *command, const hr_space *s, double timeout, hr_err *err)
+int hr_peer_start(hr_peer **out, const char *command, const hr_space *s, double timeout, int threads,
+                  hr_err *err)
 {
     hr_peer *p = hr_xcalloc(1, sizeof *p);
-    *p = (hr_peer){.command = command, .s = s, .timeout = timeout, .pid = -1, .to = -1, .from = -1};
+    *p = (hr_peer){
+        .command = command, .s = s, .timeout = timeout, .threads = threads, .pid = -1, .to = -1, .from = -1};
     int rc = spawn(p, err);
-    if (rc == HR_OK)
-        rc = greet(p, err);
     if (rc) {
         hr_peer_kill(p);
         return rc;
@@ -305,9 +311,18 @@ int hr_peer_start(hr_peer **out, const char *command, const hr_space *s, double 
 
 /* ---- questions and answers --------------------------------------------------------------------------- */
 
-static int parse_reply(hr_peer *p, const char *line, const char *when, hr_score_reply *r, hr_err *err)
+static const char *when_asked(const hr_peer *p, char *text, size_t size)
 {
+    snprintf(text, size, "on request %lld", (long long)p->id);
+    return text;
+}
+
+static int parse_reply(hr_peer *p, const char *line, hr_score_reply *r, hr_err *err)
+{
+    char text[64];
+    const char *when = when_asked(p, text, sizeof text);
     json_t *j = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *class = json_object_get(j, "class");
     const json_t *id = json_object_get(j, "id"), *clean = json_object_get(j, "clean");
     const json_t *robust = json_object_get(j, "robust");
     const char *why = json_string_value(json_object_get(j, "error"));
@@ -315,7 +330,8 @@ static int parse_reply(hr_peer *p, const char *line, const char *when, hr_score_
     *r = (hr_score_reply){.images = json_integer_value(json_object_get(j, "n")),
                           .clean = json_integer_value(clean),
                           .robust = json_integer_value(robust),
-                          .constant = json_is_true(json_object_get(j, "constant"))};
+                          .constant = json_is_true(json_object_get(j, "constant")),
+                          .answer = json_is_integer(class) ? json_integer_value(class) : -1};
     if (!j)
         rc = nonsense(p, when, "not JSON", line, err);
     else if (!json_is_integer(id) || json_integer_value(id) != p->id)
@@ -325,74 +341,83 @@ static int parse_reply(hr_peer *p, const char *line, const char *when, hr_score_
     else if (!json_is_integer(clean) || !json_is_integer(robust) || r->images < 1 || r->images > p->images ||
              r->clean < 0 || r->clean > r->images || r->robust < 0 || r->robust > r->images)
         rc = nonsense(p, when, "counts that cannot be", line, err);
-    else if (p->n && r->images != p->n)
+    else if (p->whole && p->n && r->images != p->n)
         rc = nonsense(p, when, "another number of images than before", line, err);
-    p->n = r->images;
+    if (p->whole)
+        p->n = r->images;
     json_decref(j);
     return rc;
 }
 
-static int ask(hr_peer *p, const hr_buf *request, const char *when, hr_score_reply *reply, hr_err *err)
+/* The process is gone while it had a question: start it again and ask it again, but only once in its life. */
+static int revive(hr_peer *p, hr_err *err)
 {
-    char *line;
-    int rc = send_text(p, request->data, request->len, when, err);
-    if (rc == HR_OK)
-        rc = read_line(p, when, &line, err);
-    if (rc)
+    const char *again = "after it had been started again";
+    char text[64];
+    int rc = died(p, p->restarted ? again : when_asked(p, text, sizeof text), err);
+    if (p->restarted)
         return rc;
-    rc = parse_reply(p, line, when, reply, err);
+    p->restarted = true;
+    rc = spawn(p, err);
+    if (rc == HR_OK)
+        rc = hr_peer_greet(p, err);
+    if (rc == HR_OK)
+        rc = send_text(p, p->request.data, p->request.len, again, err);
+    p->deadline = hr_seconds() + p->timeout;
+    return rc == GONE ? died(p, again, err) : rc;
+}
+
+int hr_peer_ask(hr_peer *p, const int64_t *kept, int nd, int64_t from, int64_t to, hr_err *err)
+{
+    char text[64];
+    p->id++;
+    p->request.len = 0;
+    p->whole = from == 0 && to == p->batches;
+    hr_buf_printf(&p->request, "{\"id\":%lld,\"kept\":[", (long long)p->id);
+    for (int d = 0; d < nd; d++)
+        hr_buf_printf(&p->request, "%s%lld", d ? "," : "", (long long)kept[d]);
+    hr_buf_printf(&p->request, "],\"batches\":[%lld,%lld]}\n", (long long)from, (long long)to);
+    p->deadline = hr_seconds() + p->timeout;
+    int rc = send_text(p, p->request.data, p->request.len, when_asked(p, text, sizeof text), err);
+    return rc == GONE ? revive(p, err) : rc;
+}
+
+int hr_peer_take(hr_peer *p, bool *done, hr_score_reply *reply, hr_err *err)
+{
+    char text[64], *line;
+    const char *when = when_asked(p, text, sizeof text);
+    *done = false;
+    int rc = fill(p, err);
+    if (rc == GONE)
+        return revive(p, err);
+    if (rc == HR_OK)
+        rc = whole_line(p, when, &line, err);
+    if (rc || !line)
+        return rc;
+    rc = parse_reply(p, line, reply, err);
     drop_line(p);
     if (rc == HR_OK && p->in.len > 0)
         rc = hr_fail(err, HR_EPEER, "evaluator '%s' said more than one line %s", p->command, when);
+    *done = true;
     return rc;
 }
 
-int hr_peer_eval(void *peer, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err)
+int hr_peer_silent(const hr_peer *p, hr_err *err)
 {
-    hr_peer *p = peer;
-    hr_buf request = {0};
-    char when[64];
-    p->id++;
-    snprintf(when, sizeof when, "on request %lld", (long long)p->id);
-    hr_buf_printf(&request, "{\"id\":%lld,\"kept\":[", (long long)p->id);
-    for (int d = 0; d < nd; d++)
-        hr_buf_printf(&request, "%s%lld", d ? "," : "", (long long)kept[d]);
-    hr_buf_printf(&request, "],\"batches\":[0,%lld]}\n", (long long)p->batches);
-
-    int rc = ask(p, &request, when, reply, err);
-    if (rc == GONE) {
-        bool again = p->restarted;
-        rc = died(p, again ? "after it had been started again" : when, err);
-        if (!again) {
-            p->restarted = true;
-            rc = spawn(p, err);
-            if (rc == HR_OK)
-                rc = greet(p, err);
-            if (rc == HR_OK)
-                rc = ask(p, &request, when, reply, err);
-            if (rc == GONE)
-                rc = died(p, "after it had been started again", err);
-        }
-    }
-    hr_buf_release(&request);
-    return rc;
+    return hr_fail(err, HR_EPEER, "evaluator '%s' was silent for %g s on request %lld", p->command,
+                   p->timeout, (long long)p->id);
 }
 
-const char *hr_peer_digest(const hr_peer *p)
+void hr_peer_bye(hr_peer *p)
 {
-    return p->digest;
-}
-
-bool hr_peer_restarted(const hr_peer *p)
-{
-    return p->restarted;
+    close_fd(&p->to);
 }
 
 int hr_peer_finish(hr_peer *p, hr_err *err)
 {
     char *line;
     int status = 0;
-    close_fd(&p->to);
+    hr_peer_bye(p);
     p->timeout = EXIT_GRACE;
     int rc = read_line(p, "after the last request", &line, err);
     if (rc == HR_OK)
@@ -415,6 +440,7 @@ void hr_peer_kill(hr_peer *p)
         return;
     bury(p);
     hr_buf_release(&p->in);
+    hr_buf_release(&p->request);
     free(p->greeting);
     free(p->digest);
     free(p);

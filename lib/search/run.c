@@ -19,9 +19,15 @@
  * random search 0.75, actor alone 0.95, neighbourhood alone 0.95, both 0.98; without the floor the actor
  * alone stops at 0.93.
  *
+ * Several at once. Until the agent learns for the first time an episode needs nothing of those before it but
+ * the generator where they left it. So these are played as fast as the evaluator has places, and a queue puts
+ * their outcomes back into order: tables, memory and best strategy grow in the order of the episodes, however
+ * many places there are. The last warm-up episode already comes after the first training.
+ *
  * Going on. Between two episodes all that matters is what the agent holds, the generator, the best strategy
  * and the tables so far; `list` names it, once, for saving and loading. Nothing that an episode does before
- * its evaluation touches these but the generator, so that a copy of it is enough to take an episode back.
+ * its evaluation touches these but the generator, so that a copy of it is enough to take an episode back, or
+ * all that are in the queue.
  */
 #include "search/search.h"
 
@@ -59,15 +65,31 @@ void hr_search_result_release(hr_search_result *r)
     *r = (hr_search_result){0};
 }
 
+/* An episode that was played: its strategy, and what the agent saw and did. */
+struct played {
+    int number;
+    bool known;           /* reply has come */
+    hr_rng before;        /* the generator when it began */
+    hr_transition *steps; /* [nd], without the reward; those before w->s->first are unused */
+    double *rate;         /* [nd] */
+    int64_t *kept;        /* [nd] */
+    double cost;
+    hr_score_reply reply;
+};
+
+enum { AHEAD = 8 }; /* episodes in the queue per place: outcomes may wait for that of an earlier episode */
+
 struct search {
     hr_wall *w;
     const hr_search_opts *o;
+    const hr_evaluator *ev;
     hr_state state;
     hr_agent agent;
     hr_rng rng;
     hr_job *job;
     hr_search_result *best;
-    hr_transition *steps; /* [nd] of the current episode; those before w->s->first are unused */
+    struct played *queue; /* [slots] a ring: waiting ones from first on, in the order of episodes */
+    int slots, first, waiting, open; /* open: of the waiting ones, those without a reply */
 };
 
 /* The action for decision d of the after-th episode behind the warm-up, which saw obs. */
@@ -87,15 +109,18 @@ static double choose(struct search *q, int after, int d, const float *obs)
     return hr_noise(&q->rng, hr_agent_act(&q->agent, obs), sigma);
 }
 
-/* Decide every layer; fills steps but for the reward. */
-static void play(struct search *q, int episode)
+/* Decide every layer of an episode; fills all but the reply. */
+static void play(struct search *q, int episode, struct played *e)
 {
     hr_wall *w = q->w;
     const hr_space *s = w->s;
     bool reference = q->o->agent.reference;
+    e->number = episode;
+    e->known = false;
+    e->before = q->rng;
     hr_wall_reset(w);
     for (int d = s->first; d < s->nd; d++) {
-        hr_transition *t = &q->steps[d];
+        hr_transition *t = &e->steps[d];
         hr_state_row(&q->state, w, d, t->obs);
         double u = choose(q, episode - q->o->warmup, d, t->obs);
         t->action = (float)u;
@@ -103,72 +128,140 @@ static void play(struct search *q, int episode)
     }
     hr_wall_finish(w);
     for (int d = s->first; d < s->nd && !reference; d++) {
-        hr_state_row(&q->state, w, d, q->steps[d].obs);
-        q->steps[d].action = (float)hr_wall_unmap(w, w->r[d]);
+        hr_state_row(&q->state, w, d, e->steps[d].obs);
+        e->steps[d].action = (float)hr_wall_unmap(w, w->r[d]);
     }
     for (int d = s->first; d < s->nd; d++) {
         bool last = d == s->nd - 1;
-        memcpy(q->steps[d].next, q->steps[last ? d : d + 1].obs, sizeof q->steps->next);
-        q->steps[d].done = last;
+        memcpy(e->steps[d].next, e->steps[last ? d : d + 1].obs, sizeof e->steps->next);
+        e->steps[d].done = last;
     }
+    memcpy(e->rate, w->r, (size_t)s->nd * sizeof *e->rate);
+    memcpy(e->kept, w->kept, (size_t)s->nd * sizeof *e->kept);
+    e->cost = hr_wall_cost(w);
 }
 
-static int learn(struct search *q, int episode, double reward, hr_err *err)
+static int learn(struct search *q, struct played *p, double reward, hr_err *err)
 {
     const hr_space *s = q->w->s;
     for (int d = s->first; d < s->nd; d++) {
-        q->steps[d].reward = (float)reward;
-        hr_agent_store(&q->agent, &q->steps[d]);
+        p->steps[d].reward = (float)reward;
+        hr_agent_store(&q->agent, &p->steps[d]);
     }
-    int next = episode + 1; /* the published counter has moved on already */
+    int next = p->number + 1; /* the published counter has moved on already */
     if (next < q->o->warmup)
         return HR_OK;
     return hr_agent_train(&q->agent, q->o->train_iters, next == q->o->warmup, err);
 }
 
-static void keep_best(const hr_wall *w, const hr_episode *e, hr_search_result *best)
+static void keep_best(const hr_episode *e, int nd, hr_search_result *best)
 {
     best->reward = e->reward;
     best->clean = e->clean;
     best->robust = e->robust;
     best->episode = e->number;
-    memcpy(best->rate, w->r, (size_t)w->s->nd * sizeof *best->rate);
-    memcpy(best->kept, w->kept, (size_t)w->s->nd * sizeof *best->kept);
+    memcpy(best->rate, e->rate, (size_t)nd * sizeof *best->rate);
+    memcpy(best->kept, e->kept, (size_t)nd * sizeof *best->kept);
 }
 
-static int one_episode(struct search *q, int number, hr_eval_fn eval, void *eval_ctx, hr_episode *e,
-                       hr_err *err)
+/* An episode whose outcome is known becomes part of what the search knows. */
+static int conclude(struct search *q, struct played *p, hr_episode *e, hr_err *err)
 {
     const hr_search_opts *o = q->o;
+    const hr_score_reply *reply = &p->reply;
     hr_search_result *best = q->best;
-    hr_score_reply reply = {0};
-    hr_rng before = q->rng;
-    play(q, number);
-    int rc = eval(eval_ctx, q->w->kept, q->w->s->nd, &reply, err);
-    if (rc) {
-        q->rng = before;
-        return rc;
-    }
-    *e = (hr_episode){.number = number,
+    int nd = q->w->s->nd;
+    *e = (hr_episode){.number = p->number,
                       .total = o->warmup + o->episodes,
-                      .warmup = number <= o->warmup,
-                      .reward = hr_reward_of(o->reward, o->beta, o->agent.reference, &reply),
-                      .clean = (double)reply.clean / (double)reply.images,
-                      .robust = (double)reply.robust / (double)reply.images,
-                      .cost = hr_wall_cost(q->w),
+                      .warmup = p->number <= o->warmup,
+                      .reward = hr_reward_of(o->reward, o->beta, o->agent.reference, reply),
+                      .clean = (double)reply->clean / (double)reply->images,
+                      .robust = (double)reply->robust / (double)reply->images,
+                      .cost = p->cost,
                       .dense_cost = q->w->total,
-                      .constant = reply.constant,
-                      .rate = q->w->r,
-                      .kept = q->w->kept};
+                      .constant = reply->constant,
+                      .rate = p->rate,
+                      .kept = p->kept};
     best->constants += e->constant;
     e->best = e->reward > best->reward && !(o->agent.reference && e->warmup);
     if (e->best)
-        keep_best(q->w, e, best);
+        keep_best(e, nd, best);
     e->best_reward = best->reward;
     e->best_rate = best->episode ? best->rate : NULL;
     for (int i = 0; i < HR_TABLES; i++)
-        hr_csv_row(&best->table[i], e, q->w->s->nd, i == HR_TABLE_BEST);
-    return learn(q, number, e->reward, err);
+        hr_csv_row(&best->table[i], e, nd, i == HR_TABLE_BEST);
+    return learn(q, p, e->reward, err);
+}
+
+/* ---- playing and waiting ------------------------------------------------------------------------------- */
+
+static struct played *in_queue(struct search *q, int i)
+{
+    return &q->queue[(q->first + i) % q->slots];
+}
+
+/* The generator as the episodes that are concluded left it. */
+static hr_rng settled(struct search *q)
+{
+    return q->waiting ? in_queue(q, 0)->before : q->rng;
+}
+
+/* Take back what was played and is not part of the search yet. */
+static void forget_queue(struct search *q)
+{
+    q->rng = settled(q);
+    q->waiting = q->open = 0;
+}
+
+/* Begin whole evaluations of the episodes up to `last` while there are places and none is known. */
+static int begin_some(struct search *q, int next, int last, hr_err *err)
+{
+    int rc = HR_OK;
+    while (rc == HR_OK && q->open < q->ev->places && q->waiting < q->slots && next + q->waiting <= last) {
+        struct played *p = in_queue(q, q->waiting);
+        play(q, next + q->waiting, p);
+        q->waiting++;
+        q->open++;
+        rc = q->ev->begin(q->ev->ctx, p->kept, q->w->s->nd, (int)(p - q->queue), err);
+    }
+    return rc;
+}
+
+/* Wait for the outcome of episode `next`, which is then in the queue's first place. */
+static int outcome(struct search *q, int next, hr_err *err)
+{
+    const hr_evaluator *ev = q->ev;
+    int last = q->o->warmup - 1, rc = HR_OK; /* of those before the first training */
+    if (next > last || ev->places < 2) {
+        struct played *p = in_queue(q, 0);
+        play(q, next, p);
+        q->waiting = 1;
+        return ev->eval(ev->ctx, p->kept, q->w->s->nd, 0, ev->batches, &p->reply, err);
+    }
+    for (;;) {
+        hr_score_reply reply;
+        int ticket;
+        if ((rc = begin_some(q, next, last, err)) || in_queue(q, 0)->known)
+            return rc;
+        if ((rc = ev->end(ev->ctx, &ticket, &reply, err)))
+            return rc;
+        q->queue[ticket].reply = reply;
+        q->queue[ticket].known = true;
+        q->open--;
+    }
+}
+
+static int one_episode(struct search *q, int number, hr_episode *e, hr_err *err)
+{
+    int rc = hr_interrupted() ? HR_EINTR : outcome(q, number, err);
+    if (rc) {
+        forget_queue(q);
+        return rc;
+    }
+    struct played *p = in_queue(q, 0);
+    q->first = (q->first + 1) % q->slots;
+    q->waiting--;
+    return conclude(q, p, e, err);
 }
 
 /* ---- saving and going on ------------------------------------------------------------------------------ */
@@ -198,13 +291,16 @@ static void list(struct search *q, hr_block b[BLOCKS])
 static int save(struct search *q, int done, hr_err *err)
 {
     hr_block blocks[BLOCKS];
+    hr_rng ahead = q->rng, now = settled(q); /* those in the queue will be played again */
+    q->rng = now;
     const hr_buf *t = q->best->table;
     json_t *at =
         json_pack("{s:i, s:[I,I], s:s*}", "episode", done, "tables", (json_int_t)t[HR_TABLE_EPISODES].len,
-                  (json_int_t)t[HR_TABLE_BEST].len, "evaluator", q->o->evaluator);
+                  (json_int_t)t[HR_TABLE_BEST].len, "evaluator", q->ev->digest);
     list(q, blocks);
     int rc = hr_job_save(q->job, at, blocks, BLOCKS, err);
     json_decref(at);
+    q->rng = ahead;
     return rc;
 }
 
@@ -216,7 +312,7 @@ static int resume(struct search *q, int *done, hr_err *err)
     if (!at)
         return HR_OK;
     const char *output = hr_out_name(hr_job_out(q->job));
-    const char *was = json_string_value(json_object_get(at, "evaluator")), *now = q->o->evaluator;
+    const char *was = json_string_value(json_object_get(at, "evaluator")), *now = q->ev->digest;
     if (now && (!was || strcmp(was, now) != 0))
         return hr_fail(
             err, HR_EINVAL,
@@ -264,13 +360,13 @@ static int stopped(struct search *q, int done, int rc, hr_err *err)
     return hr_job_interrupted(q->job, err, "episode %d", done + 1);
 }
 
-static int episodes(struct search *q, int done, hr_eval_fn eval, void *eval_ctx,
-                    int (*seen)(void *ctx, const hr_episode *e, hr_err *err), void *seen_ctx, hr_err *err)
+static int episodes(struct search *q, int done, int (*seen)(void *ctx, const hr_episode *e, hr_err *err),
+                    void *seen_ctx, hr_err *err)
 {
     int total = q->o->warmup + q->o->episodes, rc = HR_OK;
     while (rc == HR_OK && done < total) {
         hr_episode e;
-        rc = hr_interrupted() ? HR_EINTR : one_episode(q, done + 1, eval, eval_ctx, &e, err);
+        rc = one_episode(q, done + 1, &e, err);
         if (rc)
             break;
         done++;
@@ -279,31 +375,47 @@ static int episodes(struct search *q, int done, hr_eval_fn eval, void *eval_ctx,
         if (rc == HR_OK && (done == total || hr_job_due(q->job)))
             rc = save(q, done, err);
     }
+    forget_queue(q);
     return rc && rc != HR_EDIVERGED ? stopped(q, done, rc, err) : rc;
 }
 
-int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_job *job, hr_eval_fn eval, void *eval_ctx,
+int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_job *job, const hr_evaluator *ev,
                   int (*seen)(void *ctx, const hr_episode *e, hr_err *err), void *seen_ctx,
                   hr_search_result *result, hr_err *err)
 {
     size_t nd = (size_t)w->s->nd;
     int done = 0;
-    struct search q = {
-        .w = w, .o = o, .rng = {.seed = o->seed, .stream = HR_STREAM_SEARCH}, .job = job, .best = result};
+    struct search q = {.w = w,
+                       .o = o,
+                       .ev = ev,
+                       .rng = {.seed = o->seed, .stream = HR_STREAM_SEARCH},
+                       .job = job,
+                       .best = result};
     *result = (hr_search_result){.reward = -INFINITY};
     result->rate = hr_xcalloc(nd, sizeof *result->rate);
     result->kept = hr_xcalloc(nd, sizeof *result->kept);
     for (int i = 0; i < HR_TABLES; i++)
         hr_csv_header(&result->table[i], i == HR_TABLE_BEST);
-    q.steps = hr_xcalloc(nd, sizeof *q.steps);
+    q.slots = ev->places > 1 ? AHEAD * ev->places : 1;
+    q.queue = hr_xcalloc((size_t)q.slots, sizeof *q.queue);
+    for (int i = 0; i < q.slots; i++) {
+        q.queue[i].steps = hr_xcalloc(nd, sizeof *q.queue->steps);
+        q.queue[i].rate = hr_xcalloc(nd, sizeof *q.queue->rate);
+        q.queue[i].kept = hr_xcalloc(nd, sizeof *q.queue->kept);
+    }
     hr_state_init(&q.state, w->s, o->agent.reference);
     hr_agent_init(&q.agent, &o->agent, &q.rng);
 
     int rc = resume(&q, &done, err);
     if (rc == HR_OK)
-        rc = episodes(&q, done, eval, eval_ctx, seen, seen_ctx, err);
+        rc = episodes(&q, done, seen, seen_ctx, err);
     hr_agent_release(&q.agent);
     hr_state_release(&q.state);
-    free(q.steps);
+    for (int i = 0; i < q.slots; i++) {
+        free(q.queue[i].steps);
+        free(q.queue[i].rate);
+        free(q.queue[i].kept);
+    }
+    free(q.queue);
     return rc;
 }

@@ -220,27 +220,56 @@ HR_MUST_CHECK int hr_agent_train(hr_agent *a, int steps, bool hard, hr_err *err)
 typedef struct hr_score_reply {
     int64_t images, clean, robust; /* images seen, right without and under attack */
     bool constant;                 /* every image got the same class */
+    int64_t answer;                /* which; -1: the evaluator does not say */
 } hr_score_reply;
-/* What is this strategy worth? kept [nd] in strategy order. Returns 0, or a code with err set. */
-typedef int (*hr_eval_fn)(void *ctx, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err);
+/* Add the counts of a part to those of the parts before (a zeroed sum: none). Parts that are each constant
+ * are constant together when their classes are the same. */
+void hr_score_add(hr_score_reply *sum, const hr_score_reply *part);
 
-/* An evaluator process: `/bin/sh -c command` in a process group of its own, JSON lines on its standard input
- * and output (protocol: the essay in peer.c). */
-typedef struct hr_peer hr_peer;
-/* Start the evaluator and check its first line against the space. timeout is in seconds, for that line and
- * for every reply. Returns 0 with *out set, HR_EIO, HR_EPEER or HR_EINTR. */
-HR_MUST_CHECK int hr_peer_start(hr_peer **out, const char *command, const hr_space *s, double timeout,
-                                hr_err *err);
-/* hr_eval_fn with the peer as ctx. A process that died is started again once in a peer's life. */
-int hr_peer_eval(void *peer, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err);
-/* The digest that the evaluator announced: of all that its answers depend on. It lives as long as p. */
-const char *hr_peer_digest(const hr_peer *p);
-bool hr_peer_restarted(const hr_peer *p);
-/* End its input and wait for it to leave. HR_EPEER when it says more than it was asked, or leaves with
- * another status than 0. Releases p either way. */
-HR_MUST_CHECK int hr_peer_finish(hr_peer *p, hr_err *err);
-/* Kill the whole process group and release p; NULL is allowed. */
-void hr_peer_kill(hr_peer *p);
+/* Somebody who tells what strategies are worth on a fixed set of images, which come in batches. kept [nd] is
+ * in strategy order. Functions return 0, or a code with err set. */
+typedef struct hr_evaluator {
+    void *ctx;
+    /* What is this strategy worth on the batches [from, to)? Waits. */
+    int (*eval)(void *ctx, const int64_t *kept, int nd, int64_t from, int64_t to, hr_score_reply *reply,
+                hr_err *err);
+    int places; /* whole evaluations that can be under way at once; up to 1: the next two are not used */
+    /* Begin one, on a free place. */
+    int (*begin)(void *ctx, const int64_t *kept, int nd, int ticket, hr_err *err);
+    /* Wait for whichever ends first. */
+    int (*end)(void *ctx, int *ticket, hr_score_reply *reply, hr_err *err);
+    int64_t batches, images;
+    const char *digest; /* of all that answers depend on; or NULL */
+} hr_evaluator;
+
+/* Shell commands, each of which starts an evaluator process. */
+typedef struct hr_commands {
+    char **line;
+    int n;
+} hr_commands;
+enum { HR_MAX_EVALUATORS = 256 };
+/* One command per line; empty lines and those that begin with # are passed over. Caller releases c, also
+ * after an error. Returns 0, HR_EIO or HR_EFORMAT. */
+HR_MUST_CHECK int hr_commands_load(hr_commands *c, const char *path, hr_err *err);
+void hr_commands_release(hr_commands *c);
+
+/* Evaluator processes: `/bin/sh -c command` in a process group each, JSON lines on their standard input and
+ * output (protocol: the essay in peer.c). */
+typedef struct hr_pool hr_pool;
+/* Start each command `copies` times and check the first lines against the space and each other. Several
+ * share our threads by OMP_NUM_THREADS. timeout is in seconds, for that line and for every reply. c and s
+ * are borrowed. Returns 0 with *out set, HR_EIO, HR_EPEER or HR_EINTR. */
+HR_MUST_CHECK int hr_pool_start(hr_pool **out, const hr_commands *c, int copies, const hr_space *s,
+                                double timeout, hr_err *err);
+/* All of them as one; it lives as long as the pool. A process that died is started again once in its life.
+ * After an error no more may be asked. */
+hr_evaluator hr_pool_evaluator(hr_pool *pool);
+int hr_pool_restarts(const hr_pool *pool); /* processes that died and were started again */
+/* End their inputs and wait for them to leave. HR_EPEER when one says more than it was asked, or leaves with
+ * another status than 0. Releases pool either way. */
+HR_MUST_CHECK int hr_pool_finish(hr_pool *pool, hr_err *err);
+/* Kill the whole process groups and release pool; NULL is allowed. */
+void hr_pool_kill(hr_pool *pool);
 
 /* ---- the search -------------------------------------------------------------------------------------- */
 
@@ -263,7 +292,6 @@ typedef struct hr_search_opts {
     enum hr_reward reward;
     double beta;
     uint32_t seed;
-    const char *evaluator; /* digest of what eval answers for: a state from another one is refused; or NULL */
 } hr_search_opts;
 
 typedef struct hr_episode {
@@ -290,15 +318,16 @@ typedef struct hr_search_result {
 } hr_search_result;
 void hr_search_result_release(hr_search_result *r);
 
-/* Run the episodes, from where job (NULL allowed) was saved. seen is called after each (NULL: nobody looks);
- * its return value, if not 0, ends the search with that code. The state is saved when it is due, after the
- * last episode, on a signal, and when eval fails: an episode that was not evaluated has then not been, and
- * the next run repeats it. Caller releases *result, also after an error. Returns 0, what eval or seen
+/* Run the episodes, from where job (NULL allowed) was saved by a run with an evaluator of the same digest.
+ * seen is called after each (NULL: nobody looks); its return value, if not 0, ends the search with that code.
+ * The state is saved when it is due, after the last episode, on a signal, and when the evaluator fails: an
+ * episode that was not evaluated has then not been, and the next run repeats it. The result is the same for
+ * any number of places. Caller releases *result, also after an error. Returns 0, what the evaluator or seen
  * returned, HR_EDIVERGED, HR_EINTR, HR_EIO (the state cannot be saved), HR_EINVAL (it is another evaluator's)
  * or HR_EFORMAT (it is damaged). */
-HR_MUST_CHECK int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_job *job, hr_eval_fn eval,
-                                void *eval_ctx, int (*seen)(void *ctx, const hr_episode *e, hr_err *err),
-                                void *seen_ctx, hr_search_result *result, hr_err *err);
+HR_MUST_CHECK int hr_search_run(hr_wall *w, const hr_search_opts *o, hr_job *job, const hr_evaluator *ev,
+                                int (*seen)(void *ctx, const hr_episode *e, hr_err *err), void *seen_ctx,
+                                hr_search_result *result, hr_err *err);
 
 /* What a constant predictor scores when classes are equally frequent, by the published reward. */
 double hr_reward_chance(enum hr_reward how, double beta, int classes);

@@ -10,10 +10,11 @@
  * Then, as often as asked:
  *
  *     request  {"id":7,"kept":[144,230,...],"batches":[0,5]}
- *     reply    {"id":7,"n":500,"clean":301,"robust":122,"params":7707,"macs":...,"constant":true}
+ *     reply    {"id":7,"n":500,"clean":301,"robust":122,"params":7707,"macs":...,"constant":true,"class":3}
  *
- * counts over the batches [a,b) (all, when not given), params and macs of what is kept, and constant only
- * when every image got the same class: no attack can hurt such a network, which is why it looks good.
+ * counts over the batches [a,b) (all, when not given), params and macs of what is kept, and constant and
+ * class only when every image got the same one: no attack can hurt such a network, which is why it looks
+ * good. The sum of the answers for parts of the batches is the answer for all.
  * A request that makes no sense gets {"id":..,"error":".."}.
  *
  * Every layer's scores are sorted once, at the start: rank r of an entry says that r others come before it,
@@ -185,8 +186,10 @@ static json_t *evaluate(struct server *s, const struct request *q)
     json_t *j =
         json_pack("{s:I, s:I, s:I, s:I, s:I}", "n", (json_int_t)images, "clean", (json_int_t)clean, "robust",
                   (json_int_t)robust, "params", (json_int_t)params, "macs", (json_int_t)macs);
-    if (constant)
+    if (constant) {
         json_object_set_new(j, "constant", json_true());
+        json_object_set_new(j, "class", json_integer(first));
+    }
     return j;
 }
 

@@ -73,3 +73,16 @@ setup() {
     adveval -q -d "$D/test.tfrecord" --attacks clean pruned.nn >eval.json
     assert_equal "$(pick eval.json '0.25 < j["pruning"]["density"] <= 0.303')" True
 }
+
+@test "adveval --serve: parts of the batches add up to the whole, and two evaluators find what one finds" {
+    printf '%s\n' "{\"id\":1,\"kept\":[$HALF]}" "{\"id\":2,\"kept\":[$HALF],\"batches\":[0,1]}" \
+        "{\"id\":3,\"kept\":[$HALF],\"batches\":[1,3]}" | $SERVE -r weight "$D/net.nn" >replies
+    assert_equal "$(pick replies 'all(l[1][k] == l[2][k] + l[3][k] for k in ("n", "clean", "robust"))')" True
+    nninfo --format json "$D/net.nn" >layers.json
+    local n
+    for n in 1 2; do
+        ddpg-search -q --layers layers.json -t 0.3 --warmup 3 --episodes 2 -o $n.json -j $n \
+            -e "$SERVE -q -r weight $D/net.nn"
+    done
+    cmp 1.json 2.json
+}

@@ -13,6 +13,9 @@ toy_evaluator.py serve [FAULT]     answer strategies; FAULT is what goes wrong, 
     term:N int:N slay:N   SIGTERM, SIGINT, SIGKILL for the search on request N; no answer
     digest:D           another digest
     constant           every network answers every image alike
+    twofaced           every batch gets one class, each batch another
+    slow:MS            every answer takes so long
+    meet:N,DIR         no answer before N processes have a request (at most 20 s, then status 5)
 """
 import json
 import os
@@ -24,6 +27,7 @@ NEED = ([.75, .25, .55, .12, .2, .45, .6], [.55, .45, .30, .20, .15, .60, .5])
 POWER = [.3, 1.6, .3, .3, 1.6, .3]
 LEAST = [.2, .5, .2, .2, .5, .2]
 IMAGES = 10000
+BATCHES = 3
 SIGNALS = {"term": 15, "int": 2, "slay": 9}
 
 
@@ -43,6 +47,23 @@ def counts(kept):
     return round(.9 * IMAGES * accuracy(kept, NEED[0])), round(.6 * IMAGES * accuracy(kept, NEED[1]))
 
 
+def part(whole, batches):
+    """What falls into a range of batches."""
+    a, b = (whole * i // BATCHES for i in batches)
+    return b - a
+
+
+def meet(n, where):
+    """Wait until n processes are here."""
+    os.makedirs(where, exist_ok=True)
+    open(os.path.join(where, str(os.getpid())), "w").close()
+    for _ in range(2000):
+        if len(os.listdir(where)) >= n:
+            return
+        time.sleep(.01)
+    sys.exit(5)
+
+
 def table():
     layers = [{"name": f"fc{i}", "op": "linear", "in": n, "out": 1, "kernel": [1, 1], "stride": 1, "pad": 0,
                "hin": 1, "win": 1, "hout": 1, "wout": 1, "weights": n, "macs": n, "tie": None,
@@ -57,7 +78,7 @@ def greeting(fault, arg, again):
         layers[2]["name"] = "conv2"
     if fault == "counts":
         layers[2]["n"] = 25
-    return {"proto": 1, "reg": "channel" if fault == "reg" else "weight", "layers": layers, "batches": 3,
+    return {"proto": 1, "reg": "channel" if fault == "reg" else "weight", "layers": layers, "batches": BATCHES,
             "images": IMAGES, "digest": arg if fault == "digest" else "cafe" if fault == "other" and again else "5eed"}
 
 
@@ -77,9 +98,10 @@ def serve(fault="", *_):
     for line in sys.stdin:
         request = json.loads(line)
         heard += 1
-        assert request["batches"] == [0, 3]
-        clean, robust = counts(request["kept"])
-        answer = {"id": request["id"], "n": IMAGES, "clean": clean, "robust": robust, "params": 45, "macs": 45}
+        batches = request["batches"]
+        assert 0 <= batches[0] < batches[1] <= BATCHES
+        n, clean, robust = (part(x, batches) for x in (IMAGES, *counts(request["kept"])))
+        answer = {"id": request["id"], "n": n, "clean": clean, "robust": robust, "params": 45, "macs": 45}
         if fault in ("once", "other") and heard == 5 and not again:
             open(arg, "w").close()
             sys.exit(3)
@@ -87,7 +109,13 @@ def serve(fault="", *_):
             with open(arg, "a") as pids:
                 pids.write(f"{os.getpid()}\n")
         if fault == "constant":
-            answer.update(clean=IMAGES // 10, robust=IMAGES // 10, constant=True)
+            answer.update({"clean": n // 10, "robust": n // 10, "constant": True, "class": 7})
+        if fault == "twofaced" and batches[1] - batches[0] == 1:
+            answer.update({"constant": True, "class": batches[0]})
+        if fault == "slow":
+            time.sleep(int(arg) / 1000)
+        if fault == "meet":
+            meet(int(arg.split(",")[0]), arg.split(",")[1])
         if heard == (int(arg) if arg.isdigit() else 0):
             if fault == "die":
                 sys.exit(3)

@@ -28,6 +28,16 @@ static void says(int fd, const uint8_t *data, size_t n)
         hr_die("a file in memory: %s", strerror(errno));
 }
 
+/* Ask, and read until there is an answer. */
+static int question(hr_peer *p, hr_score_reply *reply, hr_err *err)
+{
+    bool done = false;
+    int rc = hr_peer_ask(p, space.count, space.nd, 0, p->batches, err);
+    while (rc == HR_OK && !done)
+        rc = hr_peer_take(p, &done, reply, err);
+    return rc;
+}
+
 bool fuzz_one(const uint8_t *data, size_t n)
 {
     hr_err err = HR_ERR_INIT;
@@ -46,11 +56,9 @@ bool fuzz_one(const uint8_t *data, size_t n)
         says(p->from, data + from, len);
         from += len + 1;
         if (pieces == 0)
-            rc = greet(p, &err);
+            rc = hr_peer_greet(p, &err);
         else
-            rc = hr_peer_eval(p, space.count, space.nd, &reply, &err);
-        if (rc == GONE)
-            rc = died(p, "before its greeting", &err);
+            rc = question(p, &reply, &err);
         if (rc == HR_OK && pieces > 0)
             must(reply.images > 0 && reply.clean >= 0 && reply.clean <= reply.images && reply.robust >= 0 &&
                  reply.robust <= reply.images);

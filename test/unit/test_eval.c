@@ -341,6 +341,7 @@ static void test_a_constant_predictor_is_called_so(void **state)
     hr_serve_opts o = serve_opts(HR_REG_WEIGHT, 1);
     json_t *r = talk(m, &ds, &o, "{\"id\":1,\"kept\":[54,300,300],\"batches\":[0,3]}\n");
     assert_true(json_is_true(json_object_get(json_array_get(r, 1), "constant")));
+    assert_true(json_is_integer(json_object_get(json_array_get(r, 1), "class")));
     assert_int_equal(number(r, 1, "clean"), N / 3);
     assert_int_equal(number(r, 1, "robust"), N / 3);
     json_decref(r);

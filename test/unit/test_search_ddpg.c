@@ -80,10 +80,13 @@ static double accuracy(const int64_t *kept, const double *need)
     return all;
 }
 
-static int evaluate(void *ctx, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err)
+static int evaluate(void *ctx, const int64_t *kept, int nd, int64_t from, int64_t to, hr_score_reply *reply,
+                    hr_err *err)
 {
     (void)ctx;
     (void)nd;
+    (void)from;
+    (void)to;
     (void)err;
     *reply = (hr_score_reply){.images = IMAGES,
                               .clean = llround(0.9 * IMAGES * accuracy(kept, need_clean)),
@@ -91,10 +94,12 @@ static int evaluate(void *ctx, const int64_t *kept, int nd, hr_score_reply *repl
     return HR_OK;
 }
 
+static const hr_evaluator chain = {.eval = evaluate, .places = 1, .batches = 1, .images = IMAGES};
+
 static double worth(const int64_t *kept)
 {
     hr_score_reply r;
-    evaluate(NULL, kept, N, &r, NULL);
+    evaluate(NULL, kept, N, 0, 1, &r, NULL);
     return (double)(r.clean + r.robust) / IMAGES;
 }
 
@@ -256,7 +261,7 @@ static double found(const struct world *q, hr_search_opts o)
     hr_wall w;
     int rc = hr_wall_init(&w, &q->s, false, HR_ACTION_LOG, HR_COST_INOUT, 0.3, 0.05, 0.9, &err);
     if (rc == HR_OK)
-        rc = hr_search_run(&w, &o, NULL, evaluate, NULL, NULL, NULL, &r, &err);
+        rc = hr_search_run(&w, &o, NULL, &chain, NULL, NULL, &r, &err);
     double share = rc ? NAN : worth(r.kept) / q->best;
     hr_search_result_release(&r);
     hr_wall_release(&w);
@@ -315,19 +320,20 @@ static void test_reference_agent_runs(void **state)
     o.agent.init = HR_INIT_NORMAL;
     o.warmup = o.episodes = 12;
     assert_ok(hr_wall_init(&w, &q->s, true, HR_ACTION_LINEAR, HR_COST_INOUT, 0.3, 0.05, 0.9, &err), err);
-    assert_ok(hr_search_run(&w, &o, NULL, evaluate, NULL, NULL, NULL, &r, &err), err);
+    assert_ok(hr_search_run(&w, &o, NULL, &chain, NULL, NULL, &r, &err), err);
     assert_true(r.episode > 12); /* a warm-up episode is never the best one */
     hr_search_result_release(&r);
     hr_wall_release(&w);
 }
 
 /* An evaluator that fails at its n-th question. */
-static int evaluate_until(void *ctx, const int64_t *kept, int nd, hr_score_reply *reply, hr_err *err)
+static int evaluate_until(void *ctx, const int64_t *kept, int nd, int64_t from, int64_t to,
+                          hr_score_reply *reply, hr_err *err)
 {
     int *n = ctx;
     if (--*n == 0)
         return hr_fail(err, HR_EPEER, "gone");
-    return evaluate(NULL, kept, nd, reply, err);
+    return evaluate(NULL, kept, nd, from, to, reply, err);
 }
 
 /* Run with a job for dir/x, failing at question `until` (0: never); the result is the caller's. */
@@ -348,7 +354,10 @@ static int search_until(const struct world *q, const char *dir, bool reference, 
     enum hr_action action = reference ? HR_ACTION_LINEAR : HR_ACTION_LOG;
     assert_ok(hr_wall_init(&w, &q->s, reference, action, HR_COST_INOUT, 0.3, 0.05, 0.9, err), *err);
     assert_ok(hr_job_open(&job, &(hr_job_opts){.output = path, .run = record, .every = 1e6}, err), *err);
-    int rc = hr_search_run(&w, &o, job, evaluate_until, &until, NULL, NULL, r, err);
+    hr_evaluator ev = chain;
+    ev.ctx = &until;
+    ev.eval = evaluate_until;
+    int rc = hr_search_run(&w, &o, job, &ev, NULL, NULL, r, err);
     if (rc)
         hr_job_abort(job);
     else
