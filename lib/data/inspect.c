@@ -31,7 +31,8 @@ static int add_label(hr_scan *s, const hr_tfrec_reader *r, int64_t label, hr_err
     return HR_OK;
 }
 
-static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *sha, hr_scan *own, hr_err *err)
+static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *sha, uint32_t *own,
+                     hr_err *err)
 {
     hr_tfrec_reader *r;
     const uint8_t *data;
@@ -40,7 +41,7 @@ static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *s
     int rc = hr_tfrec_open(&r, path, err);
     if (rc)
         return rc;
-    hr_sha256 *own_sha = own ? hr_sha256_new() : NULL;
+
     while (rc == HR_OK && (rc = hr_tfrec_next(r, &data, &n, err)) == HR_OK && data) {
         hr_example ex;
         hr_err why = HR_ERR_INIT;
@@ -58,20 +59,16 @@ static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *s
         s->bytes += n;
         size_t image = (size_t)ex.c * (size_t)ex.h * (size_t)ex.w;
         hr_sha256_add(sha, ex.image, image);
-        if (own)
-            hr_sha256_add(own_sha, ex.image, image);
+
         rc = add_label(s, r, ex.label, err);
     }
     hr_tfrec_close(r);
-    if (own) {
-        own->n = s->n - first;
-        hr_dataset_digest_end(own_sha, own->n ? s->labels + first : NULL, own->n, s->c, s->h, s->w,
-                              own->digest);
-    }
+    if (own)
+        *own = s->n - first;
     return rc;
 }
 
-int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_scan *each, hr_err *err)
+int hr_scan_files(hr_scan *s, const char *const *paths, int n, uint32_t *each, hr_err *err)
 {
     hr_arena arena = {0};
     hr_sha256 *sha = hr_sha256_new();

@@ -95,10 +95,10 @@ typedef struct hr_scan {
     int32_t *labels;     /* (n) */
     char digest[65];     /* what hr_dataset.digest would be, when all have one shape */
 } hr_scan;
-/* Read n files, one after the other, as one data set; keep no image. each, if not NULL, gets number and
- * digest of the images of every file. Returns what hr_dataset_load returns, but for images of different
+/* Read n files, one after the other, as one data set; keep no image. each[0..n), if not NULL,
+ * gets the number of images in every file. Returns what hr_dataset_load returns, but for images of different
  * shapes, which are no error here. */
-HR_MUST_CHECK int hr_scan_files(hr_scan *s, const char *const *paths, int n, hr_scan *each, hr_err *err);
+HR_MUST_CHECK int hr_scan_files(hr_scan *s, const char *const *paths, int n, uint32_t *each, hr_err *err);
 void hr_scan_release(hr_scan *s);
 
 /* ---- manifest.c ---------------------------------------------------------------------------------------- */

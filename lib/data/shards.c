@@ -237,15 +237,16 @@ static json_t *read_back(const shards *s, int part, uint32_t *images, hr_err *er
 {
     int n = s->n[part];
     char **paths = hr_xcalloc((size_t)n, sizeof *paths);
-    hr_scan all = {0}, *each = hr_xcalloc((size_t)n, sizeof *each);
+    hr_scan all = {0};
+    uint32_t *each = hr_xcalloc((size_t)n, sizeof *each);
     for (int i = 0; i < n; i++)
         paths[i] = shard_path(s, part, i);
     json_t *entry = NULL;
     if (hr_scan_files(&all, (const char *const *)paths, n, each, err) == HR_OK) {
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
-            json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "file", strrchr(paths[i], '/') + 1,
-                                                  "images", (json_int_t)each[i].n, "digest", each[i].digest));
+            json_array_append_new(list, json_pack("{s:s, s:I}", "file", strrchr(paths[i], '/') + 1, "images",
+                                                  (json_int_t)each[i]));
         entry = hr_manifest_sharded(part_names[part], &all, s->classes, list);
         *images = all.n;
     }

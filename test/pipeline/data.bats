@@ -66,3 +66,38 @@ setup() {
     assert_equal "$(ls here)" ""
     assert_not_exists data/SVHN/manifest.json
 }
+
+@test "make models: the published checkpoints are fetched and converted, under whichever name they go" {
+    need_python zipfile
+    local name names=(vgg16_bn_pretrain_cifar10.pth.tar resnet18_pretrain_cifar10.pth.tar wrn284_pretrain_cifar10.pth.tar
+        vgg16_bn_pretrain_svhn.pth.tar resnet18_pretrain_svhn.pth.tar wrn_28_4_pretrain_svhn.pth.tar resnet50_pretrain_imagenet.tar)
+    "$(dirname "$BIN")/test/mknn" resS:3x32x32 1 net.nn # stands in for all of them
+    nn2torch -q -o net.pth net.nn
+    "$PYTHON" - "${names[@]}" <<'PY'
+import sys, zipfile
+with zipfile.ZipFile("there/torch-models.zip", "w") as z:
+    for name in sys.argv[1:]:
+        z.write("net.pth", "torch-models/" + name)
+PY
+    make_models() {
+        make -s -C "$ROOT" BUILD="$(dirname "$BIN")" TOOLS_READY=1 models MODELS="$PWD/models" ARCHIVES="$PWD/here" \
+            RUNS="$PWD/runs" DATA="$PWD/data" MODELS_URL="file://$PWD/there/torch-models.zip"
+    }
+    run make_models
+    assert_success
+    for name in CIFAR10/{vgg16_bn,resnet18,wrn_28_4} SVHN/{vgg16_bn,resnet18,wrn_28_4}; do
+        nninfo --tensors models/$name.nn | cmp - <(nninfo --tensors net.nn)
+    done
+    assert_exists models/ImageNet/ResNet50.nn
+    run make_models
+    assert_success
+    assert_output ""
+}
+
+@test "make models: without a network the message says which file to put where" {
+    run make -s -C "$ROOT" BUILD="$(dirname "$BIN")" TOOLS_READY=1 models MODELS="$PWD/models" ARCHIVES="$PWD/here" \
+        DATA="$PWD/data" RUNS="$PWD/runs" MODELS_URL="file://$PWD/there/torch-models.zip"
+    assert_failure
+    assert_output --partial "torch-models.zip is missing: get it from file://$PWD/there/torch-models.zip and put it into $PWD/here"
+    assert_not_exists models/CIFAR10/resnet18.nn
+}
