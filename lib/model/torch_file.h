@@ -89,8 +89,8 @@ struct hr_container {
 };
 extern const struct hr_container hr_torch_zip, hr_torch_legacy, hr_safetensors;
 
-/* torch_input.c: open any input; starts the digest. Close releases everything. */
-HR_MUST_CHECK int hr_torch_open(struct hr_torch_file *f, const char *path, hr_err *err);
+/* torch_input.c: open any input; starts the digest when it is wanted. Close releases everything. */
+HR_MUST_CHECK int hr_torch_open(struct hr_torch_file *f, const char *path, bool want_digest, hr_err *err);
 void hr_torch_close(struct hr_torch_file *f);
 void hr_torch_await_digest(struct hr_torch_file *f);
 /* Exactly n bytes at a place of the file. HR_EFORMAT when it ends before. */

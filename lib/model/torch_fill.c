@@ -282,7 +282,8 @@ static int prepare(struct job *j, struct hr_torch_file *f, const struct hr_fill 
 
 int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *fills, int n, hr_err *err)
 {
-    struct filling g = {f, hr_xcalloc((size_t)n + 1, sizeof *g.jobs), n, hr_xmalloc(BLOCK)};
+    struct filling g = {f, hr_xcalloc((size_t)n + 1, sizeof *g.jobs), n, NULL};
+    g.block = hr_xmalloc(f->size < BLOCK ? (size_t)f->size : BLOCK); /* no storage is longer than the file */
     bool *wanted = hr_xcalloc((size_t)f->nstorages + 1, sizeof *wanted);
     int64_t total = 0;
     int rc = HR_OK;

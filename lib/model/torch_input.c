@@ -301,7 +301,7 @@ static int open_plain(struct hr_torch_file *f, const char *path, hr_err *err)
     return rc;
 }
 
-int hr_torch_open(struct hr_torch_file *f, const char *path, hr_err *err)
+int hr_torch_open(struct hr_torch_file *f, const char *path, bool want_digest, hr_err *err)
 {
     const char *member;
     int64_t size;
@@ -313,7 +313,7 @@ int hr_torch_open(struct hr_torch_file *f, const char *path, hr_err *err)
         hr_torch_close(f);
         return rc;
     }
-    f->digesting = f->size > COPY && pthread_create(&f->digester, NULL, digest, f) == 0;
+    f->digesting = want_digest && f->size > COPY && pthread_create(&f->digester, NULL, digest, f) == 0;
     return HR_OK;
 }
 

@@ -500,7 +500,7 @@ int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char
     static const hr_torch_opts none;
     struct hr_torch_file f;
     *out = NULL;
-    int rc = hr_torch_open(&f, path, err);
+    int rc = hr_torch_open(&f, path, digest != NULL, err);
     if (rc)
         return rc;
     rc = f.container->list(&f, o ? o->key : NULL, err);

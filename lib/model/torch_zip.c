@@ -75,7 +75,9 @@ static int open_zip(struct zip *z, struct hr_torch_file *f, size_t block_size, h
     *z = (struct zip){.f = f, .a = archive_read_new(), .block_size = block_size};
     if (!z->a)
         hr_die("libarchive gives no reader: out of memory");
-    z->block = hr_xmalloc(block_size);
+    if ((int64_t)block_size > f->size)
+        z->block_size = (size_t)f->size;
+    z->block = hr_xmalloc(z->block_size);
     archive_read_support_format_zip_seekable(z->a);
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     archive_read_set_format_option(z->a, "zip", "ignorecrc32", "1");
