@@ -53,6 +53,12 @@ static int parse_list(const char *name, const char *text, double *v)
 static void get_options(hr_torch_opts *o, double *mean, double *std)
 {
     char rest;
+    int i = 0;
+    while (a.arch && hr_zoo_names[i] && strcmp(hr_zoo_names[i], a.arch) != 0)
+        i++;
+    if (a.arch && !hr_zoo_names[i])
+        hr_usage("--arch: '%s' is no architecture we know (vgg16_bn, resnet18, wrn_28_4, ResNet50, ...)",
+                 a.arch);
     *o = (hr_torch_opts){.arch = a.arch, .key = a.key, .bare = a.bare};
     if (a.input && (sscanf(a.input, "%5dx%5d%c", &o->h, &o->w, &rest) != 2 || o->h < 1 || o->w < 1))
         hr_usage("--input: '%s' is not of the form HxW, for instance 32x32", a.input);
@@ -62,7 +68,7 @@ static void get_options(hr_torch_opts *o, double *mean, double *std)
         o->channels = parse_list("mean", a.mean, mean);
         if (parse_list("std", a.std, std) != o->channels || o->channels == 0)
             hr_usage("--mean and --std need as many numbers as images have channels");
-        for (int i = 0; i < o->channels; i++)
+        for (i = 0; i < o->channels; i++)
             if (!(std[i] > 0.0))
                 hr_usage("--std: %s: deviations must be positive", a.std);
         o->mean = mean;
@@ -87,6 +93,9 @@ int main(int argc, char **argv)
     m->history = made;
     if (hr_nn_save(m, a.output, NULL, &err))
         hr_die_err(&err);
+    if (strcmp(m->arch, "ResNet50") == 0 && m->nodes[m->nnodes > 1 ? 1 : 0].op != HR_OP_NORMALIZE)
+        hr_note("images enter as they are; ImageNet's networks expect --mean .485,.456,.406 --std "
+                ".229,.224,.225");
     hr_note("%s with %d classes, images of %dx%dx%d", m->arch, m->classes, m->nodes[0].c, m->nodes[0].h,
             m->nodes[0].w);
     hr_model_free(m);

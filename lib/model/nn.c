@@ -166,7 +166,7 @@ static int wrong_kind(struct reader *r, const unsigned char *p)
 {
     bool torch = memcmp(p, "PK\3\4", 4) == 0 || p[0] == 0x80;
     return BAD("is no .nn file: it starts with the bytes %02x %02x %02x %02x%s", p[0], p[1], p[2], p[3],
-               torch ? " (a PyTorch file?)" : "");
+               torch ? " (a PyTorch file? torch2nn reads those)" : "");
 }
 
 /* Read a frame's beginning; *n receives its payload's length, at most max. */

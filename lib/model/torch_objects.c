@@ -338,7 +338,8 @@ int hr_torch_take_views(struct hr_torch_file *f, const hr_pk *root, const char *
         key = v && !key ? keys[i] : key;
         state = count_tensors(v) ? v : NULL;
     }
-    if (!state && count_tensors(root)) /* after the others: "best_prec1" beside a state_dict may be a tensor */
+    if (!state &&
+        count_tensors(root)) /* after the others: "best_prec1" beside a state_dict may be a tensor */
         state = root;
     if (!state)
         return key ? no_state_dict(f, hr_pk_get(root, key), key, err) : no_state_dict(f, root, NULL, err);

@@ -51,3 +51,18 @@ END
         -e "valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite adveval --serve -q -r weight \
             -d $D/test.tfrecord --limit 20 --batch 20 --steps 1 $ATTACK $D/net.nn"
 }
+
+@test "valgrind: nn2torch and torch2nn, every layout and container" {
+    local layout
+    maskapply -q -s uniform:0.5 -o pruned.nn $D/net.nn
+    for layout in dense hydra radmm; do
+        checked nn2torch -l $layout -o x.pth pruned.nn
+        checked torch2nn -q -o x.nn x.pth
+    done
+    checked nn2torch -o x.safetensors pruned.nn
+    checked torch2nn -q -o x.nn x.safetensors
+    checked torch2nn -q -o x.nn - <x.pth
+    python3 -c 'import zipfile; zipfile.ZipFile("x.zip", "w", zipfile.ZIP_DEFLATED).write("x.pth")'
+    checked torch2nn -q -o x.nn x.zip:x.pth
+    ! valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite torch2nn -o y.nn x.zip
+}

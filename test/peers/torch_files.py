@@ -24,7 +24,7 @@ import torch_nets  # noqa: E402  (it also sets one thread and float64)
 
 torch.set_default_dtype(torch.float32)
 
-SIDE = {"ResNet50": 64, "resS": 28}
+SIDE = {"ResNet50": int(os.environ.get("SIDE", 64)), "resS": 28}
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 # float32 through at most 53 layers; in units of the largest logit. PyTorch's own float32 is as far from float64.
 LOGITS_BOUND = 1e-4
@@ -205,7 +205,8 @@ def unwrapped(path, layout, arch):
     """The state_dict that nn2torch wrote, as the plain class names its parameters."""
     value = torch.load(path, weights_only=True)
     state = {"dense": lambda v: v, "hydra": lambda v: v["state_dict"], "radmm": lambda v: v["net"]}[layout](value)
-    prefix = {"radmm": "module.basic_model."}.get(layout, "")
+    large = arch == "ResNet50"
+    prefix = {"radmm": "basic_model." if large else "module.basic_model.", "hydra": "module." if large else ""}.get(layout, "")
     assert all(k.startswith(prefix) for k in state), "keys without " + prefix
     return {k[len(prefix) :]: v for k, v in state.items()}
 

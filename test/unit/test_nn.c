@@ -379,7 +379,7 @@ static void test_other_kinds_and_versions_are_named(void **state)
     spill(path, "hello, world", 12);
     assert_refused(path, HR_EFORMAT, "is no .nn file: it starts with the bytes 68 65 6c 6c");
     spill(path, "PK\3\4\24\0\10\10\0\0", 10);
-    assert_refused(path, HR_EFORMAT, "a PyTorch file?");
+    assert_refused(path, HR_EFORMAT, "a PyTorch file? torch2nn reads those");
     assert_refused("/tmp", HR_EIO, "directory");
     assert_refused("/nonexistent/x.nn", HR_EIO, "No such file");
 
