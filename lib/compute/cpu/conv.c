@@ -25,9 +25,10 @@
 #include <string.h>
 
 enum {
-    ROW_TILES = 8,   /* tiles of mr rows in a forward or dx block */
-    DW_PIXELS = 256, /* pixels in a dw block */
-    GATHER_BELOW = 8 /* gather when there are fewer input channels */
+    L1_FLOATS = 6 << 10, /* half of a first-level cache */
+    ROW_TILES = 8,       /* tiles of mr rows in a forward or dx block */
+    DW_PIXELS = 256,     /* pixels in a dw block */
+    GATHER_BELOW = 8     /* gather when there are fewer input channels */
 };
 
 const float hr_zeros[HR_CONV_MAX_PADDED + HR_SLACK] __attribute__((aligned(64)));
@@ -307,17 +308,25 @@ static void gather_rows(const hr_conv *c, const float *x, int r0, int n, float *
     }
 }
 
-/* c (n rows, columns, ldc) (+)= rows under ptr times packed panels b of `panel` columns, depth k per tap. */
+/* c (n rows, columns, ldc) (+)= rows under ptr times packed panels b of `panel` columns, depth k per tap. All
+ * row tiles go through one piece of a panel, so many taps as fit into the first-level cache, before the next
+ * piece's turn; meanwhile that is fetched into the second-level cache. */
 static void block_gemm(const hr_kernels *ker, const float *const *ptr, int n, int ntaps, int k,
                        const float *b, int panel, int columns, float *c, size_t ldc, bool add)
 {
-    size_t panel_len = (size_t)ntaps * (size_t)k * (size_t)panel;
-    for (int j = 0; j < columns; j += panel, b += panel_len) {
+    int most = L1_FLOATS / (k * panel), step = most < 1 ? 1 : most < ntaps ? most : ntaps;
+    for (int j = 0; j < columns; j += panel) {
         int w = columns - j < panel ? columns - j : panel;
-        for (int i = 0; i < n; i += ker->mr) {
-            int m = n - i < ker->mr ? n - i : ker->mr;
-            ker->gemm(m, w, panel, ntaps, k, ptr + (size_t)i * (size_t)ntaps, b, c + (size_t)i * ldc + j, ldc,
-                      add);
+        for (int t = 0; t < ntaps; t += step) {
+            int taps = ntaps - t < step ? ntaps - t : step;
+            size_t len = (size_t)taps * (size_t)k * (size_t)panel, fetched = 0;
+            for (int i = 0; i < n; i += ker->mr) {
+                ker->gemm(n - i < ker->mr ? n - i : ker->mr, w, panel, taps, k,
+                          ptr + (size_t)i * (size_t)ntaps + (size_t)(t * ker->mr), b,
+                          fetched < len ? b + len + fetched : b, c + (size_t)i * ldc + j, ldc, add || t > 0);
+                fetched += (size_t)taps * (size_t)k * 16;
+            }
+            b += len;
         }
     }
 }

@@ -45,8 +45,8 @@ INLINE void put_tile(const vec *s, int rows, int nv, int m, int n, float *c, siz
         }
 }
 
-INLINE void gemm_tile(int nv, int m, int n, int taps, int k, const float *const *a, const float *b, float *c,
-                      size_t ldc, bool add)
+INLINE void gemm_tile(int nv, int m, int n, int taps, int k, const float *const *a, const float *b,
+                      const float *soon, float *c, size_t ldc, bool add)
 {
     vec s[MR * 2];
 #pragma GCC unroll 32
@@ -57,8 +57,9 @@ INLINE void gemm_tile(int nv, int m, int n, int taps, int k, const float *const 
 #pragma GCC unroll 16
         for (int i = 0; i < MR; i++)
             row[i] = a[i];
-        for (long q = 0; q < k; q++, b += nv * VW) {
+        for (long q = 0; q < k; q++, b += nv * VW, soon += 16) {
             vec b0 = load(b), b1 = nv > 1 ? load(b + VW) : b0;
+            __builtin_prefetch(soon, 0, 2);
 #pragma GCC unroll 16
             for (int i = 0; i < MR; i++) {
                 vec x = splat(row[i][q]);
@@ -71,13 +72,13 @@ INLINE void gemm_tile(int nv, int m, int n, int taps, int k, const float *const 
     put_tile(s, MR, nv, m, n, c, ldc, add);
 }
 
-static void gemm(int m, int n, int panel, int taps, int k, const float *const *a, const float *b, float *c,
-                 size_t ldc, bool add)
+static void gemm(int m, int n, int panel, int taps, int k, const float *const *a, const float *b,
+                 const float *soon, float *c, size_t ldc, bool add)
 {
     if (panel == VW)
-        gemm_tile(1, m, n, taps, k, a, b, c, ldc, add);
+        gemm_tile(1, m, n, taps, k, a, b, soon, c, ldc, add);
     else
-        gemm_tile(2, m, n, taps, k, a, b, c, ldc, add);
+        gemm_tile(2, m, n, taps, k, a, b, soon, c, ldc, add);
 }
 
 /* ---- weight gradient tile ------------------------------------------------------------------------------ */

@@ -48,8 +48,8 @@ typedef struct hr_kernels {
      *   c[i][j] (+)= sum_t sum_k a_t[i][k] * b[t][k][j],   i < m <= mr,  j < n <= panel
      * a points to taps*mr row pointers, [tap][row], each to k contiguous floats (rows past m repeat a valid
      * one); b is a packed panel (taps, k, panel). add: add to c instead of overwriting it. */
-    void (*gemm)(int m, int n, int panel, int taps, int k, const float *const *a, const float *b, float *c,
-                 size_t ldc, bool add);
+    void (*gemm)(int m, int n, int panel, int taps, int k, const float *const *a, const float *b,
+                 const float *soon, float *c, size_t ldc, bool add);
     /* One tile of a weight gradient:
      *   c[i][j] (+)= sum_p a[p][i] * b[p*ldb + j],   i < m <= mo,  j < n <= panel,  p < np */
     void (*outer)(int m, int n, int panel, int np, const float *const *a, size_t i0, const float *b,

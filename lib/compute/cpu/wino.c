@@ -142,15 +142,16 @@ static work lay_out(const hr_wino *w, void *scratch)
 /* M_p = V_p U_p for n tiles, rounded up to whole gemm tiles: the rows behind repeat the last. */
 static void multiply(const hr_wino *w, const hr_kernels *k, const work *b, int n)
 {
+    size_t panel_len = (size_t)w->ci * (size_t)w->panel;
     for (int p = 0; p < w->points; p++) {
         const float *v = b->v + (size_t)p * w->v_step, *u = w->u + (size_t)p * w->u_step;
         float *m = b->m + (size_t)p * w->m_step;
         for (int i = 0; i < n || i % k->mr; i++)
             b->ptr[i] = v + (size_t)(i < n ? i : n - 1) * w->ldv;
-        for (size_t j = 0; j < w->ldm; j += (size_t)w->panel, u += (size_t)w->ci * (size_t)w->panel)
-            for (int i = 0; i < n; i += k->mr)
-                k->gemm(k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u, m + (size_t)i * w->ldm + j,
-                        w->ldm, false);
+        for (size_t j = 0; j < w->ldm; j += (size_t)w->panel, u += panel_len)
+            for (size_t i = 0, fetched = 0; i < (size_t)n; i += (size_t)k->mr, fetched += (size_t)w->ci * 16)
+                k->gemm(k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u,
+                        fetched < panel_len ? u + panel_len + fetched : u, m + i * w->ldm + j, w->ldm, false);
     }
 }
 
