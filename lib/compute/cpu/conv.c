@@ -314,10 +314,10 @@ static void gather_rows(const hr_conv *c, const float *x, int r0, int n, float *
 static void block_gemm(const hr_kernels *ker, const float *const *ptr, int n, int ntaps, int k,
                        const float *b, int panel, int columns, float *c, size_t ldc, bool add)
 {
-    int most = L1_FLOATS / (k * panel), step = most < 1 ? 1 : most < ntaps ? most : ntaps;
+    int most = L1_FLOATS / (k * panel), step = most > 1 ? most : 1;
     for (int j = 0; j < columns; j += panel) {
         int w = columns - j < panel ? columns - j : panel;
-        for (int t = 0; t < ntaps; t += step) {
+        for (int t = 0; t == 0 || t < ntaps; t += step) { /* no taps make zeros */
             int taps = ntaps - t < step ? ntaps - t : step;
             size_t len = (size_t)taps * (size_t)k * (size_t)panel, fetched = 0;
             for (int i = 0; i < n; i += ker->mr) {

@@ -308,22 +308,21 @@ static void forward_finish(hr_exec *e, hr_step *s, int n0, int ns)
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
-/* First part of a step's backward: through the relu and into the second operand. g becomes the gradient of
- * the batch norm's output, or of the operation's. */
-static void backward_begin(hr_exec *e, hr_step *s, int n0, int ns)
+/* First part of a step's backward: through the relu, and into the second operand; then times scale (or NULL).
+ * g becomes the gradient of the batch norm's output, or of the operation's. */
+static void backward_begin(hr_exec *e, hr_step *s, int n0, int ns, const float *scale)
 {
-    size_t n = (size_t)ns * s->len;
-    float *g = g_of(s, n0);
+    const hr_step *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
+    bool relu = s->relu || s->kind == HR_STEP_RELU;
     double from = clock_of(e);
-    if (s->relu || s->kind == HR_STEP_RELU)
-        e->k->relu_back(n, g, y_of(s, n0));
-    if (s->in2 >= 0)
-        e->k->copy(n, g_of(&e->steps[s->in2], n0), g, s->in2_add);
+    if (relu || in2 || scale)
+        e->k->back((size_t)ns * pixels(s), s->c, g_of(s, n0), relu ? y_of(s, n0) : NULL,
+                   in2 ? g_of(in2, n0) : NULL, s->in2_add, scale);
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
-/* Second part: through the batch norm (g*k1 + z*k2 + k3, or g*scale) and the operation. dx: the operand's
- * gradient is wanted. */
+/* Second part: through the batch norm (g*k1 + z*k2 + k3, or g*scale, but that is done with HR_BN_FOLDED) and
+ * the operation. dx: the operand's gradient is wanted. */
 static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mode mode, bool dx,
                             void *scratch)
 {
@@ -338,7 +337,7 @@ static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_m
     case HR_STEP_INPUT:
         break;
     case HR_STEP_CONV:
-        if (affine)
+        if (affine && mode != HR_BN_FOLDED)
             e->k->grad_affine(rows, s->c, g, z, k1, s->k2, s->k3, g, false);
         clocked(e, s, HR_PASS_REST, 0, &from);
         if (dx)
@@ -406,8 +405,9 @@ static void folded_backward(hr_exec *e, int n0, int n1)
         int ns = n1 - n < e->task ? n1 - n : e->task;
         start_gradient(e, n, ns);
         for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
-            backward_begin(e, &e->steps[i], n, ns);
-            backward_finish(e, &e->steps[i], n, ns, HR_BN_FOLDED, true, e->scratch[t]);
+            hr_step *s = &e->steps[i];
+            backward_begin(e, s, n, ns, s->kind == HR_STEP_CONV && s->bn >= 0 ? s->scale : NULL);
+            backward_finish(e, s, n, ns, HR_BN_FOLDED, true, e->scratch[t]);
         }
     }
     e->tasks[t] += (uint64_t)chunks_of(n1 - n0);
@@ -698,19 +698,27 @@ static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
     clocked(e, s, HR_PASS_DW, macs, &from);
 }
 
-/* Sums of g, and of g times the normalised input, over each chunk: of a batch norm, or of a bias (part 2). */
-static void chunk_sums(hr_exec *e, hr_step *s, int n0, int ns, bool bias)
+/* backward_begin with the sums of a batch norm: of g, and of g times the normalised input, over each chunk.
+ */
+static void begin_with_sums(hr_exec *e, hr_step *s, int n0, int ns)
+{
+    const hr_step *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
+    double from = clock_of(e);
+    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
+        e->k->grad_sums((size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s), s->c,
+                        g_of(s, n), s->relu ? y_of(s, n) : NULL, in2 ? g_of(in2, n) : NULL, s->in2_add,
+                        bn_input(e, s, n), s->mean, s->inv, part_of(s, n / HR_CHUNK, 0),
+                        part_of(s, n / HR_CHUNK, 1));
+    clocked(e, s, HR_PASS_REST, 0, &from);
+}
+
+/* Sums of g over each chunk, for a bias. */
+static void bias_sums(hr_exec *e, hr_step *s, int n0, int ns)
 {
     double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += HR_CHUNK) {
-        size_t rows = (size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s);
-        int q = n / HR_CHUNK;
-        if (bias)
-            e->k->grad_sums(rows, s->c, g_of(s, n), NULL, NULL, NULL, part_of(s, q, 2), NULL);
-        else
-            e->k->grad_sums(rows, s->c, g_of(s, n), bn_input(e, s, n), s->mean, s->inv, part_of(s, q, 0),
-                            part_of(s, q, 1));
-    }
+    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
+        e->k->grad_sums((size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s), s->c,
+                        g_of(s, n), NULL, NULL, false, NULL, NULL, NULL, part_of(s, n / HR_CHUNK, 2), NULL);
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
@@ -735,9 +743,10 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
 
     EACH_TASK(w, e->task, n, ns)
     {
-        backward_begin(e, s, n, ns);
         if (sums)
-            chunk_sums(e, s, n, ns, false);
+            begin_with_sums(e, s, n, ns);
+        else
+            backward_begin(e, s, n, ns, NULL);
         e->tasks[w->thread]++;
     }
     if (sums) {
@@ -749,7 +758,7 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     {
         backward_finish(e, s, n, ns, w->mode, dx, scratch);
         if (dbias)
-            chunk_sums(e, s, n, ns, true);
+            bias_sums(e, s, n, ns);
         if (chunkwise)
             chunk_dw(e, s, n, ns, scratch);
     }

@@ -115,50 +115,73 @@ static void outer(int m, int n, int panel, int np, const float *const *a, size_t
 
 /* ---- one value per column ------------------------------------------------------------------------------ */
 
-/* These walk down one vector of columns at a time, so that the per-column values stay in registers; a
- * narrower rest of columns is done one by one. V is the vector or scalar type of the pass. */
+/* These go through memory in its order, row by row; the values per column come from the first-level cache. A
+ * narrower rest of columns is done one by one. */
 
-INLINE void affine_cols(size_t rows, size_t ld, const float *z, float *y, const float *scale,
+INLINE void affine_rows(size_t rows, size_t ch, const float *z, float *y, const float *scale,
                         const float *shift, const float *res, bool relu)
 {
-    vec a = scale ? load(scale) : splat(1), b = shift ? load(shift) : splat(0);
-    for (size_t r = 0; r < rows; r++) {
-        vec v = load(z + r * ld) * a + b;
+    for (size_t r = 0; r < rows; r++, z += ch, y += ch) {
+        size_t c = 0;
+        for (; c + VW <= ch; c += VW) {
+            vec v = load(z + c);
+            if (scale)
+                v *= load(scale + c);
+            if (shift)
+                v += load(shift + c);
+            if (res)
+                v += load(res + c);
+            store(y + c, relu ? positive(v) : v);
+        }
+        for (; c < ch; c++) {
+            float v = z[c] * (scale ? scale[c] : 1) + (shift ? shift[c] : 0) + (res ? res[c] : 0);
+            y[c] = relu && v < 0 ? 0 : v;
+        }
         if (res)
-            v += load(res + r * ld);
-        store(y + r * ld, relu ? positive(v) : v);
+            res += ch;
     }
 }
 
 static void affine(size_t rows, int ch, const float *z, float *y, const float *scale, const float *shift,
                    const float *res, bool relu)
 {
-    size_t ld = (size_t)ch;
-    int c = 0;
-    for (; c + VW <= ch; c += VW) {
-        const float *sc = scale ? scale + c : NULL, *sh = shift ? shift + c : NULL;
-        if (res)
-            affine_cols(rows, ld, z + c, y + c, sc, sh, res + c, relu);
-        else
-            affine_cols(rows, ld, z + c, y + c, sc, sh, NULL, relu);
-    }
-    for (; c < ch; c++) {
-        float a = scale ? scale[c] : 1, b = shift ? shift[c] : 0;
-        for (size_t i = (size_t)c; i < rows * ld; i += ld) {
-            float v = z[i] * a + b + (res ? res[i] : 0);
-            y[i] = relu && v < 0 ? 0 : v;
-        }
-    }
+    if (scale && shift && res)
+        affine_rows(rows, (size_t)ch, z, y, scale, shift, res, relu);
+    else if (scale && shift)
+        affine_rows(rows, (size_t)ch, z, y, scale, shift, NULL, relu);
+    else
+        affine_rows(rows, (size_t)ch, z, y, scale, shift, res, relu);
 }
 
-static void relu_back(size_t n, float *g, const float *y)
+INLINE vec where_positive(vec g, const float *y)
 {
-    size_t i = 0;
-    for (; i + VW <= n; i += VW)
-        store(g + i, (vec)((ivec)load(g + i) & (ivec)(load(y + i) > (vec){0})));
-    for (; i < n; i++)
-        if (!(y[i] > 0))
-            g[i] = 0;
+    return (vec)((ivec)g & (ivec)(load(y) > (vec){0}));
+}
+
+static void back(size_t rows, int ch_, float *g, const float *y, float *to, bool add, const float *scale)
+{
+    size_t ch = (size_t)ch_;
+    for (size_t r = 0; r < rows; r++, g += ch) {
+        size_t c = 0;
+        for (; c + VW <= ch; c += VW) {
+            vec v = load(g + c);
+            if (y)
+                v = where_positive(v, y + c);
+            if (to)
+                store(to + c, add ? load(to + c) + v : v);
+            store(g + c, scale ? v * load(scale + c) : v);
+        }
+        for (; c < ch; c++) {
+            float v = y && !(y[c] > 0) ? 0 : g[c];
+            if (to)
+                to[c] = add ? to[c] + v : v;
+            g[c] = scale ? v * scale[c] : v;
+        }
+        if (y)
+            y += ch;
+        if (to)
+            to += ch;
+    }
 }
 
 static void copy(size_t n, float *dst, const float *src, bool add)
@@ -171,103 +194,142 @@ static void copy(size_t n, float *dst, const float *src, bool add)
         dst[i] += src[i];
 }
 
+/* Sums take SPAN vectors of columns at a time: the sums of a block of rows stay in registers. */
+enum { SPAN = 4 };
+
+/* Add up to SPAN vectors of float sums to doubles. */
+INLINE void flush(const vec *s, double *total)
+{
+    for (int i = 0; i < SPAN * VW; i++)
+        total[i] += (double)s[i / VW][i % VW];
+}
+
+/* Columns c to c + w of the statistics, w <= SPAN*VW, nv vectors. */
+INLINE void stats_span(int nv, size_t rows, size_t ld, const float *z, int w, double *mean, double *m2)
+{
+    double total[SPAN * VW] = {0}, sq[SPAN * VW] = {0}, dev[SPAN * VW] = {0};
+    for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
+        size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
+        vec s[SPAN] = {{0}};
+        for (size_t r = r0; r < r1; r++)
+            for (int v = 0; v < nv; v++)
+                s[v] += load(z + r * ld + v * VW);
+        flush(s, total);
+    }
+    vec m[SPAN] = {{0}};
+    for (int i = 0; i < nv * VW; i++)
+        m[i / VW][i % VW] = (float)(total[i] / (double)rows);
+    for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
+        size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
+        vec s[SPAN] = {{0}}, d1[SPAN] = {{0}};
+        for (size_t r = r0; r < r1; r++)
+            for (int v = 0; v < nv; v++) {
+                vec d = load(z + r * ld + v * VW) - m[v];
+                s[v] += d * d;
+                d1[v] += d;
+            }
+        flush(s, sq);
+        flush(d1, dev);
+    }
+    /* m is the mean rounded to float: dev corrects for that */
+    for (int i = 0; i < w; i++) {
+        double shift = dev[i] / (double)rows, q = sq[i] - dev[i] * shift;
+        mean[i] = (double)m[i / VW][i % VW] + shift;
+        m2[i] = q > 0 ? q : 0;
+    }
+}
+
 static void stats(size_t rows, int ch, const float *z, double *mean, double *m2)
 {
-    size_t ld = (size_t)ch;
-    for (int c = 0; c < ch; c += VW) {
-        int w = ch - c < VW ? ch - c : VW;
-        double total[VW] = {0};
-        for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
-            size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
-            vec s = {0};
-            for (size_t r = r0; r < r1; r++)
-                s += load(z + r * ld + c);
-            for (int i = 0; i < VW; i++)
-                total[i] += (double)s[i];
-        }
-        vec m;
-        for (int i = 0; i < VW; i++) {
-            total[i] /= (double)rows;
-            m[i] = (float)total[i];
-        }
-        double sq[VW] = {0}, dev[VW] = {0};
-        for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
-            size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
-            vec s = {0}, d1 = {0};
-            for (size_t r = r0; r < r1; r++) {
-                vec d = load(z + r * ld + c) - m;
-                s += d * d;
-                d1 += d;
-            }
-            for (int i = 0; i < VW; i++) {
-                sq[i] += (double)s[i];
-                dev[i] += (double)d1[i];
-            }
-        }
-        /* m is the mean rounded to float: dev corrects for that */
-        for (int i = 0; i < w; i++) {
-            double shift = dev[i] / (double)rows, q = sq[i] - dev[i] * shift;
-            mean[c + i] = (double)m[i] + shift;
-            m2[c + i] = q > 0 ? q : 0;
-        }
+    for (int c = 0; c < ch;) {
+        bool wide = ch - c >= SPAN * VW;
+        int w = wide ? SPAN * VW : ch - c < VW ? ch - c : VW;
+        if (wide)
+            stats_span(SPAN, rows, (size_t)ch, z + c, w, mean + c, m2 + c);
+        else
+            stats_span(1, rows, (size_t)ch, z + c, w, mean + c, m2 + c);
+        c += w;
     }
 }
 
-static void grad_sums(size_t rows, int ch, const float *g, const float *z, const float *mean,
-                      const float *inv, double *s1, double *s2)
+INLINE void sums_span(int nv, size_t rows, size_t ld, float *g, const float *y, float *to, bool add,
+                      const float *z, const float *mean, const float *inv, int w, double *s1, double *s2)
 {
-    size_t ld = (size_t)ch;
-    for (int c = 0; c < ch; c += VW) {
-        int w = ch - c < VW ? ch - c : VW;
-        vec m = {0}, k = {0};
-        if (z) {
-            for (int i = 0; i < w; i++) {
-                m[i] = mean[c + i];
-                k[i] = inv[c + i];
-            }
-        }
-        double t1[VW] = {0}, t2[VW] = {0};
-        for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
-            size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
-            vec a = {0}, b = {0};
-            for (size_t r = r0; r < r1; r++) {
-                vec d = load(g + r * ld + c);
-                a += d;
+    double t1[SPAN * VW] = {0}, t2[SPAN * VW] = {0};
+    vec m[SPAN] = {{0}}, k[SPAN] = {{0}};
+    for (int i = 0; z && i < w; i++) {
+        m[i / VW][i % VW] = mean[i];
+        k[i / VW][i % VW] = inv[i];
+    }
+    for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
+        size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
+        vec a[SPAN] = {{0}}, b[SPAN] = {{0}};
+        for (size_t r = r0; r < r1; r++)
+            for (int v = 0; v < nv; v++) {
+                size_t at = r * ld + (size_t)(v * VW);
+                vec d = load(g + at);
+                if (y)
+                    store(g + at, d = where_positive(d, y + at));
+                if (to)
+                    store(to + at, add ? load(to + at) + d : d);
+                a[v] += d;
                 if (z)
-                    b += d * ((load(z + r * ld + c) - m) * k);
+                    b[v] += d * ((load(z + at) - m[v]) * k[v]);
             }
-            for (int i = 0; i < VW; i++) {
-                t1[i] += (double)a[i];
-                t2[i] += (double)b[i];
-            }
-        }
-        for (int i = 0; i < w; i++) {
-            s1[c + i] = t1[i];
-            if (z)
-                s2[c + i] = t2[i];
-        }
+        flush(a, t1);
+        flush(b, t2);
+    }
+    for (int i = 0; i < w; i++) {
+        s1[i] = t1[i];
+        if (z)
+            s2[i] = t2[i];
     }
 }
 
-static void grad_affine(size_t rows, int ch, const float *g, const float *z, const float *k1, const float *k2,
-                        const float *k3, float *out, bool add)
+static void grad_sums(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *z,
+                      const float *mean, const float *inv, double *s1, double *s2)
 {
-    size_t ld = (size_t)ch;
-    int c = 0;
-    for (; c + VW <= ch; c += VW) {
-        vec a = load(k1 + c), b = z ? load(k2 + c) : splat(0), d = z ? load(k3 + c) : splat(0);
-        for (size_t i = (size_t)c; i < rows * ld; i += ld) {
-            vec v = load(g + i) * a;
-            if (z)
-                v += load(z + i) * b + d;
-            store(out + i, add ? load(out + i) + v : v);
-        }
+    int whole = ch / VW * VW;
+    /* Whole vectors are written back; in a narrower rest they would be written into the next row. */
+    if (whole < ch && (y || to)) {
+        back(rows, ch, g, y, to, add, NULL);
+        y = NULL;
+        to = NULL;
     }
-    for (; c < ch; c++)
-        for (size_t i = (size_t)c; i < rows * ld; i += ld) {
-            float v = g[i] * k1[c] + (z ? z[i] * k2[c] + k3[c] : 0);
-            out[i] = add ? out[i] + v : v;
+    for (int c = 0; c < ch;) {
+        bool wide = ch - c >= SPAN * VW;
+        int w = wide ? SPAN * VW : ch - c < VW ? ch - c : VW;
+        const float *yc = y ? y + c : NULL, *zc = z ? z + c : NULL, *mc = z ? mean + c : NULL,
+                    *ic = z ? inv + c : NULL;
+        float *tc = to ? to + c : NULL;
+        double *s2c = z ? s2 + c : NULL;
+        if (wide)
+            sums_span(SPAN, rows, (size_t)ch, g + c, yc, tc, add, zc, mc, ic, w, s1 + c, s2c);
+        else
+            sums_span(1, rows, (size_t)ch, g + c, yc, tc, add, zc, mc, ic, w, s1 + c, s2c);
+        c += w;
+    }
+}
+
+static void grad_affine(size_t rows, int ch_, const float *g, const float *z, const float *k1,
+                        const float *k2, const float *k3, float *out, bool add)
+{
+    size_t ch = (size_t)ch_;
+    for (size_t r = 0; r < rows; r++, g += ch, out += ch) {
+        size_t c = 0;
+        for (; c + VW <= ch; c += VW) {
+            vec v = load(g + c) * load(k1 + c);
+            if (z)
+                v += load(z + c) * load(k2 + c) + load(k3 + c);
+            store(out + c, add ? load(out + c) + v : v);
         }
+        for (; c < ch; c++) {
+            float v = g[c] * k1[c] + (z ? z[c] * k2[c] + k3[c] : 0);
+            out[c] = add ? out[c] + v : v;
+        }
+        if (z)
+            z += ch;
+    }
 }
 
 extern const hr_wino_kernels HR_WINO;
@@ -280,7 +342,7 @@ const hr_kernels HR_TABLE = {
     .gemm = gemm,
     .outer = outer,
     .affine = affine,
-    .relu_back = relu_back,
+    .back = back,
     .copy = copy,
     .stats = stats,
     .grad_sums = grad_sums,

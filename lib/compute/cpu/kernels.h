@@ -58,15 +58,17 @@ typedef struct hr_kernels {
      * shift NULL (0), res NULL. y may be z. */
     void (*affine)(size_t rows, int ch, const float *z, float *y, const float *scale, const float *shift,
                    const float *res, bool relu);
-    /* g = y > 0 ? g : 0 over n values. */
-    void (*relu_back)(size_t n, float *g, const float *y);
+    /* g = y > 0 ? g : 0 (y may be NULL: g); to (+)= g (to may be NULL); then g = g*scale (per column; may be
+     * NULL). */
+    void (*back)(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *scale);
     /* dst (+)= src over n values. */
     void (*copy)(size_t n, float *dst, const float *src, bool add);
     /* Per column: mean and sum of squared deviations of the rows. */
     void (*stats)(size_t rows, int ch, const float *z, double *mean, double *m2);
-    /* Per column: s1 = sum g, s2 = sum g*(z - mean)*inv. z may be NULL (then s2 is not touched). */
-    void (*grad_sums)(size_t rows, int ch, const float *g, const float *z, const float *mean,
-                      const float *inv, double *s1, double *s2);
+    /* As back without a scale; and per column: s1 = sum g, s2 = sum g*(z - mean)*inv. z may be NULL (then s2
+     * is not touched). */
+    void (*grad_sums)(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *z,
+                      const float *mean, const float *inv, double *s1, double *s2);
     /* out (+)= g*k1 + z*k2 + k3, columns k1, k2, k3; z may be NULL (then k2, k3 are not read). out may be g.
      */
     void (*grad_affine)(size_t rows, int ch, const float *g, const float *z, const float *k1, const float *k2,
