@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BN_AUTO, BN_FOLDED, BN_BATCH };
-static const char *const bn_names[] = {"auto", "folded", "batch", NULL};
+enum { BN_AUTO, BN_RUNNING, BN_BATCH, BN_RECALIBRATE };
+static const char *const bn_names[] = {"auto", "running", "batch", "recalibrate", NULL};
 
 static struct {
     const char *data, *attacks, *label, *data_name, *output;
@@ -37,8 +37,8 @@ static const hr_opt options[] = {
     {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "step size of pgd and cw", 0, 1, NULL},
     {"restarts", 0, HR_OPT_INT, &a.restarts, HR_OPT_RESULT, "N", "random starts of pgd and cw", 1, 10000,
      NULL},
-    {"bn", 0, HR_OPT_CHOICE, &a.bn, HR_OPT_RESULT, "MODE", "batch norm (auto is folded, serving batch)", 0, 0,
-     bn_names},
+    {"bn", 0, HR_OPT_CHOICE, &a.bn, HR_OPT_RESULT, "MODE",
+     "batch norm (auto: running; serving: batch); recalibrate: serving only", 0, 0, bn_names},
     {"label", 0, HR_OPT_STRING, &a.label, HR_OPT_RESULT, "NAME", "the network's name in tables", 0, 0, NULL},
     {"data-name", 0, HR_OPT_STRING, &a.data_name, 0, "NAME", "the images' name, else the file's", 0, 0, NULL},
     {"batch", 0, HR_OPT_INT, &a.batch, 0, "N", "images per pass", 1, 65536, NULL},
@@ -186,7 +186,8 @@ static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *
 {
     int rc = hr_dataset_subset(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, err);
     hr_serve_opts o = {.reg = (enum hr_reg)a.reg,
-                       .bn = a.bn == BN_FOLDED ? HR_BN_FOLDED : HR_BN_BATCH,
+                       .bn = a.bn == BN_RUNNING || a.bn == BN_RECALIBRATE ? HR_BN_FOLDED : HR_BN_BATCH,
+                       .recalibrate = a.bn == BN_RECALIBRATE,
                        .eps = a.eps,
                        .step = a.step,
                        .steps = (int)a.steps,
@@ -202,7 +203,7 @@ static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *
 static void check_options(const char *net)
 {
     bool stdin_used = strcmp(net, "-") == 0;
-    bool folded = a.serve ? a.bn == BN_FOLDED : a.bn != BN_BATCH;
+    bool folded = a.serve ? a.bn == BN_RUNNING : a.bn != BN_BATCH;
     if (!a.data)
         hr_usage("-d DATA is needed");
     bool stdin_data = strcmp(a.data, "-") == 0;
@@ -214,6 +215,8 @@ static void check_options(const char *net)
         hr_usage("--profile is for the record, not for --serve");
     if (a.serve && a.restart)
         hr_usage("--serve keeps no state, --restart is for the record");
+    if (!a.serve && a.bn == BN_RECALIBRATE)
+        hr_usage("--bn recalibrate is for --serve, not for the record");
     if (!folded && a.batch < 3)
         hr_usage("--batch: statistics of the batch need at least 3 images");
     if (a.data_name && !hr_is_utf8(a.data_name))

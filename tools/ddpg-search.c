@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const char *layers_path, *evaluator, *evaluator_file, *output = "-", *csv_dir, *id = "search";
-static bool reference, prune_first, no_baseline, restart;
+static bool reference, prune_first, no_baseline, early_stop, restart;
 static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
 static int64_t best_every = 2, evaluators = 1, episodes = 300, warmup = 100, hidden = 300, batch = 128,
                memory, train_iters = 20, seed = 1234;
@@ -47,6 +47,8 @@ static const hr_opt opts[] = {
     {"reward", 0, HR_OPT_CHOICE, &reward, HR_OPT_RESULT, "R", "what is maximised", 0, 0, hr_reward_names},
     {"beta", 0, HR_OPT_REAL, &beta, HR_OPT_RESULT, "X", "weight of the robust accuracy in acc+aa", 0, 1e6,
      NULL},
+    {"early-stop", 0, HR_OPT_FLAG, &early_stop, HR_OPT_RESULT, NULL,
+     "abandon evaluations that cannot beat the best any more", 0, 0, NULL},
     {"action", 0, HR_OPT_CHOICE, &action, HR_OPT_RESULT, "A", "scale of actions; auto is log", 0, 0, actions},
     {"init", 0, HR_OPT_CHOICE, &init, HR_OPT_RESULT, "I", "initial weights; auto is fanin", 0, 0, inits},
     {"actor-lr", 0, HR_OPT_REAL, &actor_lr, HR_OPT_RESULT, "X", "of the actor [1e-3; reference 1e-4]", 0, 10,
@@ -135,6 +137,7 @@ static hr_search_opts search_opts(const hr_space *s)
                             .sigma = sigma,
                             .sigma_decay = noise_decay,
                             .sigma_floor = noise_floor,
+                            .early_stop = early_stop,
                             .best_every = (int)best_every,
                             .reward = (enum hr_reward)reward,
                             .beta = beta,

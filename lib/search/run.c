@@ -24,6 +24,11 @@
  * their outcomes back into order: tables, memory and best strategy grow in the order of the episodes, however
  * many places there are. The last warm-up episode already comes after the first training.
  *
+ * Early stop. Behind the warm-up the batches may be asked for in eight portions. When the strategy would not
+ * beat the best one even if every image still to come were right, the rest is not asked for: the episode's
+ * reward is that of the images seen, which is below the best reward, too. Portions depend on nothing but the
+ * number of batches, so that this, again, is the same for any number of places.
+ *
  * Going on. Between two episodes all that matters is what the agent holds, the generator, the best strategy
  * and the tables so far; `list` names it, once, for saving and loading. Nothing that an episode does before
  * its evaluation touches these but the generator, so that a copy of it is enough to take an episode back, or
@@ -77,6 +82,7 @@ struct played {
     hr_score_reply reply;
 };
 
+enum { PORTIONS = 8 };
 enum { AHEAD = 8 }; /* episodes in the queue per place: outcomes may wait for that of an earlier episode */
 
 struct search {
@@ -227,6 +233,34 @@ static int begin_some(struct search *q, int next, int last, hr_err *err)
     return rc;
 }
 
+static bool cannot_win(const struct search *q, const hr_score_reply *so_far)
+{
+    int64_t left = q->ev->images - so_far->images;
+    hr_score_reply most = {.images = q->ev->images, .clean = so_far->clean + left};
+    most.robust = so_far->robust + left;
+    return hr_reward_of(q->o->reward, q->o->beta, q->o->agent.reference, &most) < q->best->reward;
+}
+
+/* Evaluate p and wait. */
+static int evaluate(struct search *q, struct played *p, hr_err *err)
+{
+    const hr_evaluator *ev = q->ev;
+    int64_t at = 0, portions = q->o->early_stop && p->number > q->o->warmup ? PORTIONS : 1;
+    p->reply = (hr_score_reply){0};
+    for (int64_t i = 1; i <= portions && !(i > 1 && cannot_win(q, &p->reply)); i++) {
+        hr_score_reply part;
+        int64_t to = ev->batches * i / portions;
+        if (to == at)
+            continue;
+        int rc = ev->eval(ev->ctx, p->kept, q->w->s->nd, at, to, &part, err);
+        if (rc)
+            return rc;
+        hr_score_add(&p->reply, &part);
+        at = to;
+    }
+    return HR_OK;
+}
+
 /* Wait for the outcome of episode `next`, which is then in the queue's first place. */
 static int outcome(struct search *q, int next, hr_err *err)
 {
@@ -236,7 +270,7 @@ static int outcome(struct search *q, int next, hr_err *err)
         struct played *p = in_queue(q, 0);
         play(q, next, p);
         q->waiting = 1;
-        return ev->eval(ev->ctx, p->kept, q->w->s->nd, 0, ev->batches, &p->reply, err);
+        return evaluate(q, p, err);
     }
     for (;;) {
         hr_score_reply reply;

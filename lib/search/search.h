@@ -288,6 +288,7 @@ typedef struct hr_search_opts {
     int train_iters;
     double sigma, sigma_decay; /* noise after the warm-up; its factor per episode */
     double sigma_floor;        /* sound: the noise never falls below it */
+    bool early_stop;           /* abandon an evaluation that cannot become the best one any more (run.c) */
     int best_every;            /* sound: every so many episodes explore around the best one; 0: none */
     enum hr_reward reward;
     double beta;

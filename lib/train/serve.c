@@ -20,6 +20,12 @@
  * Every layer's scores are sorted once, at the start: rank r of an entry says that r others come before it,
  * so a mask is `rank < kept`, the same set as hr_topk_mask's, and a request costs no sort. Batches are fixed,
  * the noise belongs to the images: one strategy has one outcome, whatever was asked before (ALG 6.6, sound).
+ *
+ * Batch norm. The running statistics are the dense network's: with most weights gone they describe nothing
+ * any more. So the published search normalises by the batch, in the attack too, where each image's gradient
+ * then depends on its neighbours. The other way, recalibrate: the statistics of the masked network are
+ * measured on the first batches, clean (the mean of those batches' means and variances), and then taken for
+ * running ones.
  */
 #include "train/train.h"
 
@@ -27,7 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE_MAX_BYTES = 1 << 20 };
+enum { LINE_MAX_BYTES = 1 << 20, CALIBRATION = 4 /* batches: a few hundred images; more change little */ };
 
 struct ranked {
     const hr_layer *l;
@@ -85,14 +91,16 @@ static void rank_layer(struct ranked *r, const hr_layer *l, const float *w, enum
     free(key);
 }
 
-static void set_kept(struct ranked *r, enum hr_reg reg, int64_t kept)
+/* Returns whether the mask is another now. */
+static bool set_kept(struct ranked *r, enum hr_reg reg, int64_t kept)
 {
     if (r->kept == kept)
-        return;
+        return false;
     r->kept = kept;
     for (int64_t i = 0; i < r->n; i++)
         r->chosen[i] = r->rank[i] < kept;
     hr_mask_expand(r->chosen, r->l, reg, r->mask);
+    return true;
 }
 
 /* Entry of the request that layer i obeys. */
@@ -152,29 +160,55 @@ static uint32_t count_right(struct server *s, const hr_eval_attack *a, int n)
     return count;
 }
 
+/* Images, labels and places in the data file of a batch; returns their number. */
+static int take_batch(struct server *s, uint32_t b)
+{
+    int n = (int)(s->begin[b + 1] - s->begin[b]);
+    for (int i = 0; i < n; i++) {
+        s->rows[i] = s->begin[b] + (uint32_t)i;
+        s->index[i] = s->ds->index[s->rows[i]];
+    }
+    hr_batch_fill(s->ds, s->rows, n, s->x, s->y);
+    return n;
+}
+
+/* Running statistics of the network as it is masked now. A momentum of 1/k makes them the mean over the
+ * batches seen. The same batches whatever the request asks for, so that parts add up. */
+static void recalibrate(struct server *s)
+{
+    for (uint32_t b = 0; b < s->batches && b < CALIBRATION; b++) {
+        for (int i = 0; i < s->m->nnodes; i++)
+            s->m->nodes[i].bn_momentum = 1.0 / (b + 1);
+        int n = take_batch(s, b);
+        memcpy(hr_exec_input(s->e), s->x, (size_t)n * hr_exec_input_len(s->e) * sizeof *s->x);
+        hr_exec_forward(s->e, 0, n, HR_BN_BATCH_UPDATE);
+    }
+    hr_exec_params(s->e);
+}
+
 static json_t *evaluate(struct server *s, const struct request *q)
 {
     int64_t params = 0, macs = 0;
+    bool changed = false;
     for (int i = 0; i < s->layers.n; i++) {
         const hr_layer *l = &s->layers.l[i];
         struct ranked *r = &s->r[i];
-        set_kept(r, s->o->reg, json_integer_value(json_array_get(q->kept, (size_t)decision(s, i))));
+        changed |=
+            set_kept(r, s->o->reg, json_integer_value(json_array_get(q->kept, (size_t)decision(s, i))));
         int64_t weights = r->kept * (l->n / r->n);
         params += weights;
         macs += weights * l->hout * l->wout;
     }
-    hr_exec_params(s->e);
+    if (changed)
+        hr_exec_params(s->e);
+    if (changed && s->o->recalibrate)
+        recalibrate(s);
 
     uint32_t images = 0, clean = 0, robust = 0;
     int32_t first = -1;
     bool constant = true;
     for (uint32_t b = q->from; b < q->to; b++) {
-        int n = (int)(s->begin[b + 1] - s->begin[b]);
-        for (int i = 0; i < n; i++) {
-            s->rows[i] = s->begin[b] + (uint32_t)i;
-            s->index[i] = s->ds->index[s->rows[i]];
-        }
-        hr_batch_fill(s->ds, s->rows, n, s->x, s->y);
+        int n = take_batch(s, b);
         clean += count_right(s, &s->clean, n);
         if (b == q->from)
             first = s->pred[0];
@@ -262,8 +296,8 @@ static json_t *greeting(const struct server *s)
     const hr_serve_opts *o = s->o;
     hr_buf b = {0};
     hr_buf_printf(&b, "%s %s %s %s eps %.17g step %.17g steps %d batch %d seed %u", o->digest, s->ds->digest,
-                  hr_reg_names[o->reg], hr_bn_mode_names[o->bn], o->eps, o->step, o->steps, o->batch,
-                  o->seed);
+                  hr_reg_names[o->reg], o->recalibrate ? "recalibrate" : hr_bn_mode_names[o->bn], o->eps,
+                  o->step, o->steps, o->batch, o->seed);
     for (uint32_t i = 0; i < s->ds->n; i++) /* a subset keeps its places in the file, which key the noise */
         hr_buf_printf(&b, " %u", s->ds->index[i]);
     char hex[65];
@@ -288,7 +322,7 @@ static void cut_batches(struct server *s)
 {
     s->begin = hr_xcalloc((size_t)s->ds->n + 1, sizeof *s->begin);
     for (uint32_t at = 0; at < s->ds->n;) {
-        at = hr_eval_batch_end(at, s->ds->n, s->o->batch, s->o->bn);
+        at = hr_eval_batch_end(at, s->ds->n, s->o->batch, s->o->recalibrate ? HR_BN_BATCH : s->o->bn);
         s->begin[++s->batches] = at;
     }
 }
@@ -318,8 +352,10 @@ int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in
     for (int i = 0; !rc && i < s.layers.n; i++)
         if (m->prune[s.layers.l[i].node].active)
             rc = hr_fail(err, HR_EINVAL, "%s: the network is pruned; a search needs the dense one", o->name);
-    hr_exec_opts eo = {
-        .batch = o->batch, .threads = o->threads, .batch_stats = o->bn != HR_BN_FOLDED, .exact = o->exact};
+    hr_exec_opts eo = {.batch = o->batch,
+                       .threads = o->threads,
+                       .batch_stats = o->recalibrate || o->bn != HR_BN_FOLDED,
+                       .exact = o->exact};
     if (!rc && !(s.e = hr_exec_new(m, &eo, err)))
         rc = err->code;
     if (rc)

@@ -243,6 +243,7 @@ json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *
 typedef struct hr_serve_opts {
     enum hr_reg reg;
     enum hr_bn_mode bn; /* of the clean pass and the attack; HR_BN_BATCH as published */
+    bool recalibrate;   /* HR_BN_FOLDED with statistics measured anew for every strategy (serve.c) */
     double eps, step;
     int steps, batch, threads;
     bool exact; /* hr_exec_opts.exact */
@@ -252,8 +253,8 @@ typedef struct hr_serve_opts {
 
 /* Answer strategies, JSON lines from `in` to `out`, until the end of input (ARCHITECTURE 4, "Evaluator
  * protocol"; serve.c). Masks are made from the dense weights, |w| or L1 of the input channel. Batches and
- * noise are the same in every evaluation. A bad request is answered with an error, and serving goes on.
- * Returns 0; HR_EINVAL (m is not dense); HR_EIO (out). */
+ * noise are the same in every evaluation. With recalibrate m's running statistics change. A bad request is
+ * answered with an error, and serving goes on. Returns 0; HR_EINVAL (m is not dense); HR_EIO (out). */
 HR_MUST_CHECK int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in, FILE *out,
                            hr_err *err);
 

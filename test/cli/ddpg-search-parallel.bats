@@ -53,6 +53,19 @@ E2
     assert_as_one
 }
 
+@test "ddpg-search: --early-stop, too, is the same for any number of evaluators" {
+    search "" -q --early-stop --warmup 3 --episodes 12 -o early.json --csv-dir early
+    local n
+    for n in 2 3; do
+        search "" -q --early-stop --warmup 3 --episodes 12 -j $n
+        cmp s.json early.json
+        cmp Episode_wise_Rewards.csv early/Episode_wise_Rewards.csv
+    done
+    search "" -q --warmup 3 --episodes 12
+    run cmp -s Episode_wise_Rewards.csv early/Episode_wise_Rewards.csv
+    assert_failure
+}
+
 @test "ddpg-search: with four evaluators four requests are under way at once" {
     # nobody answers before four have been asked: with fewer at once this would end with status 5
     search meet:4,there -q -j 4

@@ -13,7 +13,7 @@ toy_evaluator.py serve [FAULT]     answer strategies; FAULT is what goes wrong, 
     term:N int:N slay:N   SIGTERM, SIGINT, SIGKILL for the search on request N; no answer
     digest:D           another digest
     constant           every network answers every image alike
-    twofaced           every batch gets one class, each batch another
+    twofaced           every part gets one class, each part another
     slow:MS            every answer takes so long
     meet:N,DIR         no answer before N processes have a request (at most 20 s, then status 5)
 """
@@ -27,7 +27,7 @@ NEED = ([.75, .25, .55, .12, .2, .45, .6], [.55, .45, .30, .20, .15, .60, .5])
 POWER = [.3, 1.6, .3, .3, 1.6, .3]
 LEAST = [.2, .5, .2, .2, .5, .2]
 IMAGES = 10000
-BATCHES = 3
+BATCHES = 12
 SIGNALS = {"term": 15, "int": 2, "slay": 9}
 
 
@@ -110,7 +110,7 @@ def serve(fault="", *_):
                 pids.write(f"{os.getpid()}\n")
         if fault == "constant":
             answer.update({"clean": n // 10, "robust": n // 10, "constant": True, "class": 7})
-        if fault == "twofaced" and batches[1] - batches[0] == 1:
+        if fault == "twofaced" and batches != [0, BATCHES]:
             answer.update({"constant": True, "class": batches[0]})
         if fault == "slow":
             time.sleep(int(arg) / 1000)

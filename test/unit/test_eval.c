@@ -331,6 +331,49 @@ static void test_counts_add_up_over_batch_ranges_and_repeat(void **state)
     hr_dataset_release(&ds);
 }
 
+/* Whatever running statistics the file has, whatever was asked before, whichever batches are asked for: the
+ * masked network's own statistics decide, so that a network whose own are wrong answers like a sound one. */
+static void test_recalibration_measures_the_statistics_of_each_strategy(void **state)
+{
+    (void)state;
+    static const char *const asked = "{\"id\":1,\"kept\":[54,300,300]}\n"
+                                     "{\"id\":2,\"kept\":[9,60,300]}\n"
+                                     "{\"id\":3,\"kept\":[54,300,300],\"batches\":[1,3]}\n"
+                                     "{\"id\":4,\"kept\":[54,300,300],\"batches\":[0,1]}\n";
+    hr_dataset ds = new_images(N);
+    hr_serve_opts o = serve_opts(HR_REG_WEIGHT, 2);
+    o.bn = HR_BN_FOLDED;
+    json_t *running[2], *own[2];
+    for (int wrong = 0; wrong < 2; wrong++) {
+        hr_model *m = trained_net(&ds);
+        for (int i = 0; wrong && i < m->nnodes; i++)
+            if (m->nodes[i].op == HR_OP_BATCHNORM) {
+                int mean = m->nodes[i].param[HR_P_MEAN];
+                for (int c = 0; c < m->tensors[mean].shape[0]; c++)
+                    hr_tensor_f32(&m->tensors[mean])[c] += c % 2 ? 100 : -100;
+            }
+        o.recalibrate = false;
+        running[wrong] = talk(m, &ds, &o, asked);
+        o.recalibrate = true;
+        own[wrong] = talk(m, &ds, &o, asked);
+        hr_model_free(m);
+    }
+    assert_true(number(running[1], 1, "clean") <= N / 2);
+    for (size_t i = 1; i <= 4; i++)
+        assert_true(json_equal(json_array_get(own[0], i), json_array_get(own[1], i)));
+    for (const char *const *key = (const char *const[]){"n", "clean", "robust", NULL}; *key; key++)
+        assert_int_equal(number(own[0], 1, *key), number(own[0], 3, *key) + number(own[0], 4, *key));
+    assert_true(number(own[0], 1, "clean") > 2 * N / 3); /* it was trained on these images */
+    /* a search must not go on with an evaluator of the other kind */
+    assert_string_not_equal(json_string_value(json_object_get(json_array_get(own[0], 0), "digest")),
+                            json_string_value(json_object_get(json_array_get(running[0], 0), "digest")));
+    for (int k = 0; k < 2; k++) {
+        json_decref(running[k]);
+        json_decref(own[k]);
+    }
+    hr_dataset_release(&ds);
+}
+
 static void test_a_constant_predictor_is_called_so(void **state)
 {
     (void)state;
@@ -341,7 +384,7 @@ static void test_a_constant_predictor_is_called_so(void **state)
     hr_serve_opts o = serve_opts(HR_REG_WEIGHT, 1);
     json_t *r = talk(m, &ds, &o, "{\"id\":1,\"kept\":[54,300,300],\"batches\":[0,3]}\n");
     assert_true(json_is_true(json_object_get(json_array_get(r, 1), "constant")));
-    assert_true(json_is_integer(json_object_get(json_array_get(r, 1), "class")));
+    assert_int_equal(number(r, 1, "class"), 2);
     assert_int_equal(number(r, 1, "clean"), N / 3);
     assert_int_equal(number(r, 1, "robust"), N / 3);
     json_decref(r);
@@ -460,6 +503,7 @@ int main(void)
         cmocka_unit_test(test_no_batch_of_one_image_with_batch_statistics),
         cmocka_unit_test(test_replies_are_what_the_masked_network_measures),
         cmocka_unit_test(test_counts_add_up_over_batch_ranges_and_repeat),
+        cmocka_unit_test(test_recalibration_measures_the_statistics_of_each_strategy),
         cmocka_unit_test(test_a_constant_predictor_is_called_so),
         cmocka_unit_test(test_bad_requests_get_an_error_and_serving_goes_on),
         cmocka_unit_test(test_record_says_what_was_pruned_and_measured),

@@ -326,6 +326,65 @@ static void test_reference_agent_runs(void **state)
     hr_wall_release(&w);
 }
 
+enum { BATCHES = 20 };
+
+/* The images in batches; counts those asked for behind the warm-up of 10 episodes, and the episodes. */
+struct batches {
+    int asked, whole, fewer;
+};
+
+static int evaluate_batches(void *ctx, const int64_t *kept, int nd, int64_t from, int64_t to,
+                            hr_score_reply *reply, hr_err *err)
+{
+    struct batches *b = ctx;
+    hr_score_reply all;
+    b->asked += (int)(to - from);
+    int rc = evaluate(NULL, kept, nd, 0, BATCHES, &all, err);
+    *reply = (hr_score_reply){.images = all.images * to / BATCHES - all.images * from / BATCHES,
+                              .clean = all.clean * to / BATCHES - all.clean * from / BATCHES,
+                              .robust = all.robust * to / BATCHES - all.robust * from / BATCHES};
+    return rc;
+}
+
+static int below_best_or_whole(void *ctx, const hr_episode *e, hr_err *err)
+{
+    struct batches *b = ctx;
+    (void)err;
+    bool all = b->asked == BATCHES;
+    assert_true(all || e->number > 10);
+    assert_true(all || e->reward < e->best_reward);
+    /* what was seen is the same share of all, but for rounding in each of the eight portions */
+    assert_near(e->reward, worth(e->kept), 8.0 * 2 / IMAGES * BATCHES);
+    b->whole += all;
+    b->fewer += !all;
+    b->asked = 0;
+    return HR_OK;
+}
+
+static void test_early_stop_abandons_only_what_cannot_be_best(void **state)
+{
+    const struct world *q = *state;
+    hr_err err = HR_ERR_INIT;
+    hr_search_opts o = agent_opts(3);
+    o.warmup = 10;
+    o.episodes = 40;
+    o.agent.hidden = o.agent.batch = 16;
+    for (int stop = 0; stop < 2; stop++) {
+        hr_search_result r;
+        hr_wall w;
+        struct batches b = {0};
+        hr_evaluator ev = {.ctx = &b, .eval = evaluate_batches, .batches = BATCHES, .images = IMAGES};
+        o.early_stop = stop;
+        assert_ok(hr_wall_init(&w, &q->s, false, HR_ACTION_LOG, HR_COST_INOUT, 0.3, 0.05, 0.9, &err), err);
+        assert_ok(hr_search_run(&w, &o, NULL, &ev, below_best_or_whole, &b, &r, &err), err);
+        assert_near(r.reward, worth(r.kept), 1e-12); /* the best one was evaluated to the end */
+        assert_int_equal(b.whole + b.fewer, 50);
+        assert_true(stop ? b.fewer > 0 : b.fewer == 0);
+        hr_search_result_release(&r);
+        hr_wall_release(&w);
+    }
+}
+
 /* An evaluator that fails at its n-th question. */
 static int evaluate_until(void *ctx, const int64_t *kept, int nd, int64_t from, int64_t to,
                           hr_score_reply *reply, hr_err *err)
@@ -410,6 +469,7 @@ int main(void)
         cmocka_unit_test(test_uniform_corner_and_greedy_strategies_are_not_optimal),
         cmocka_unit_test(test_ddpg_reaches_95_percent_and_beats_random_search),
         cmocka_unit_test(test_same_seed_finds_the_same_strategy),
+        cmocka_unit_test(test_early_stop_abandons_only_what_cannot_be_best),
         cmocka_unit_test(test_reference_agent_runs),
         cmocka_unit_test(test_search_goes_on_where_its_evaluator_failed_and_nothing_differs),
     };
