@@ -11,9 +11,9 @@ static const char *const bn_names[] = {"auto", "running", "batch", "recalibrate"
 
 static struct {
     const char *data, *attacks, *label, *data_name, *output;
-    int64_t limit, restarts, batch, threads, seed, steps;
+    int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
-    int bn, reg;
+    int bn, reg, norm;
     bool stratified, serve, restart, profile, exact;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
@@ -21,22 +21,35 @@ static struct {
        .seed = 1,
        .save_every = 60,
        .steps = 10,
+       .iterations = 100,
+       .queries = 5000,
+       .targets = 9,
        .eps = 8.0 / 255.0,
        .step = 2.0 / 255.0};
 
 static const hr_opt options[] = {
     {"data", 'd', HR_OPT_STRING, &a.data, 0, "FILE", "images (tfrecord)", 0, 0, NULL},
     {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the record, else on stdout", 0, 0, NULL},
-    {"attacks", 0, HR_OPT_STRING, &a.attacks, HR_OPT_RESULT, "LIST", "some of clean, fgsm, pgdK, cw", 0, 0,
-     NULL},
+    {"attacks", 0, HR_OPT_STRING, &a.attacks, HR_OPT_RESULT, "LIST",
+     "some of clean, fgsm, pgdK, cw, aa; apgd-ce,\n"
+     "                        apgd-dlr, apgd-t, fab-t, square",
+     0, 0, NULL},
     {"limit", 0, HR_OPT_INT, &a.limit, HR_OPT_RESULT, "N", "attack N images, 0: all (clean is on all)", 0,
      4e9, NULL},
     {"stratified", 0, HR_OPT_FLAG, &a.stratified, HR_OPT_RESULT, NULL, "N takes as many of each class", 0, 0,
      NULL},
-    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attacks, pixels in [0,1]", 0, 1, NULL},
-    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "step size of pgd and cw", 0, 1, NULL},
-    {"restarts", 0, HR_OPT_INT, &a.restarts, HR_OPT_RESULT, "N", "random starts of pgd and cw", 1, 10000,
+    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attacks, pixels in [0,1]", 0, 1000,
      NULL},
+    {"norm", 0, HR_OPT_CHOICE, &a.norm, HR_OPT_RESULT, "NORM", "of the radius (l2: only aa and its parts)", 0,
+     0, hr_norm_names},
+    {"iterations", 0, HR_OPT_INT, &a.iterations, HR_OPT_RESULT, "N", "steps of apgd and fab", 1, 100000,
+     NULL},
+    {"queries", 0, HR_OPT_INT, &a.queries, HR_OPT_RESULT, "N", "queries of square", 1, 1000000, NULL},
+    {"targets", 0, HR_OPT_INT, &a.targets, HR_OPT_RESULT, "N", "classes that apgd-t and fab-t aim at", 1,
+     100000, NULL},
+    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "step size of pgd and cw", 0, 1, NULL},
+    {"restarts", 0, HR_OPT_INT, &a.restarts, HR_OPT_RESULT, "N", "random starts of an attack (fgsm, aa: 1)",
+     1, 10000, NULL},
     {"bn", 0, HR_OPT_CHOICE, &a.bn, HR_OPT_RESULT, "MODE",
      "batch norm (auto: running; serving: batch); recalibrate: serving only", 0, 0, bn_names},
     {"label", 0, HR_OPT_STRING, &a.label, HR_OPT_RESULT, "NAME", "the network's name in tables", 0, 0, NULL},
@@ -135,18 +148,40 @@ static int open_job(hr_job **job, const char *digest, const hr_dataset *ds, enum
     return rc;
 }
 
+static size_t input_len(const hr_model *m)
+{
+    const hr_node *in = &m->nodes[0];
+    return (size_t)in->c * (size_t)in->h * (size_t)in->w;
+}
+
 static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
 {
     hr_eval_attack list[HR_MAX_ATTACKS];
     hr_eval_result results[HR_MAX_ATTACKS];
     int n;
     enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
-    if (hr_eval_parse(list, &n, a.attacks, a.eps, a.step, (int)a.restarts, bn, (uint32_t)a.seed, err))
+    hr_eval_opts how = {.eps = a.eps,
+                        .step = a.step,
+                        .restarts = (int)a.restarts,
+                        .bn = bn,
+                        .seed = (uint32_t)a.seed,
+                        .norm = (enum hr_norm)a.norm,
+                        .iterations = (int)a.iterations,
+                        .queries = (int)a.queries,
+                        .targets = (int)a.targets};
+    if (hr_eval_parse(list, &n, a.attacks, &how, err))
         hr_usage("--attacks: %s", err->msg);
+    bool strong = false;
+    for (int i = 0; i < n; i++) {
+        if (hr_eval_fits(&list[i], m->classes, err))
+            return err->code;
+        strong |= list[i].nparts > 0;
+    }
     hr_exec_opts eo = {.batch = (int)a.batch,
                        .threads = (int)a.threads,
                        .batch_stats = bn != HR_BN_FOLDED,
-                       .exact = a.exact};
+                       .exact = a.exact,
+                       .beside_per_image = strong ? hr_strong_bytes(input_len(m)) : 0};
     hr_exec *e = hr_exec_new(m, &eo, err);
     hr_job *job = NULL;
     if (!e || open_job(&job, digest, ds, bn, err)) {
@@ -219,6 +254,8 @@ static void check_options(const char *net)
         hr_usage("--bn recalibrate is for --serve, not for the record");
     if (!folded && a.batch < 3)
         hr_usage("--batch: statistics of the batch need at least 3 images");
+    if (a.norm == HR_LINF && a.eps > 1)
+        hr_usage("--eps: %g is more than 1, which is all that linf can do", a.eps);
     if (a.data_name && !hr_is_utf8(a.data_name))
         hr_usage("--data-name: '%s' is not UTF-8", a.data_name);
 }

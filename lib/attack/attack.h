@@ -1,4 +1,4 @@
-/* lib/attack/attack.h -- white-box attacks, used to train and to measure robustness.
+/* lib/attack/attack.h -- attacks, used to train and to measure robustness.
  *
  * An attack searches the l-inf ball of radius eps around x, cut with [0,1], for a point that raises the loss
  * of a fixed network. Images are float32 (N,h,w,c), pixels in [0,1]; eps and step are in that unit. Attacks
@@ -33,5 +33,61 @@ typedef struct hr_attack_opts {
  * have. Every step passes the crash point "attack". */
 void hr_attack_pgd(hr_exec *e, const hr_attack_opts *o, const float *x, const int32_t *y,
                    const uint32_t *index, int n);
+
+/* ---- strong attacks ------------------------------------------------------------------------------------ */
+
+/* The parts of AutoAttack (Croce & Hein 2020, arXiv:2003.01690). Each takes one restart (and one target
+ * class) at a time; who runs them through a list, and leaves out the images that are broken already, is
+ * lib/train's eval.c. They need folded batch norm. */
+enum hr_norm { HR_LINF, HR_L2 };
+extern const char *const hr_norm_names[3]; /* "linf", "l2", NULL */
+enum hr_strong_loss {
+    HR_STRONG_CE,  /* cross-entropy */
+    HR_STRONG_DLR, /* difference of logits ratio; with a target, its targeted form */
+};
+typedef struct hr_strong_opts {
+    enum hr_norm norm;
+    float eps;
+    int steps;                /* iterations; of square: queries behind the first one */
+    enum hr_strong_loss loss; /* apgd */
+    int target;        /* apgd with DLR, fab: towards the class that ranks so (from 1) among the wrong ones,
+                          by the logits of the image itself; 0: away from the true class (apgd only) */
+    bool random_start; /* fab: start anywhere within eps/2, else at the image */
+    bool whole;        /* fab: go on behind the first point within eps, for the smallest one */
+    float rho;         /* apgd: HR_APGD_RHO, the share of steps that must raise the loss */
+    float alpha, eta, beta; /* fab: HR_FAB_ALPHA, HR_FAB_ETA, HR_FAB_BETA (fab.c) */
+    float p;                /* square: HR_SQUARE_P, the share of pixels that the first squares change */
+    uint32_t seed, stream, c0, c1; /* noise of image i is keyed (seed, stream, c0, c1, index[i]) */
+} hr_strong_opts;
+#define HR_APGD_RHO 0.75f
+#define HR_FAB_ALPHA 0.1f
+#define HR_FAB_ETA 1.05f
+#define HR_FAB_BETA 0.9f
+#define HR_SQUARE_P 0.8f
+
+/* One run of an attack on n images, at most the executor's batch. x, y and index as for hr_attack_pgd.
+ *   broken (n)      in: images to leave alone; out: also those for which a point was found that the network
+ *                   classifies wrongly, within eps of x (up to the rounding of float) and within [0,1]
+ *   adv    (n,h,w,c) where broken is new: that point; elsewhere untouched
+ *   norm   (n)      fab, may be NULL: the distance of the nearest wrongly classified point that was found,
+ * also beyond eps; INFINITY where none was; where broken came in: untouched The outcome of an image depends
+ * on nothing but itself and its index. A signal ends an attack in the middle: callers ask hr_interrupted()
+ * and drop what they have. Every iteration passes the crash point "attack". */
+typedef void hr_strong_attack(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
+                              const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm);
+hr_strong_attack hr_attack_apgd;   /* apgd.c; DLR needs 3 classes, with a target 4 */
+hr_strong_attack hr_attack_fab;    /* fab.c */
+hr_strong_attack hr_attack_square; /* square.c; takes no gradients */
+
+/* Bytes that one image takes in the largest of them, for hr_exec_opts.beside_per_image. */
+size_t hr_strong_bytes(size_t input_len);
+
+/* -DLR(z, y) and its derivative by z (dz, may be NULL), arXiv:2003.01690, eq. 6 and 7 (apgd.c). target -1:
+ * none. It is scaled and shifted with the logits in no way that matters: DLR(a z + b, y) = DLR(z, y). */
+double hr_loss_dlr(const float *z, int classes, int y, int target, float *dz);
+
+/* The step d (len) from x to the nearest point, in the norm, of {v: w.v = b, 0 <= v <= 1}; where the plane
+ * does not meet the box, to the corner that is furthest towards it. r = b - w.x. (fab.c) */
+void hr_project_plane(enum hr_norm norm, const float *x, const float *w, double r, size_t len, float *d);
 
 #endif

@@ -73,6 +73,7 @@ float *hr_exec_logits(hr_exec *e);          /* (N,classes) */
 float *hr_exec_dlogits(hr_exec *e);         /* (N,classes): filled by the caller before backward; kept */
 float *hr_exec_dinput(hr_exec *e);          /* (N,h,w,c): d loss / d pixel after HR_DX */
 size_t hr_exec_input_len(const hr_exec *e); /* h*w*c */
+void hr_exec_shape(const hr_exec *e, int *c, int *h, int *w); /* of an image */
 int hr_exec_classes(const hr_exec *e);
 int hr_exec_threads(const hr_exec *e);
 

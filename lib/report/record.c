@@ -146,8 +146,14 @@ static hr_result read_result(struct ctx *c, const json_t *o)
     const double rounding = 0.00501;
     hr_result r = {.name = text_field(c, o, "name")};
     if (strcmp(r.name, "clean") != 0) {
-        r.eps = real_field(c, o, "eps", 0.0, 1.0);
-        r.step = real_field(c, o, "step", 0.0, 1.0);
+        const char *norm = json_string_value(json_object_get(o, "norm"));
+        r.l2 = norm && strcmp(norm, "l2") == 0;
+        if (c->rc == HR_OK && norm && !r.l2 && strcmp(norm, "linf") != 0)
+            c->rc = hr_fail(c->err, HR_EFORMAT, "%s: %s.norm is '%s', 'linf' or 'l2' is needed", c->where,
+                            c->part, norm);
+        r.eps = real_field(c, o, "eps", 0.0, r.l2 ? 1e3 : 1.0);
+        if (json_object_get(o, "step")) /* some attacks choose it themselves */
+            r.step = real_field(c, o, "step", 0.0, 1.0);
         r.steps = int_field(c, o, "steps", 1);
         r.restarts = int_field(c, o, "restarts", 0);
     }
@@ -268,7 +274,7 @@ static void doubt_record(const hr_record *r, hr_warning *warn, void *user)
         if (clean && a != clean && a->accuracy > clean->accuracy + chance(a, clean))
             doubt(warn, user, "%s: %s: accuracy %.2f under %s is above the clean %.2f", r->where, r->label,
                   a->accuracy, a->name, clean->accuracy);
-        if (fgsm && a != fgsm && a->steps > 1 && a->eps >= fgsm->eps &&
+        if (fgsm && a != fgsm && a->steps > 1 && !a->l2 && a->eps >= fgsm->eps &&
             a->accuracy > fgsm->accuracy + chance(a, fgsm))
             doubt(warn, user,
                   "%s: %s: %s leaves %.2f, the single step of fgsm only %.2f: are gradients masked?",
@@ -287,8 +293,10 @@ void hr_records_compare(const hr_records *rs, hr_warning *warn, void *user)
             doubt(warn, user, "%s: measured on other images of %s than %s", b->where, b->data, a->where);
         for (size_t k = 0; k < b->nresults; k++) {
             const hr_result *y = &b->results[k], *x = find_result(a, y->name);
-            if (x && (x->eps != y->eps || x->step != y->step || x->steps != y->steps ||
-                      x->restarts != y->restarts || x->images != y->images))
+            if (x && x->l2 != y->l2)
+                doubt(warn, user, "%s: %s in another norm than %s", b->where, y->name, a->where);
+            else if (x && (x->eps != y->eps || x->step != y->step || x->steps != y->steps ||
+                           x->restarts != y->restarts || x->images != y->images))
                 doubt(warn, user,
                       "%s: %s with eps %g, step %g, %lld steps, %lld images; %s with %g, %g, %lld, %lld",
                       b->where, y->name, y->eps, y->step, (long long)y->steps, (long long)y->images, a->where,

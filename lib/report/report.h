@@ -19,8 +19,10 @@
 /* One attack on one network. Accuracies are percent. eps and step are in pixel units ([0,1]). */
 typedef struct hr_result {
     char *name; /* "clean", "fgsm", "pgd20", "cw", ... */
+    bool l2;    /* the norm of eps; else l-inf */
     double eps, step;
-    int64_t steps, restarts; /* eps, step, steps and restarts are 0 for clean */
+    int64_t steps,
+        restarts; /* eps, step, steps and restarts are 0 for clean; step where an attack has none */
     int64_t images, correct;
     double accuracy; /* 100 * correct / images */
     double balanced; /* mean over the classes present of the per-class accuracy */

@@ -97,7 +97,7 @@ static bool differs(const hr_records *rs, enum what what)
     return false;
 }
 
-/* clean, fgsm, pgd by steps, cw, then the others as they come. */
+/* clean, fgsm, pgd by steps, cw, then the others as they come, AutoAttack last. */
 static double attack_order(const hr_result *a)
 {
     if (strcmp(a->name, "clean") == 0)
@@ -106,7 +106,7 @@ static double attack_order(const hr_result *a)
         return 1.0;
     if (strncmp(a->name, "pgd", 3) == 0)
         return 3.0 - 1.0 / ((double)a->steps + 1.0);
-    return strcmp(a->name, "cw") == 0 ? 4.0 : 5.0;
+    return strcmp(a->name, "cw") == 0 ? 4.0 : strcmp(a->name, "aa") == 0 ? 6.0 : 5.0;
 }
 
 /* The names of all attacks in all records, in order; *n of them. Caller frees the list, not the names. */
@@ -179,10 +179,12 @@ static void table_release(struct table *t)
 /* "fgsm" -> "FGSM", "pgd20" -> "PGD-20", "cw" -> "C&W". Caller frees. */
 static char *attack_title(const char *name)
 {
-    if (strcmp(name, "fgsm") == 0)
-        return hr_xstrdup("FGSM");
-    if (strcmp(name, "cw") == 0)
-        return hr_xstrdup("C&W");
+    static const char *const titles[][2] = {
+        {"fgsm", "FGSM"},     {"cw", "C&W"},      {"aa", "AutoAttack"},     {"apgd-ce", "APGD-CE"},
+        {"apgd-t", "APGD-T"}, {"fab-t", "FAB-T"}, {"apgd-dlr", "APGD-DLR"}, {"square", "Square"}};
+    for (size_t i = 0; i < HR_COUNT(titles); i++)
+        if (strcmp(name, titles[i][0]) == 0)
+            return hr_xstrdup(titles[i][1]);
     if (strncmp(name, "pgd", 3) == 0 && name[3] && !name[3 + strspn(name + 3, "0123456789")])
         return hr_xasprintf("PGD-%s", name + 3);
     return hr_xstrdup(name);
@@ -334,7 +336,11 @@ static void write_notes(const hr_records *rs, const char *start, FILE *out)
         else
             fputs("different numbers of images", out);
         if (a->steps > 0)
-            fprintf(out, ", eps %.4g, step %.4g x %lld", a->eps, a->step, (long long)a->steps);
+            fprintf(out, ", %seps %.4g", a->l2 ? "l2, " : "", a->eps);
+        if (a->steps > 0 && a->step > 0.0)
+            fprintf(out, ", step %.4g x %lld", a->step, (long long)a->steps);
+        else if (a->steps > 0)
+            fprintf(out, ", %lld steps", (long long)a->steps);
         if (a->restarts > 1)
             fprintf(out, ", %lld restarts", (long long)a->restarts);
         putc('\n', out);

@@ -3,7 +3,7 @@
  * An attack is measured at test time as ALG 8.1 lists it: in [0,1] pixel space, with running statistics
  * (batch statistics on request), the noise of an image keyed by its place in the data file. White-box attacks
  * are approximate: they give an upper bound of the robust accuracy, and more steps or restarts lower it. */
-#include "train/train.h"
+#include "train/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,35 +17,56 @@ static int parse_steps(const char *digits, int64_t *steps)
     return hr_parse_int(digits, steps) && *steps >= 1 && *steps <= 100000;
 }
 
-int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, double eps, double step, int restarts,
-                  enum hr_bn_mode bn, uint32_t seed, hr_err *err)
+/* A strong attack's parts; false: the name is none of theirs. */
+static bool parse_strong(hr_eval_attack *a, const hr_eval_opts *o)
+{
+    static const enum hr_part standard[] = {HR_PART_APGD_CE, HR_PART_APGD_T, HR_PART_FAB_T, HR_PART_SQUARE};
+    a->strong = *o;
+    if (strcmp(a->name, "aa") == 0) {
+        a->nparts = HR_COUNT(standard);
+        memcpy(a->part, standard, sizeof standard);
+        a->strong.restarts = 1;
+    }
+    for (int k = 0; k < HR_PARTS; k++)
+        if (strcmp(a->name, hr_part_names[k]) == 0) {
+            a->nparts = 1;
+            a->part[0] = k;
+        }
+    return a->nparts > 0;
+}
+
+int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, const hr_eval_opts *o, hr_err *err)
 {
     *n = 0;
     for (const char *at = names, *end; *at; at = *end ? end + 1 : end) {
         end = at + strcspn(at, ",");
-        hr_eval_attack a = {.restarts = restarts,
-                            .eps = eps,
-                            .step = step,
-                            .opts = {.eps = (float)eps,
-                                     .step = (float)step,
+        hr_eval_attack a = {.restarts = o->restarts,
+                            .eps = o->eps,
+                            .step = o->step,
+                            .opts = {.eps = (float)o->eps,
+                                     .step = (float)o->step,
                                      .random_start = true,
-                                     .bn = bn,
-                                     .seed = seed,
+                                     .bn = o->bn,
+                                     .seed = o->seed,
                                      .stream = HR_STREAM_EVAL}};
         int64_t steps = 20;
         size_t len = (size_t)(end - at);
         if (len >= sizeof a.name || *n == HR_MAX_ATTACKS)
-            return hr_fail(err, HR_EINVAL, "%s: at most %d attacks, each clean, fgsm, pgdK or cw", names,
+            return hr_fail(err, HR_EINVAL,
+                           "%s: at most %d attacks, each clean, fgsm, pgdK, cw, aa or a part of it", names,
                            HR_MAX_ATTACKS);
         memcpy(a.name, at, len);
-        if (strcmp(a.name, "clean") == 0) {
+        bool strong = parse_strong(&a, o);
+        if (strong) {
+            steps = 0;
+        } else if (strcmp(a.name, "clean") == 0) {
             a.clean = true;
             a.restarts = 1;
         } else if (strcmp(a.name, "fgsm") == 0) {
             steps = 1;
             a.restarts = 1; /* nothing in it is random */
-            a.step = eps;
-            a.opts.step = (float)eps;
+            a.step = o->eps;
+            a.opts.step = (float)o->eps;
             a.opts.random_start = false;
         } else if (strncmp(a.name, "pgd", 3) == 0 && parse_steps(a.name + 3, &steps)) {
             a.opts.c0 = NOISE_PGD;
@@ -53,9 +74,16 @@ int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, double eps, d
             a.opts.c0 = NOISE_CW;
             a.opts.loss = HR_LOSS_MARGIN;
         } else {
-            return hr_fail(err, HR_EINVAL, "'%s' is no attack; known are clean, fgsm, pgdK (pgd20) and cw",
-                           a.name);
+            return hr_fail(
+                err, HR_EINVAL,
+                "'%s' is no attack; known are clean, fgsm, pgdK (pgd20), cw, apgd-ce, apgd-dlr, apgd-t, "
+                "fab-t, square and aa",
+                a.name);
         }
+        if (strong && o->bn != HR_BN_FOLDED)
+            return hr_fail(err, HR_EINVAL, "'%s' needs running statistics, --bn folded", a.name);
+        if (!strong && !a.clean && o->norm != HR_LINF)
+            return hr_fail(err, HR_EINVAL, "'%s' is an attack in the norm linf", a.name);
         a.opts.steps = (int)steps;
         list[(*n)++] = a;
     }
@@ -87,10 +115,16 @@ uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode b
     return bn != HR_BN_FOLDED && left - b == 1 ? at + b - 1 : at + b;
 }
 
+/* Images that count: of a strong attack behind its round 0 all of them. */
+static uint32_t counted(const hr_dataset *ds, const hr_eval_work *w)
+{
+    return w->round ? ds->n : w->done;
+}
+
 static double balanced(const hr_dataset *ds, const hr_eval_work *w)
 {
     uint32_t *seen = hr_xcalloc((size_t)ds->classes, sizeof *seen), *hit = hr_xcalloc((size_t)ds->classes, 4);
-    for (uint32_t i = 0; i < w->done; i++) {
+    for (uint32_t i = 0; i < counted(ds, w); i++) {
         seen[ds->labels[i]]++;
         hit[ds->labels[i]] += w->correct[i];
     }
@@ -108,18 +142,22 @@ static double balanced(const hr_dataset *ds, const hr_eval_work *w)
 
 hr_eval_work hr_eval_work_new(uint32_t n)
 {
-    return (hr_eval_work){.correct = hr_xcalloc(n, 1), .loss = hr_xcalloc(n, sizeof(double))};
+    return (hr_eval_work){
+        .correct = hr_xcalloc(n, 1), .by = hr_xcalloc(n, 1), .loss = hr_xcalloc(n, sizeof(double))};
 }
 
 void hr_eval_work_release(hr_eval_work *w)
 {
     free(w->correct);
+    free(w->by);
     free(w->loss);
     *w = (hr_eval_work){0};
 }
 
 int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a, hr_eval_work *w)
 {
+    if (a->nparts)
+        return hr_cascade_step(e, batch, ds, a, w);
     uint32_t at = w->done, end = hr_eval_batch_end(at, ds->n, batch, a->opts.bn);
     size_t n = end - at;
     float *x = hr_xaligned(n * hr_exec_input_len(e), sizeof *x);
@@ -151,19 +189,22 @@ int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_atta
 
 hr_eval_result hr_eval_result_of(const hr_dataset *ds, const hr_eval_work *w)
 {
-    hr_eval_result r = {.images = w->done};
-    for (uint32_t i = 0; i < w->done; i++)
+    hr_eval_result r = {.images = counted(ds, w)};
+    for (uint32_t i = 0; i < r.images; i++) {
         r.correct += w->correct[i];
-    r.accuracy = w->done ? 100.0 * r.correct / w->done : 0.0;
+        for (int k = 0; k < HR_PARTS; k++) /* broken by a later one, or by none */
+            r.after[k] += w->correct[i] || w->by[i] > k + 1;
+    }
+    r.accuracy = r.images ? 100.0 * r.correct / r.images : 0.0;
     r.balanced = balanced(ds, w);
-    r.loss = w->done ? hr_tree_sum(w->loss, w->done) / w->done : NAN;
+    r.loss = r.images ? hr_tree_sum(w->loss, r.images) / r.images : NAN;
     return r;
 }
 
 hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a)
 {
     hr_eval_work w = hr_eval_work_new(ds->n);
-    while (w.done < ds->n && hr_eval_step(e, batch, ds, a, &w) == HR_OK)
+    while (!hr_eval_finished(&w, a, hr_exec_classes(e), ds->n) && hr_eval_step(e, batch, ds, a, &w) == HR_OK)
         ;
     hr_eval_result r = hr_eval_result_of(ds, &w);
     hr_eval_work_release(&w);
@@ -172,13 +213,15 @@ hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr
 
 /* ---- a list of attacks --------------------------------------------------------------------------------- */
 
+enum { BLOCKS = 5 }; /* of one attack */
+
 struct measuring {
     hr_exec *e;
     int batch, n;
     const hr_eval_attack *list;
     hr_eval_work work[HR_MAX_ATTACKS];
     uint32_t images[HR_MAX_ATTACKS];
-    hr_block blocks[3 * HR_MAX_ATTACKS];
+    hr_block blocks[BLOCKS * HR_MAX_ATTACKS];
     hr_job *job;
     const hr_eval_watch *watch;
 };
@@ -186,7 +229,7 @@ struct measuring {
 static int save(const struct measuring *m, int i, hr_err *err)
 {
     json_t *at = json_pack("{s:s, s:I}", "attack", m->list[i].name, "images", (json_int_t)m->work[i].done);
-    int rc = hr_job_save(m->job, at, m->blocks, 3 * (size_t)m->n, err);
+    int rc = hr_job_save(m->job, at, m->blocks, BLOCKS * (size_t)m->n, err);
     json_decref(at);
     return rc;
 }
@@ -195,9 +238,10 @@ static int load(struct measuring *m, hr_err *err)
 {
     if (!hr_job_saved(m->job))
         return HR_OK;
-    int rc = hr_job_load(m->job, m->blocks, 3 * (size_t)m->n, err);
+    int rc = hr_job_load(m->job, m->blocks, BLOCKS * (size_t)m->n, err);
     for (int i = 0; !rc && i < m->n; i++)
-        if (m->work[i].done > m->images[i])
+        if (m->work[i].done > m->images[i] ||
+            m->work[i].round >= hr_eval_rounds(&m->list[i], hr_exec_classes(m->e)))
             rc = hr_fail(err, HR_EFORMAT, "the saved state counts %u images of %u; --restart discards it",
                          m->work[i].done, m->images[i]);
     return rc;
@@ -207,18 +251,19 @@ static int measure(struct measuring *m, int i, const hr_dataset *ds, hr_err *err
 {
     const hr_eval_attack *a = &m->list[i];
     hr_eval_work *w = &m->work[i];
-    if (w->done == ds->n)
+    int classes = hr_exec_classes(m->e);
+    if (hr_eval_finished(w, a, classes, ds->n))
         return HR_OK;
     if (m->watch)
         m->watch->begin(m->watch->ctx, a, ds->n);
     int rc = HR_OK;
-    while (!rc && w->done < ds->n) {
+    while (!rc && !hr_eval_finished(w, a, classes, ds->n)) {
         rc = hr_eval_step(m->e, m->batch, ds, a, w);
         if (!rc && m->watch) {
             hr_eval_result r = hr_eval_result_of(ds, w);
-            m->watch->batch(m->watch->ctx, r.images, r.accuracy);
+            m->watch->batch(m->watch->ctx, w->done, r.accuracy);
         }
-        if (!rc && w->done < ds->n && hr_job_due(m->job))
+        if (!rc && !hr_eval_finished(w, a, classes, ds->n) && hr_job_due(m->job))
             rc = save(m, i, err);
     }
     if (rc == HR_EINTR) {
@@ -241,9 +286,12 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
     for (int i = 0; i < n; i++) {
         size_t images = m.images[i] = list[i].clean ? ds->n : some;
         m.work[i] = hr_eval_work_new(m.images[i]);
-        m.blocks[3 * i] = (hr_block){"done", &m.work[i].done, sizeof m.work[i].done};
-        m.blocks[3 * i + 1] = (hr_block){"correct", m.work[i].correct, images};
-        m.blocks[3 * i + 2] = (hr_block){"loss", m.work[i].loss, images * sizeof(double)};
+        hr_block *b = &m.blocks[BLOCKS * i];
+        *b++ = (hr_block){"done", &m.work[i].done, sizeof m.work[i].done};
+        *b++ = (hr_block){"round", &m.work[i].round, sizeof m.work[i].round};
+        *b++ = (hr_block){"correct", m.work[i].correct, images};
+        *b++ = (hr_block){"by", m.work[i].by, images};
+        *b++ = (hr_block){"loss", m.work[i].loss, images * sizeof(double)};
     }
     int rc = load(&m, err);
     for (int pass = 0; pass < 2; pass++) { /* clean ones first: the subset cuts ds */
@@ -313,8 +361,8 @@ static json_t *pruning_json(const hr_model *m, const hr_layers *ls)
 
 static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int batch)
 {
-    json_t *j = json_pack("{s:s}", "name", a->name);
-    if (!a->clean) {
+    json_t *j = a->nparts ? hr_cascade_json(a, r) : json_pack("{s:s}", "name", a->name);
+    if (!a->clean && !a->nparts) {
         json_object_set_new(j, "loss", json_string(a->opts.loss == HR_LOSS_CE ? "ce" : "margin"));
         json_object_set_new(j, "eps", json_real(a->eps));
         json_object_set_new(j, "step", json_real(a->step));

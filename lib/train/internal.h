@@ -76,4 +76,9 @@ HR_MUST_CHECK int hr_trainer_save(hr_trainer *t, hr_err *err);
  * the probe's work and the log's lines. Returns 0, HR_EFORMAT or HR_EIO; t is then of no use. */
 HR_MUST_CHECK int hr_trainer_load(hr_trainer *t, hr_err *err);
 
+/* hr_eval_step and the beginning of an entry in the record, of strong attacks (cascade.c). */
+HR_MUST_CHECK int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a,
+                                  hr_eval_work *w);
+json_t *hr_cascade_json(const hr_eval_attack *a, const hr_eval_result *r);
+
 #endif

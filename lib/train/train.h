@@ -164,40 +164,77 @@ HR_MUST_CHECK int hr_train(hr_model *m, const hr_dataset *train, const hr_datase
 
 /* ---- evaluation (eval.c) ------------------------------------------------------------------------------- */
 
+/* The strong attacks' kinds: what an entry of a list is made of (cascade.c). */
+enum hr_part { HR_PART_APGD_CE, HR_PART_APGD_DLR, HR_PART_APGD_T, HR_PART_FAB_T, HR_PART_SQUARE, HR_PARTS };
+extern const char *const hr_part_names[HR_PARTS + 1]; /* "apgd-ce", ..., NULL */
+
+/* What attacks are measured with. */
+typedef struct hr_eval_opts {
+    double eps, step; /* radius; of pgd and cw, one step */
+    int restarts;     /* random starts of all but fgsm and aa */
+    enum hr_bn_mode bn;
+    uint32_t seed;
+    /* of the strong attacks: */
+    enum hr_norm norm;
+    int iterations; /* of apgd and fab */
+    int queries;    /* of square */
+    int targets;    /* classes that apgd-t and fab-t aim at; at most one fewer than the network has */
+} hr_eval_opts;
+/* eps and step 8/255 and 2/255, one restart; else AutoAttack's standard: l-inf, 100, 5000 and 9. */
+#define HR_EVAL_OPTS                                                                                         \
+    {                                                                                                        \
+        .eps = 8.0 / 255.0, .step = 2.0 / 255.0, .restarts = 1, .iterations = 100, .queries = 5000,          \
+        .targets = 9                                                                                         \
+    }
+
 typedef struct hr_eval_attack {
-    char name[16]; /* "clean", "fgsm", "pgd20", "cw" */
+    char name[16]; /* "clean", "fgsm", "pgd20", "cw", "apgd-ce", ..., "aa" */
     bool clean;    /* no attack; the rest is unused but restarts (1) and opts.bn */
     int restarts;
     double eps, step; /* as asked for; opts has them in float */
     hr_attack_opts opts;
+    int nparts; /* of a strong attack, which uses strong instead of opts; 0: it is none */
+    enum hr_part part[HR_PARTS];
+    hr_eval_opts strong;
 } hr_eval_attack;
 typedef struct hr_eval_result {
     uint32_t images, correct;
     double accuracy; /* percent */
     double balanced; /* percent: mean over the classes present of the share of their images classified right
                         (ALG 8.2) */
-    double loss;     /* mean cross-entropy, of the first restart */
+    double loss;     /* mean cross-entropy, of the first restart; of a strong attack, clean */
+    uint32_t after[HR_PARTS]; /* of a strong attack: images that are right after each of its parts */
 } hr_eval_result;
 
 enum { HR_MAX_ATTACKS = 16 };
 /* Parse a list such as "clean,fgsm,pgd20,cw" (ALG 8.1): pgdK is K steps, cwK or cw (20) steps on the margin
- * loss, both from a random start; fgsm is one step of eps from the image. list holds HR_MAX_ATTACKS; *n
- * receives their number. Noise of an image is keyed by the kind of attack, the restart and its index, so no
- * result depends on the batch size, the number of threads, or the other attacks. Returns 0 or HR_EINVAL. */
-HR_MUST_CHECK int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, double eps, double step,
-                                int restarts, enum hr_bn_mode bn, uint32_t seed, hr_err *err);
+ * loss, both from a random start; fgsm is one step of eps from the image; apgd-ce, apgd-dlr, apgd-t, fab-t
+ * and square are AutoAttack's parts, and aa is its standard sequence, without apgd-dlr. list holds
+ * HR_MAX_ATTACKS; *n receives their number. Noise of an image is keyed by the kind of attack, the restart and
+ * its index, so no result depends on the batch size, the number of threads, or the other attacks. Returns 0
+ * or HR_EINVAL. */
+HR_MUST_CHECK int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, const hr_eval_opts *o,
+                                hr_err *err);
+/* Can this attack be run on a network with so many classes? HR_EINVAL if not. */
+HR_MUST_CHECK int hr_eval_fits(const hr_eval_attack *a, int classes, hr_err *err);
 /* Classify one batch of at most the executor's: x (n,h,w,c), y and index (n); pred (n) receives classes, -1
  * where a logit is NaN. The logits stay in the executor. */
 void hr_eval_batch(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
                    const uint32_t *index, int n, int32_t *pred);
 /* A measurement under way: plain data, so that it can be saved and gone on with. */
 typedef struct hr_eval_work {
-    uint32_t done;    /* images [0,done) are measured */
+    uint32_t done;    /* images [0,done) are measured, in this round */
+    uint32_t round;   /* of a strong attack; 0: all images clean */
     uint8_t *correct; /* (n) 1 where right after every restart */
-    double *loss;     /* (n) of the first restart */
+    uint8_t *by;  /* (n) of a strong attack, where wrong: 0 without an attack, else 1 + the part's place */
+    double *loss; /* (n) of the first restart */
 } hr_eval_work;
 hr_eval_work hr_eval_work_new(uint32_t n); /* for n images, nothing done yet */
 void hr_eval_work_release(hr_eval_work *w);
+/* Rounds of the attack over a data set: 1, but for strong ones on a network with so many classes. */
+uint32_t hr_eval_rounds(const hr_eval_attack *a, int classes);
+/* Is all of ds (n images) measured? */
+bool hr_eval_finished(const hr_eval_work *w, const hr_eval_attack *a, int classes, uint32_t n);
 /* Measure the next batch of ds. An image counts as correct when it is after every restart. batch: at most the
  * executor's, at least 3 with batch statistics, then the same from the first image to the last. Returns 0, or
  * HR_EINTR (without a message): a signal came and the batch was dropped. */

@@ -25,7 +25,7 @@ assert_same_run() { # assert_same_run a b
 @test "adveval: killed in attacks, in writing the state and the record: the same bytes in the end" {
     measure a "$D/net.nn"
     local at threads=1
-    for at in write:1 attack:1 rename:2 attack:2 renamed:1 attack:3 write:2 attack:9 renamed:2; do
+    for at in write:1 attack:1 rename:2 attack:2 renamed:1 attack:3 write:2 attack:4 renamed:2; do
         killed "$at" measure b "$D/net.nn" --threads $((threads = 3 - threads))
         assert_not_exists b.json
     done
@@ -70,7 +70,7 @@ assert_same_run() { # assert_same_run a b
 }
 
 @test "adveval: attacks that are finished are not done again, and stderr says where it goes on" {
-    killed attack:20 measure b "$D/net.nn"
+    killed attack:6 measure b "$D/net.nn"
     run --separate-stderr adveval --threads 1 -d "$D/test.tfrecord" --limit 50 --eps 0.1 --step 0.05 \
         --attacks clean,fgsm,pgd3,cw2 --restarts 2 -o b.json "$D/net.nn"
     assert_success
@@ -103,4 +103,19 @@ assert_same_run() { # assert_same_run a b
     assert_output "$(cat a.json)"
     assert_equal "$(find . -name '*.state')" ""
     run -2 adveval --serve -r weight -d "$D/test.tfrecord" --restart "$D/net.nn"
+}
+
+@test "adveval: a cascade that is killed in any of its rounds goes on with the same images" {
+    local o="--attacks clean,aa --iterations 6 --queries 9 --targets 2 --restarts 1 --eps 0.01" at threads=1
+    measure a $o "$D/net.nn"
+    for at in write:3 attack:1 attack:9 rename:2 attack:5 write:2; do
+        killed "$at" measure b $o "$D/net.nn" --threads $((threads = 3 - threads)) --batch $((threads * 20))
+        assert_not_exists b.json
+    done
+    run --separate-stderr adveval --threads 1 -d "$D/test.tfrecord" --limit 50 --eps 0.01 --step 0.05 --restarts 1 \
+        --attacks clean,aa --iterations 6 --queries 9 --targets 3 -o b.json "$D/net.nn"
+    assert_refused b.json
+    assert_regex "$stderr" "--targets was 2, now 3"
+    measure b $o "$D/net.nn"
+    assert_same_run a b
 }

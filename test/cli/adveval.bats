@@ -83,3 +83,33 @@ setup() {
     assert_equal "$(printf '%s\n' "$output" | wc -l)" 1
     assert_equal "$(printf '%s\n' "$stderr" | grep -c '^adveval: [a-z]* accuracy [0-9.]* balanced [0-9.]* images [0-9]* sec ')" 2
 }
+
+@test "adveval: AutoAttack's record says what each part left, and is the same for any batch and threads" {
+    local o="-q -d $D/test.tfrecord --eps 0.05 --limit 60 --iterations 20 --queries 40 --targets 3" args
+    for args in "--threads 1 --batch 100" "--threads 4 --batch 7"; do
+        adveval $o --attacks clean,fgsm,aa $args "$D/net.nn"
+    done >eval.json
+    assert_equal "$(sort -u eval.json | wc -l)" 1
+    assert_equal "$(pick eval.json '{k: v for k, v in j["attacks"][2].items() if k in ("name", "norm", "eps", "steps", "restarts", "targets", "queries")}')" \
+        "{'name': 'aa', 'norm': 'linf', 'eps': 0.05, 'steps': 20, 'restarts': 1, 'targets': 3, 'queries': 40}"
+    assert_equal "$(pick eval.json '[p["name"] for p in j["attacks"][2]["parts"]]')" "['apgd-ce', 'apgd-t', 'fab-t', 'square']"
+    # each part leaves no more than those before it, the last one what the record calls correct; fgsm leaves more
+    assert_equal "$(pick eval.json '(lambda c: c == sorted(c)[::-1] and c[-1] == j["attacks"][2]["correct"] < j["attacks"][1]["correct"])([p["correct"] for p in j["attacks"][2]["parts"]])')" True
+    run summarize eval.json
+    assert_success
+    assert_output --partial AutoAttack
+}
+
+@test "adveval: attacks in the l2 norm; what has none is refused" {
+    adveval -q -d "$D/test.tfrecord" --eps 1 --norm l2 --limit 40 --iterations 20 --queries 200 \
+        --attacks clean,apgd-ce,square "$D/net.nn" >eval.json
+    assert_equal "$(pick eval.json '[a["norm"] for a in j["attacks"][1:]]')" "['l2', 'l2']"
+    assert_equal "$(pick eval.json 'all(a["accuracy"] < j["attacks"][0]["accuracy"] - 10 for a in j["attacks"][1:])')" True
+    summarize eval.json
+    run -2 --separate-stderr adveval -d "$D/test.tfrecord" --norm l2 --attacks pgd20 "$D/net.nn"
+    assert_regex "$stderr" "'pgd20' is an attack in the norm linf"
+    run -2 --separate-stderr adveval -d "$D/test.tfrecord" --bn batch --attacks aa "$D/net.nn"
+    assert_regex "$stderr" "'aa' needs running statistics"
+    run -2 --separate-stderr adveval -d "$D/test.tfrecord" --eps 2 "$D/net.nn"
+    assert_regex "$stderr" "--eps: 2 is more than 1"
+}

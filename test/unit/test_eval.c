@@ -18,7 +18,13 @@ static int parse(hr_eval_attack *list, const char *names, int restarts, enum hr_
 {
     hr_err err = HR_ERR_INIT;
     int n;
-    assert_ok(hr_eval_parse(list, &n, names, 0.1, 0.03, restarts, bn, 4, &err), err);
+    hr_eval_opts o = HR_EVAL_OPTS;
+    o.eps = 0.1;
+    o.step = 0.03;
+    o.restarts = restarts;
+    o.bn = bn;
+    o.seed = 4;
+    assert_ok(hr_eval_parse(list, &n, names, &o, &err), err);
     return n;
 }
 
@@ -56,7 +62,7 @@ static void test_attack_lists_are_parsed_whole(void **state)
          *s; s++) {
         hr_err err = HR_ERR_INIT;
         int n;
-        assert_int_equal(hr_eval_parse(list, &n, *s, 0.1, 0.03, 1, HR_BN_FOLDED, 0, &err), HR_EINVAL);
+        assert_int_equal(hr_eval_parse(list, &n, *s, &(hr_eval_opts)HR_EVAL_OPTS, &err), HR_EINVAL);
         assert_true(*err.msg);
     }
 }

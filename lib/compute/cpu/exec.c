@@ -87,6 +87,14 @@ size_t hr_exec_input_len(const hr_exec *e)
     return e->steps[0].len;
 }
 
+void hr_exec_shape(const hr_exec *e, int *c, int *h, int *w)
+{
+    const hr_node *in = &e->m->nodes[0];
+    *c = in->c;
+    *h = in->h;
+    *w = in->w;
+}
+
 int hr_exec_classes(const hr_exec *e)
 {
     return e->m->classes;

@@ -1,0 +1,187 @@
+/* lib/attack/fab.c -- FAB: the nearest point of another class, approached from both sides of the border.
+ *
+ * Croce & Hein 2020, "Minimally distorted adversarial examples with a fast adaptive boundary attack"
+ * (arXiv:1907.02044), Algorithm 1, in the targeted form that AutoAttack uses (FAB-T). The classifier is
+ * linearised at the iterate x_k: the border to the target class t is the plane {v: w.v = b} with
+ *
+ *     w = grad (z_t - z_y)(x_k),   b = w.x_k - (z_t - z_y)(x_k)
+ *
+ * and with P the projection on that plane within [0,1] (eq. 4 to 6; hr_project_plane)
+ *
+ *     d1 = P(x_k) - x_k,   d2 = P(x) - x,   alpha = min(|d1| / (|d1| + |d2|), ALPHA)          (eq. 9)
+ *     x_{k+1} = clip[0,1]( (1 - alpha)(x_k + ETA d1) + alpha (x + ETA d2) )                   (eq. 10)
+ *     wrong class at x_{k+1}: keep it if it is the nearest so far; x_{k+1} <- x + BETA (x_{k+1} - x)  (eq.
+ * 11)
+ *
+ * Iterates thus stay near the border and drift towards x. ALPHA = 0.1, ETA = 1.05, BETA = 0.9. The first run
+ * starts at x, others anywhere within eps/2. The final search along the segment (sec. 3, "final search") is
+ * left out, as it is from AutoAttack. */
+#include "attack/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The step is d_i = s_i min(lambda k_i, u_i): towards the plane (s_i), at most to the box's face (u_i), with
+ * k_i = 1 (l-inf) or |w_i| (l2). Find lambda with g(lambda) = sum |w_i| min(lambda k_i, u_i) = |r|. g is
+ * concave, increasing and piecewise linear, so Newton's method from 0 never overshoots and ends, exactly,
+ * when its tangent is of the piece that holds the solution. */
+void hr_project_plane(enum hr_norm norm, const float *x, const float *w, double r, size_t len, float *d)
+{
+    double lambda = 0.0, target = fabs(r);
+    bool up = r >= 0.0;
+    for (int turn = 0; turn < 1000; turn++) {
+        double value = 0.0, slope = 0.0; /* of the tangent at lambda: value + slope * lambda' */
+        for (size_t p = 0; p < len; p++) {
+            double a = fabs((double)w[p]), room = (w[p] > 0.0f) == up ? 1.0 - x[p] : x[p];
+            double k = norm == HR_L2 ? a : 1.0;
+            if (lambda * k < room)
+                slope += a * k;
+            else
+                value += a * room;
+        }
+        if (slope <= 0.0) { /* every pixel is at its face: the plane is out of reach, or just there */
+            lambda = INFINITY;
+            break;
+        }
+        double next = (target - value) / slope;
+        if (!(next > lambda))
+            break;
+        lambda = next;
+    }
+    for (size_t p = 0; p < len; p++) {
+        double a = fabs((double)w[p]), room = (w[p] > 0.0f) == up ? 1.0 - x[p] : x[p];
+        double k = norm == HR_L2 ? a : 1.0;
+        double far = w[p] == 0.0f ? 0.0 : lambda * k < room ? lambda * k : room;
+        d[p] = (float)((w[p] > 0.0f) == up ? far : -far);
+    }
+}
+
+struct job {
+    hr_exec *e;
+    const hr_strong_opts *o;
+    const float *x;
+    const int32_t *y;
+    const uint32_t *index;
+    uint8_t *broken, *done; /* done (n): in play no more */
+    float *adv;
+    float *at, *d1, *d2; /* (n,h,w,c) */
+    double *best;        /* (n) distance of the nearest point */
+    int *target, *who;   /* (n) */
+};
+
+static void start(const struct job *j, int i, size_t len)
+{
+    const hr_strong_opts *o = j->o;
+    const float *x = j->x + (size_t)i * len;
+    float *v = j->at + (size_t)i * len, scale = 0.0f;
+    j->best[i] = INFINITY;
+    j->done[i] = 0;
+    if (o->random_start) {
+        if (o->norm == HR_L2)
+            hr_fill_normal(v, len, 0, 1, o->seed, o->stream, o->c0, o->c1, j->index[i]);
+        else
+            hr_fill_uniform(v, len, -1, 1, o->seed, o->stream, o->c0, o->c1, j->index[i]);
+        scale = (float)(0.5 * (double)o->eps / (hr_norm_of(o->norm, v, len) + 1e-12));
+    }
+    for (size_t p = 0; p < len; p++)
+        v[p] = hr_clip(x[p] + scale * v[p], 0.0f, 1.0f);
+}
+
+/* eq. 9 and 10. g is w, f is (z_t - z_y)(x_k). */
+static void approach(const struct job *j, int i, const float *g, double f, size_t len)
+{
+    const hr_strong_opts *o = j->o;
+    const float *x = j->x + (size_t)i * len;
+    float *v = j->at + (size_t)i * len, *d1 = j->d1 + (size_t)i * len, *d2 = j->d2 + (size_t)i * len;
+    double apart = 0.0; /* w.(x_k - x) */
+    for (size_t p = 0; p < len; p++)
+        apart += (double)g[p] * ((double)v[p] - x[p]);
+    hr_project_plane(o->norm, v, g, -f, len, d1);
+    hr_project_plane(o->norm, x, g, apart - f, len, d2);
+    double a1 = fmax(hr_norm_of(o->norm, d1, len), 1e-8), a2 = fmax(hr_norm_of(o->norm, d2, len), 1e-8);
+    float alpha = fminf((float)(a1 / (a1 + a2)), o->alpha);
+    for (size_t p = 0; p < len; p++) {
+        float near = v[p] + o->eta * d1[p], home = x[p] + o->eta * d2[p];
+        v[p] = hr_clip((1.0f - alpha) * near + alpha * home, 0.0f, 1.0f);
+    }
+}
+
+/* The iterate is of another class: remember it and step back. */
+static void across(const struct job *j, int i, size_t len)
+{
+    const hr_strong_opts *o = j->o;
+    const float *x = j->x + (size_t)i * len;
+    float *v = j->at + (size_t)i * len;
+    double far = hr_distance(o->norm, v, x, len);
+    if (far < j->best[i]) {
+        j->best[i] = far;
+        if (far <= (double)o->eps) {
+            j->broken[i] = 1;
+            memcpy(j->adv + (size_t)i * len, v, len * sizeof *v);
+            j->done[i] = !o->whole;
+        }
+    }
+    for (size_t p = 0; p < len; p++)
+        v[p] = x[p] + o->beta * (v[p] - x[p]);
+}
+
+static void task(void *ctx, int n0, int n1)
+{
+    const struct job *j = ctx;
+    hr_pack p = hr_pack_new(j->e, n0, n1, j->broken, j->who + n0);
+    hr_pack_forward(&p, j->x);
+    for (int s = 0; s < p.n; s++) {
+        int i = p.who[s];
+        start(j, i, p.len);
+        j->target[i] = hr_rank_class(hr_pack_logits(&p, s), p.classes, j->y[i], j->o->target);
+    }
+    for (int k = 0; k < j->o->steps && p.n && !hr_interrupted(); k++) {
+        hr_crash_point("attack");
+        hr_pack_forward(&p, j->at);
+        for (int s = 0; s < p.n; s++) {
+            float *dz = hr_pack_dlogits(&p, s);
+            memset(dz, 0, (size_t)p.classes * sizeof *dz);
+            dz[j->target[p.who[s]]] = 1.0f;
+            dz[j->y[p.who[s]]] = -1.0f;
+        }
+        hr_pack_backward(&p);
+        for (int s = 0; s < p.n; s++) {
+            int i = p.who[s];
+            const float *z = hr_pack_logits(&p, s);
+            approach(j, i, hr_pack_dinput(&p, s), (double)z[j->target[i]] - z[j->y[i]], p.len);
+        }
+        hr_pack_forward(&p, j->at);
+        for (int s = 0; s < p.n; s++)
+            if (hr_pack_class(&p, s) != j->y[p.who[s]])
+                across(j, p.who[s], p.len);
+        hr_pack_drop(&p, j->done);
+    }
+}
+
+void hr_attack_fab(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
+                   const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm)
+{
+    size_t all = (size_t)n * hr_exec_input_len(e);
+    float *store = hr_xaligned(3 * all, sizeof *store);
+    uint8_t *was = hr_xcalloc((size_t)n, 1);
+    memcpy(was, broken, (size_t)n);
+    struct job j = {.e = e, .o = o, .x = x, .y = y, .index = index, .broken = broken, .adv = adv};
+    j.at = store;
+    j.d1 = store + all;
+    j.d2 = store + 2 * all;
+    j.done = hr_xcalloc((size_t)n, 1);
+    j.best = hr_xcalloc((size_t)n, sizeof *j.best);
+    j.target = hr_xcalloc((size_t)n, sizeof *j.target);
+    j.who = hr_xcalloc((size_t)n, sizeof *j.who);
+    hr_exec_chunks(e, n, task, &j);
+    for (int i = 0; i < n && norm; i++)
+        if (!was[i])
+            norm[i] = (float)j.best[i];
+    free(store);
+    free(was);
+    free(j.done);
+    free(j.best);
+    free(j.target);
+    free(j.who);
+}
