@@ -390,13 +390,21 @@ static int chunk_size(int q, int n1)
     return n1 - q * HR_CHUNK < HR_CHUNK ? n1 - q * HR_CHUNK : HR_CHUNK;
 }
 
+/* Samples of the range up to n1 that are in the task of sample n, from n on. */
+static int rest_of_task(const hr_exec *e, int n, int n1)
+{
+    int left = e->task - n % e->task;
+    return n1 - n < left ? n1 - n : left;
+}
+
 static void folded_forward(hr_exec *e, int n0, int n1)
 {
     int t = omp_get_thread_num();
-    for (int n = n0; n < n1; n += e->task)
+    for (int n = n0, ns; n < n1; n += ns) {
+        ns = rest_of_task(e, n, n1);
         for (int i = 1; i < e->nsteps && !hr_interrupted(); i++)
-            forward_begin(e, &e->steps[i], n, n1 - n < e->task ? n1 - n : e->task, HR_BN_FOLDED,
-                          e->scratch[t]);
+            forward_begin(e, &e->steps[i], n, ns, HR_BN_FOLDED, e->scratch[t]);
+    }
     e->tasks[t] += (uint64_t)chunks_of(n1 - n0);
 }
 
@@ -409,8 +417,8 @@ static void start_gradient(hr_exec *e, int n0, int ns)
 static void folded_backward(hr_exec *e, int n0, int n1)
 {
     int t = omp_get_thread_num();
-    for (int n = n0; n < n1; n += e->task) {
-        int ns = n1 - n < e->task ? n1 - n : e->task;
+    for (int n = n0, ns; n < n1; n += ns) {
+        ns = rest_of_task(e, n, n1);
         start_gradient(e, n, ns);
         for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
             hr_step *s = &e->steps[i];
