@@ -93,12 +93,14 @@ static hr_model *demo_net(void)
     return m;
 }
 
-/* A layer with so many weights that their gradient is summed by panels. */
+/* Weight gradients in every way that there is: Winograd's by chunks and by groups, plain ones by panels. */
 static hr_model *thick_net(void)
 {
     hr_model *m = net_new(1, 28, 28);
     int a = net_conv(m, 0, 96, 3, 3, 4, 1, NET_NO_BIAS);
-    net_done(m, net_relu(m, net_bn(m, net_conv(m, a, 96, 3, 3, 1, 1, NET_NO_BIAS))), 1);
+    a = net_relu(m, net_bn(m, net_conv(m, a, 96, 3, 3, 1, 1, NET_NO_BIAS)));
+    a = net_relu(m, net_bn(m, net_conv(m, a, 130, 3, 3, 2, 1, NET_NO_BIAS)));
+    net_done(m, net_relu(m, net_bn(m, net_conv(m, a, 130, 3, 3, 1, 1, NET_NO_BIAS))), 1);
     return m;
 }
 
