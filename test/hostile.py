@@ -137,7 +137,7 @@ IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 OLDER = ["out.nn", "out.pth", "out.json", "out.txt", "out.tsv", "out.csv", "out.tex", "out.svg"] + [
     "outdir/" + n
     for n in ["train.tfrecord", "test.tfrecord", "holdout.tfrecord", "rest.tfrecord", "manifest.json"]
-    + ["Episode_wise_Rewards.csv", "Best_Rewards.csv"]
+    + ["Episode_wise_Rewards.csv", "Best_Rewards.csv", "rewards.svg"]
 ]
 
 # kind of the hostile input, and a command with {} in its place
@@ -832,7 +832,7 @@ GROUPS = [
     ),
     (
         "ddpg-search -q -l layers.json -e 'sh evaluator' -t 0.3 --warmup 1 -n 0 --hidden 8 --csv-dir {} -o out.json",
-        ["Episode_wise_Rewards.csv", "Best_Rewards.csv"],
+        ["Episode_wise_Rewards.csv", "Best_Rewards.csv", "rewards.svg"],
     ),
 ]
 STDOUT = [

@@ -3,6 +3,7 @@
  * The layer table says what there is to prune, the evaluator what a strategy is worth; everything between the
  * two is lib/search. Options that are not given take the value that fits the others (settle). The products
  * are locked from the beginning and written at the end; what the search knows until then is in its state. */
+#include "report/curve.h"
 #include "search/search.h"
 
 #include <math.h>
@@ -31,7 +32,8 @@ static const hr_opt opts[] = {
     {"evaluators", 'j', HR_OPT_INT, &evaluators, 0, "N", "processes per command, all at work at once", 1,
      HR_MAX_EVALUATORS, NULL},
     {"output", 'o', HR_OPT_STRING, &output, 0, "FILE", "best strategy", 0, 0, NULL},
-    {"csv-dir", 0, HR_OPT_STRING, &csv_dir, 0, "DIR", "also write the tables of episodes there", 0, 0, NULL},
+    {"csv-dir", 0, HR_OPT_STRING, &csv_dir, 0, "DIR", "also write the tables and the curve of rewards there",
+     0, 0, NULL},
     {"id", 0, HR_OPT_STRING, &id, HR_OPT_RESULT, "ID", "name of the strategy in its file", 0, 0, NULL},
     {"reg", 'r', HR_OPT_CHOICE, &reg, HR_OPT_RESULT, "REG", "what is pruned", 0, 0, regs},
     {"target", 't', HR_OPT_REAL, &target, HR_OPT_RESULT, "P", "keep-rate of the budget", 1e-6, 1, NULL},
@@ -146,33 +148,51 @@ static hr_search_opts search_opts(const hr_space *s)
 
 /* Strategy and tables are opened before the search: hours of work should not end at a missing directory. */
 static hr_job *job;
-static hr_out *tables[HR_TABLES];
+enum { CURVE = HR_TABLES, SIDE_FILES };
+static hr_out *side[SIDE_FILES]; /* the tables and the curve */
 
 static int outputs_open(const json_t *run, hr_err *err)
 {
-    static const char *const names[HR_TABLES] = {"Episode_wise_Rewards.csv", "Best_Rewards.csv"};
+    static const char *const names[SIDE_FILES] = {"Episode_wise_Rewards.csv", "Best_Rewards.csv",
+                                                  "rewards.svg"};
     hr_job_opts o = {.output = output, .run = run, .every = save_every, .restart = restart};
     int rc = csv_dir ? hr_mkdirs(csv_dir, err) : HR_OK;
-    for (int i = 0; i < HR_TABLES && csv_dir && rc == HR_OK; i++) {
+    for (int i = 0; i < SIDE_FILES && csv_dir && rc == HR_OK; i++) {
         char *path = hr_xasprintf("%s/%s", csv_dir, names[i]);
-        rc = hr_out_open(&tables[i], path, 0, err);
+        rc = hr_out_open(&side[i], path, 0, err);
         free(path);
     }
     return rc ? rc : hr_job_open(&job, &o, err);
 }
 
+static void write_curve(const hr_wall *w, const hr_search_result *r, FILE *out)
+{
+    char *title = hr_xasprintf("%s: rewards of a search, %s, target %g", w->s->arch, regs[reg], target);
+    hr_curve_svg(&(hr_curve){.title = title,
+                             .episodes = r->table[HR_TABLE_EPISODES].data,
+                             .best = r->table[HR_TABLE_BEST].data,
+                             .warmup = (int)warmup,
+                             .chance = hr_reward_chance((enum hr_reward)reward, beta, w->s->classes)},
+                 out);
+    free(title);
+}
+
 /* Write everything; the strategy, which was opened last, appears last, and then the saved state goes. Or
  * (after an error) nothing. */
-static int outputs_close(int rc, const hr_search_result *r, const json_t *product, hr_err *err)
+static int outputs_close(int rc, const hr_wall *w, const hr_search_result *r, const json_t *product,
+                         hr_err *err)
 {
     hr_outs_hold();
-    for (int i = 0; i < HR_TABLES; i++) {
-        if (tables[i] && rc == HR_OK) {
-            fwrite(r->table[i].data, 1, r->table[i].len, hr_out_file(tables[i]));
-            rc = hr_out_commit(tables[i], err);
-        } else {
-            hr_out_abort(tables[i]);
+    for (int i = 0; i < SIDE_FILES; i++) {
+        if (!side[i] || rc) {
+            hr_out_abort(side[i]);
+            continue;
         }
+        if (i == CURVE)
+            write_curve(w, r, hr_out_file(side[i]));
+        else
+            fwrite(r->table[i].data, 1, r->table[i].len, hr_out_file(side[i]));
+        rc = hr_out_commit(side[i], err);
     }
     if (rc == HR_OK) {
         hr_json_write(product, hr_job_out(job), 1);
@@ -185,6 +205,7 @@ static int outputs_close(int rc, const hr_search_result *r, const json_t *produc
 
 struct view {
     hr_progress bar;
+    double budget; /* as a fraction of the dense network */
     bool begun;
 };
 
@@ -193,13 +214,17 @@ static int on_episode(void *ctx, const hr_episode *e, hr_err *err)
 {
     enum { EVERY = 10 };
     struct view *v = ctx;
-    char note[96];
+    char note[128];
     (void)err;
-    if (!v->begun && hr_job_saved(job))
+    if (!v->begun && hr_job_saved(job)) {
         hr_note("going on after episode %d", e->number - 1);
+        v->bar.before = e->number - 1;
+    }
     v->begun = true;
     snprintf(note, sizeof note, "reward %.4f best %.4f kept %.4f", e->reward, e->best_reward,
              e->cost / e->dense_cost);
+    if (v->bar.on)
+        snprintf(note + strlen(note), sizeof note - strlen(note), " of %.4f", v->budget);
     if (v->bar.on)
         hr_progress_at(&v->bar, e->number, note);
     else if (e->number % EVERY == 0 || e->number == e->total)
@@ -248,7 +273,7 @@ static int run(hr_wall *w, const hr_commands *commands, json_t *record, hr_searc
 {
     hr_search_opts o = search_opts(w->s);
     hr_pool *pool;
-    struct view view = {.begun = false};
+    struct view view = {.budget = w->budget / w->total};
     hr_signals_catch(); /* the evaluators must not outlive us, whatever the output is */
     int rc = hr_pool_start(&pool, commands, (int)evaluators, w->s, timeout, err);
     if (rc == HR_EINTR)
@@ -309,7 +334,7 @@ static int search(hr_wall *w, const char *table_digest, hr_err *err)
     hr_commands_release(&commands);
     if (rc == HR_OK)
         product = hr_search_json(w, &best, id, json_incref(record));
-    rc = outputs_close(rc, &best, product, err);
+    rc = outputs_close(rc, w, &best, product, err);
     json_decref(product);
     json_decref(record);
     hr_search_result_release(&best);

@@ -350,8 +350,8 @@ int hr_default_threads(void);
 
 /* ---- signals and progress ---------------------------------------------------------------------------- */
 
-/* From now on SIGINT and SIGTERM only set a flag, which stays set. Long work asks hr_interrupted() between its
- * steps, and so do the passes of lib/compute. Any thread may ask. */
+/* From now on SIGINT and SIGTERM only set a flag, which stays set. Long work asks hr_interrupted() between
+ * its steps, and so do the passes of lib/compute. Any thread may ask. */
 void hr_signals_catch(void);
 bool hr_interrupted(void);
 
@@ -362,7 +362,7 @@ double hr_seconds(void);
  * second. label and note may be NULL; note is copied into the line ("clean 71.2 %"). */
 typedef struct hr_progress {
     const char *label;
-    double total, start, drawn;
+    double total, start, drawn, before; /* before: done by an earlier run, which says nothing of our rate */
     bool on;
 } hr_progress;
 void hr_progress_start(hr_progress *p, const char *label, double total);

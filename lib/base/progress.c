@@ -48,7 +48,7 @@ void hr_progress_at(hr_progress *p, double done, const char *note)
     if (!p->on || now - p->drawn < 0.1)
         return;
     p->drawn = now;
-    double spent = now - p->start, rate = spent > 0 ? done / spent : 0;
+    double spent = now - p->start, rate = spent > 0 ? (done - p->before) / spent : 0;
     double left = rate > 0 ? (p->total - done) / rate : 0;
     enum { WIDTH = 24 };
     char bar[WIDTH + 1];

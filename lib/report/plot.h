@@ -54,6 +54,8 @@ void hr_plot_csv(const hr_plot *p, FILE *out);
 /* A standalone pgfplots document with its data inside (ALG 7.3). */
 void hr_plot_tex(const hr_plot *p, bool legend, FILE *out);
 void hr_plot_svg(const hr_plot *p, bool legend, FILE *out);
+/* s (UTF-8) as character data of an SVG: escaped, control characters as spaces. */
+void hr_svg_text(const char *s, FILE *out);
 
 /* How series i is drawn: the published colours for what was searched, one look per kind of baseline. */
 typedef struct hr_look {

@@ -24,7 +24,7 @@ static double y_at(const struct frame *f, double rate)
     return f->top + (1.0 - rate) * f->height;
 }
 
-static void put_text(const char *s, FILE *out)
+void hr_svg_text(const char *s, FILE *out)
 {
     for (; *s; s++) {
         if (*s == '&')
@@ -90,7 +90,7 @@ static void put_axes(const hr_plot *p, const struct frame *f, FILE *out)
     for (int i = 0; i < p->n; i++) {
         fprintf(out, "<text transform='translate(%.2f %.2f) rotate(-60)' text-anchor='end'>", x_at(f, i) + 4,
                 bottom + 14);
-        put_text(p->labels[i], out);
+        hr_svg_text(p->labels[i], out);
         fputs("</text>\n", out);
     }
     fprintf(out,
@@ -146,7 +146,7 @@ static int put_legend(const hr_plot *p, const struct frame *f, FILE *out)
             put_line_style(&l, out);
             put_mark(&l, x + 15, y, out);
             fprintf(out, "<text x='%.2f' y='%.2f' fill='#222'>", x + 36, y + 4);
-            put_text(p->series[k].name, out);
+            hr_svg_text(p->series[k].name, out);
             fputs("</text>\n", out);
         }
         x += width + LEGEND_GAP;
@@ -172,7 +172,7 @@ void hr_plot_svg(const hr_plot *p, bool legend, FILE *out)
             "<svg xmlns='http://www.w3.org/2000/svg' width='%.0f' height='%.0f' viewBox='0 0 %.0f %.0f' "
             "font-family='DejaVu Sans, Helvetica, Arial, sans-serif' font-size='%d'>\n<title>",
             width, height, width, height, FONT);
-    put_text(p->arch, out);
+    hr_svg_text(p->arch, out);
     fputs(": keep-rates per layer</title>\n<rect width='100%' height='100%' fill='#fff'/>\n", out);
     put_axes(p, &f, out);
     for (int k = p->nseries - 1; k >= 0; k--) /* the first of the legend lies on top */

@@ -27,7 +27,7 @@ search() {
 
 assert_as_one() {
     local f
-    for f in s.json Episode_wise_Rewards.csv Best_Rewards.csv; do
+    for f in s.json Episode_wise_Rewards.csv Best_Rewards.csv rewards.svg; do
         cmp "$f" "$ONE/$f"
         rm "$f"
     done

@@ -40,7 +40,7 @@ until_true() {
 
 assert_whole() {
     local f
-    for f in s.json Episode_wise_Rewards.csv Best_Rewards.csv; do
+    for f in s.json Episode_wise_Rewards.csv Best_Rewards.csv rewards.svg; do
         cmp "$f" "$BATS_FILE_TMPDIR/whole/$f"
         assert_not_exists ".$f.partial"
     done
@@ -140,7 +140,7 @@ until_done() {
             until_done "" 0 -- -q
             rm s.json ./*.csv
         done
-        for n in 1 2 3 4; do # the last state, the tables, the strategy
+        for n in 1 2 3 4 5; do # the last state, the tables, the curve, the strategy
             HERACLES_CRASH=$point:$n run search "" -q
             assert_equal "$status" 137
             # Once the last state is there no episode is played again: the evaluator would die of the first.

@@ -116,3 +116,38 @@ print(eval(sys.argv[2], {"d": d, "e": next(iter(reg.values()))}))' "$@"
     assert_equal "$stderr" "ddpg-search: warning: the evaluator died and was started again"
     cmp a.json b.json
 }
+
+@test "ddpg-search: the curve of rewards has a dot per episode and rises with the best" {
+    need_python json xml.etree
+    search -o s.json --csv-dir out
+    "$PYTHON" - <<'P'
+import re
+import xml.etree.ElementTree as xml
+svg = "{http://www.w3.org/2000/svg}"
+root = xml.parse("out/rewards.svg").getroot()
+rows = [line.split("\t") for line in open("out/Episode_wise_Rewards.csv")][1:]
+dots = [c for g in root.iter(svg + "g") if g.get("class") == "episodes" for c in g]
+assert len(dots) == len(rows) == 12, len(dots)
+# the higher the reward, the higher the dot; x grows with the episode
+at = sorted((float(r[1]), -float(d.get("cy"))) for r, d in zip(rows, dots))
+assert [y for _, y in at] == sorted(y for _, y in at)
+assert [float(d.get("cx")) for d in dots] == sorted(float(d.get("cx")) for d in dots)
+assert len({d.get("fill") for d in dots[:6]}) == len({d.get("fill") for d in dots[6:]}) == 1
+assert dots[0].get("fill") != dots[-1].get("fill")
+best = next(p for p in root.iter(svg + "path") if p.get("class") == "best").get("d")
+heights = [float(y) for y in re.findall(r"V([0-9.]+)", best)]
+assert heights == sorted(heights, reverse=True)
+assert abs(heights[-1] - min(float(d.get("cy")) for d in dots)) < 0.02
+P
+}
+
+@test "ddpg-search: on a terminal one line shows episode, reward, best, budget and the time to come" {
+    need_python json pty
+    "$PYTHON" - <<'P' >terminal
+import os, pty, shlex, sys
+command = "ddpg-search -l layers.json -t 0.3 --hidden 4 --batch 4 --warmup 4 --episodes 4 -o s.json -e"
+toy = "%s %s serve slow:120" % (os.environ["PYTHON"], os.environ["TOY"])
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(shlex.split(command) + [toy])))
+P
+    assert_file_contains terminal 'search \[#*\.*\] 5/8 [0-9.]*/s eta [0-9]* s  reward 0\.[0-9]* best 0\.[0-9]* kept 0\.3000 of 0\.3000'
+}
