@@ -55,8 +55,9 @@ static void reserve(hr_image *im, int c, int h, int w)
         im->cap = bytes;
     }
     im->c = c;
-    im->h = h;
-    im->w = w;
+    im->h = im->full_h = h;
+    im->w = im->full_w = w;
+    im->top = im->left = 0;
 }
 
 static int check_size(const char *kind, uint64_t w, uint64_t h, size_t n, hr_err *why)
@@ -66,6 +67,88 @@ static int check_size(const char *kind, uint64_t w, uint64_t h, size_t n, hr_err
         return hr_fail(why, HR_EFORMAT, "a %s image of %llux%llu pixels in %zu bytes", kind,
                        (unsigned long long)w, (unsigned long long)h, n);
     return HR_OK;
+}
+
+/* ---- where a crop comes from
+ * ------------------------------------------------------------------------------- */
+
+enum { BITS = 22, SHORT_SIDE = 256, CROP = 224 };
+
+/* Weights along one axis: target i is the sum of taps[i] source values from first[i] on. */
+struct axis {
+    int n, most; /* targets; the largest number of taps */
+    int *first, *taps;
+    int32_t *weight; /* (n, most) */
+};
+
+/* Targets from..from+n of `to` ones, out of `size` source values. */
+static struct axis axis_new(int size, int to, int from, int n)
+{
+    double scale = (double)size / to, support = scale < 1 ? 1 : scale;
+    struct axis a = {.n = n, .most = (int)ceil(support) * 2 + 1};
+    a.first = hr_xmalloc((size_t)n * sizeof *a.first);
+    a.taps = hr_xmalloc((size_t)n * sizeof *a.taps);
+    a.weight = hr_xcalloc((size_t)n * (size_t)a.most, sizeof *a.weight);
+    double *w = hr_xmalloc((size_t)a.most * sizeof *w);
+    for (int i = 0; i < n; i++) {
+        double centre = (from + i + 0.5) * scale, sum = 0;
+        int lo = (int)(centre - support + 0.5), hi = (int)(centre + support + 0.5);
+        lo = centre - support + 0.5 < 0 ? 0 : lo;
+        hi = hi > size ? size : hi;
+        for (int k = 0; k < hi - lo; k++) {
+            double at = fabs((k + lo - centre + 0.5) / support);
+            w[k] = at < 1 ? 1 - at : 0;
+            sum += w[k];
+        }
+        a.first[i] = lo;
+        a.taps[i] = hi - lo;
+        for (int k = 0; k < hi - lo; k++)
+            a.weight[i * a.most + k] = (int32_t)(0.5 + w[k] * (1 / sum) * (1 << BITS));
+        while (a.taps[i] > 1 && a.weight[i * a.most + a.taps[i] - 1] == 0)
+            a.taps[i]--;
+    }
+    free(w);
+    return a;
+}
+
+static void axis_release(struct axis *a)
+{
+    free(a->first);
+    free(a->taps);
+    free(a->weight);
+}
+
+/* Size of the long side after the short one became `to`, as torchvision computes it. */
+static int long_side(int shorter, int longer, int to)
+{
+    return (int)((int64_t)to * longer / shorter);
+}
+
+static int middle(int size, int n) /* torchvision rounds a half to the even number */
+{
+    int twice = size - n;
+    return twice % 2 == 0 ? twice / 2 : (twice + (twice % 4 == 1 ? -1 : 1)) / 2;
+}
+
+/* The crop of h x w, see above, out of an image of ih x iw. */
+static void plan(int ih, int iw, int h, int w, struct axis *rows, struct axis *cols)
+{
+    int side = h < w ? h : w, target = (side * SHORT_SIDE + CROP / 2) / CROP;
+    int th = ih <= iw ? target : long_side(iw, ih, target);
+    int tw = ih <= iw ? long_side(ih, iw, target) : target;
+    th = th < h ? h : th; /* of a crop that is not square */
+    tw = tw < w ? w : tw;
+    *rows = axis_new(ih, th, middle(th, h), h);
+    *cols = axis_new(iw, tw, middle(tw, w), w);
+}
+
+/* The source values that an axis needs: *from..*to-1. */
+static void range(const struct axis *a, int *from, int *to)
+{
+    *from = a->first[0];
+    *to = 0;
+    for (int i = 0; i < a->n; i++)
+        *to = a->first[i] + a->taps[i] > *to ? a->first[i] + a->taps[i] : *to;
 }
 
 /* ---- JPEG ---------------------------------------------------------------------------------------------- */
@@ -122,7 +205,42 @@ static void cmyk_to_rgb(uint8_t *p, size_t n, bool inverted)
     }
 }
 
-static int decode_jpeg(const uint8_t *bytes, size_t n, bool rgb, hr_image *im, hr_err *why)
+/* Decode rows and columns that a crop of h x w needs, and some more: smooth upsampling looks at neighbours.
+ * The rows below are not even unpacked, so that a file without its end is not for this function. */
+static void read_window(struct jpeg *j, int h, int w, hr_image *im)
+{
+    enum { MARGIN = 32 };
+    struct axis rows, cols;
+    int ih = (int)j->d.output_height, iw = (int)j->d.output_width, top, bottom, left, right;
+    plan(ih, iw, h, w, &rows, &cols);
+    range(&rows, &top, &bottom);
+    range(&cols, &left, &right);
+    axis_release(&rows);
+    axis_release(&cols);
+    top = top > MARGIN ? top - MARGIN : 0;
+    left = left > MARGIN ? left - MARGIN : 0;
+    bottom = ih - bottom > MARGIN ? bottom + MARGIN : ih;
+    right = iw - right > MARGIN ? right + MARGIN : iw;
+
+    JDIMENSION from = (JDIMENSION)left, width = (JDIMENSION)(right - left);
+    jpeg_crop_scanline(&j->d, &from, &width);
+    reserve(im, j->d.output_components, bottom - top, (int)width);
+    im->full_h = ih;
+    im->full_w = iw;
+    im->top = top;
+    im->left = (int)from;
+    if (top > 0)
+        jpeg_skip_scanlines(&j->d, (JDIMENSION)top);
+    size_t stride = (size_t)im->w * (size_t)im->c;
+    while ((int)j->d.output_scanline < bottom) {
+        JSAMPROW row = im->pixels + ((size_t)j->d.output_scanline - (size_t)top) * stride;
+        jpeg_read_scanlines(&j->d, &row, 1);
+    }
+    jpeg_abort_decompress(&j->d);
+}
+
+/* h 0: the whole image, else what a crop of h x w needs of it. */
+static int decode_jpeg(const uint8_t *bytes, size_t n, bool rgb, int h, int w, hr_image *im, hr_err *why)
 {
     struct jpeg j = {.damaged = false};
     int rc = HR_OK;
@@ -145,16 +263,21 @@ static int decode_jpeg(const uint8_t *bytes, size_t n, bool rgb, hr_image *im, h
         bool cmyk = j.d.jpeg_color_space == JCS_CMYK || j.d.jpeg_color_space == JCS_YCCK;
         j.d.out_color_space = cmyk ? JCS_CMYK : grey && !rgb ? JCS_GRAYSCALE : JCS_RGB;
         jpeg_start_decompress(&j.d);
-        reserve(im, j.d.output_components, (int)j.d.output_height, (int)j.d.output_width);
+        bool whole = h == 0 || n < 2 || memcmp(bytes + n - 2, "\xff\xd9", 2) != 0;
+        if (whole)
+            reserve(im, j.d.output_components, (int)j.d.output_height, (int)j.d.output_width);
+        else
+            read_window(&j, h, w, im);
         size_t stride = (size_t)im->w * (size_t)im->c;
-        while (j.d.output_scanline < j.d.output_height) {
+        while (whole && j.d.output_scanline < j.d.output_height) {
             JSAMPROW rows[4];
             for (JDIMENSION i = 0; i < 4 && j.d.output_scanline + i < j.d.output_height; i++)
                 rows[i] = im->pixels + (j.d.output_scanline + i) * stride;
             JDIMENSION left = j.d.output_height - j.d.output_scanline;
             jpeg_read_scanlines(&j.d, rows, left < 4 ? left : 4);
         }
-        jpeg_finish_decompress(&j.d);
+        if (whole)
+            jpeg_finish_decompress(&j.d);
         if (cmyk) {
             cmyk_to_rgb(im->pixels, (size_t)im->w * (size_t)im->h, j.d.saw_Adobe_marker);
             im->c = 3;
@@ -246,56 +369,21 @@ int hr_image_decode(const uint8_t *bytes, size_t n, bool rgb, hr_image *im, hr_e
     const char *kind = hr_image_kind(bytes, n);
     if (!kind)
         return hr_fail(why, HR_EFORMAT, "neither a JPEG nor a PNG image");
-    return (kind[0] == 'J' ? decode_jpeg : decode_png)(bytes, n, rgb, im, why);
+    return kind[0] == 'J' ? decode_jpeg(bytes, n, rgb, 0, 0, im, why) : decode_png(bytes, n, rgb, im, why);
+}
+
+int hr_image_decode_fit(const uint8_t *bytes, size_t n, int h, int w, hr_image *scratch, hr_image *out,
+                        hr_err *why)
+{
+    const char *kind = hr_image_kind(bytes, n);
+    int rc = kind && kind[0] == 'J' ? decode_jpeg(bytes, n, true, h, w, scratch, why)
+                                    : hr_image_decode(bytes, n, true, scratch, why);
+    if (rc == HR_OK)
+        hr_image_fit(scratch, h, w, out);
+    return rc;
 }
 
 /* ---- scaling ------------------------------------------------------------------------------------------- */
-
-enum { BITS = 22, SHORT_SIDE = 256, CROP = 224 };
-
-/* Weights along one axis: target i is the sum of taps[i] source values from first[i] on. */
-struct axis {
-    int n, most; /* targets; the largest number of taps */
-    int *first, *taps;
-    int32_t *weight; /* (n, most) */
-};
-
-/* Targets from..from+n of `to` ones, out of `size` source values. */
-static struct axis axis_new(int size, int to, int from, int n)
-{
-    double scale = (double)size / to, support = scale < 1 ? 1 : scale;
-    struct axis a = {.n = n, .most = (int)ceil(support) * 2 + 1};
-    a.first = hr_xmalloc((size_t)n * sizeof *a.first);
-    a.taps = hr_xmalloc((size_t)n * sizeof *a.taps);
-    a.weight = hr_xcalloc((size_t)n * (size_t)a.most, sizeof *a.weight);
-    double *w = hr_xmalloc((size_t)a.most * sizeof *w);
-    for (int i = 0; i < n; i++) {
-        double centre = (from + i + 0.5) * scale, sum = 0;
-        int lo = (int)(centre - support + 0.5), hi = (int)(centre + support + 0.5);
-        lo = centre - support + 0.5 < 0 ? 0 : lo;
-        hi = hi > size ? size : hi;
-        for (int k = 0; k < hi - lo; k++) {
-            double at = fabs((k + lo - centre + 0.5) / support);
-            w[k] = at < 1 ? 1 - at : 0;
-            sum += w[k];
-        }
-        a.first[i] = lo;
-        a.taps[i] = hi - lo;
-        for (int k = 0; k < hi - lo; k++)
-            a.weight[i * a.most + k] = (int32_t)(0.5 + w[k] * (1 / sum) * (1 << BITS));
-        while (a.taps[i] > 1 && a.weight[i * a.most + a.taps[i] - 1] == 0)
-            a.taps[i]--;
-    }
-    free(w);
-    return a;
-}
-
-static void axis_release(struct axis *a)
-{
-    free(a->first);
-    free(a->taps);
-    free(a->weight);
-}
 
 /* gcc's and clang's vectors; four lanes are what every x86-64 and arm64 has. */
 typedef int32_t lanes __attribute__((vector_size(16)));
@@ -373,31 +461,17 @@ static void scale_column(const struct axis *a, int i, const uint8_t *src, size_t
     }
 }
 
-/* Size of the long side after the short one became `to`, as torchvision computes it. */
-static int long_side(int shorter, int longer, int to)
-{
-    return (int)((int64_t)to * longer / shorter);
-}
-
-static int middle(int size, int n) /* torchvision rounds a half to the even number */
-{
-    int twice = size - n;
-    return twice % 2 == 0 ? twice / 2 : (twice + (twice % 4 == 1 ? -1 : 1)) / 2;
-}
-
 void hr_image_fit(const hr_image *im, int h, int w, hr_image *out)
 {
     enum { SPARE = 16 };
-    int side = h < w ? h : w, target = (side * SHORT_SIDE + CROP / 2) / CROP;
-    int th = im->h <= im->w ? target : long_side(im->w, im->h, target);
-    int tw = im->h <= im->w ? long_side(im->h, im->w, target) : target;
-    th = th < h ? h : th; /* of a crop that is not square */
-    tw = tw < w ? w : tw;
-    struct axis rows = axis_new(im->h, th, middle(th, h), h), cols = axis_new(im->w, tw, middle(tw, w), w);
-
-    int top = rows.first[0], bottom = top;
+    struct axis rows, cols;
+    int top, bottom;
+    plan(im->full_h, im->full_w, h, w, &rows, &cols);
     for (int i = 0; i < h; i++)
-        bottom = rows.first[i] + rows.taps[i] > bottom ? rows.first[i] + rows.taps[i] : bottom;
+        rows.first[i] -= im->top;
+    for (int i = 0; i < w; i++)
+        cols.first[i] -= im->left;
+    range(&rows, &top, &bottom);
     size_t from = (size_t)im->w * (size_t)im->c, stride = (size_t)w * (size_t)im->c;
     uint8_t *narrow = hr_xmalloc((size_t)(bottom - top) * stride + SPARE), *line = hr_xmalloc(stride + SPARE);
     uint8_t *last = hr_xmalloc(from + SPARE);

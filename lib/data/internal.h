@@ -28,8 +28,9 @@ uint64_t hr_tfrec_expect(const hr_tfrec_reader *r);
 
 typedef struct hr_image {
     int c, h, w;
-    uint8_t *pixels; /* (h, w, c) */
-    size_t cap;      /* bytes at pixels, reused for the next image */
+    uint8_t *pixels;               /* (h, w, c) */
+    size_t cap;                    /* bytes at pixels, reused for the next image */
+    int full_h, full_w, top, left; /* what is here is this part of an image of that size */
 } hr_image;
 void hr_image_release(hr_image *im); /* a zeroed one is allowed */
 /* "JPEG" or "PNG" when the bytes begin like one, else NULL. */
@@ -37,6 +38,9 @@ const char *hr_image_kind(const uint8_t *p, size_t n);
 /* Decode into im: with rgb to 3 channels, else to those that the image has. Returns 0, or HR_EFORMAT with
  * *why; im then holds no image. */
 HR_MUST_CHECK int hr_image_decode(const uint8_t *bytes, size_t n, bool rgb, hr_image *im, hr_err *why);
+/* Decode what is needed of an image for hr_image_fit, as RGB, into scratch, and do that. */
+HR_MUST_CHECK int hr_image_decode_fit(const uint8_t *bytes, size_t n, int h, int w, hr_image *scratch,
+                                      hr_image *out, hr_err *why);
 /* Scale im so that its short side has 256/224 of the smaller of h and w, and cut the middle h x w out, into
  * *out. */
 void hr_image_fit(const hr_image *im, int h, int w, hr_image *out);

@@ -82,11 +82,12 @@ static int read_unit(shards *s, int unit, hr_blobs *u, hr_err *err)
 
 static void encode(hr_blob *b, int side, scratch *m)
 {
-    int rc = hr_image_decode((const uint8_t *)b->file.data, b->file.len, true, &m->decoded, &b->why);
+    int rc = hr_image_decode_fit((const uint8_t *)b->file.data, b->file.len, side, side, &m->decoded,
+                                 &m->fitted, &b->why);
     hr_buf_release(&b->file);
     if (rc)
         return;
-    hr_image_fit(&m->decoded, side, side, &m->fitted);
+
     hr_example ex = {
         .image = m->fitted.pixels, .c = m->fitted.c, .h = m->fitted.h, .w = m->fitted.w, .label = b->label};
     m->example.len = 0;

@@ -20,6 +20,8 @@ bool fuzz_one(const uint8_t *data, size_t n)
     must((size_t)im.c * (size_t)im.h * (size_t)im.w <= im.cap);
     hr_image_fit(&im, 8, 8, &fitted);
     must(fitted.c == im.c && fitted.h == 8 && fitted.w == 8);
+    if (hr_image_decode_fit(data, n, 8, 8, &im, &fitted, &err) == HR_OK)
+        must(fitted.c == 3 && fitted.h == 8 && fitted.w == 8);
     return true;
 }
 
