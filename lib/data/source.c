@@ -161,10 +161,17 @@ static int write_all(const char *dir, const char *title, const hr_dataset parts[
     char *manifest_path = hr_xasprintf("%s/manifest.json", dir);
     json_t *list = json_object();
     hr_outs_hold();
-    for (int i = 0; i < SPLITS && rc == HR_OK; i++) {
+    hr_err why[SPLITS] = {HR_ERR_INIT, HR_ERR_INIT, HR_ERR_INIT, HR_ERR_INIT};
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int i = 0; i < SPLITS; i++) {
         char *path = hr_xasprintf("%s/%s.tfrecord", dir, splits[i].name);
-        rc = hr_dataset_save(&parts[i], path, err);
+        if (hr_dataset_save(&parts[i], path, &why[i]) == HR_OK)
+            why[i].code = HR_OK;
         free(path);
+    }
+    for (int i = 0; i < SPLITS; i++) {
+        if (rc == HR_OK && why[i].code)
+            rc = hr_fail(err, why[i].code, "%s", why[i].msg);
         hr_manifest_split(list, splits[i].name, &parts[i], splits[i].subset_of);
     }
     json_t *manifest = hr_manifest_new(title, train, list, history);
@@ -229,14 +236,23 @@ int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *
     rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
     if (rc == HR_OK)
         rc = check_parts(s, args, &parts[TRAIN], &parts[TEST], err);
-    for (int i = 0; i < in.n; i++) {
-        if (rc == HR_OK)
-            rc = check_input(s, args, in.path[i], in.role[i], history, err);
-        free(in.path[i]);
+    if (rc == HR_OK) {
+        hr_err why = HR_ERR_INIT; /* reading the inputs again for their sums takes as long as splitting */
+        int split = HR_OK;
+#pragma omp parallel sections
+        {
+#pragma omp section
+            for (int i = 0; i < in.n && rc == HR_OK; i++)
+                rc = check_input(s, args, in.path[i], in.role[i], history, err);
+#pragma omp section
+            split = hr_dataset_split(&parts[TRAIN], args->holdout, (uint32_t)args->holdout_each, args->seed,
+                                     &parts[HOLDOUT], &parts[REST], &why);
+        }
+        if (rc == HR_OK && split)
+            rc = hr_fail(err, split, "%s", why.msg);
     }
-    if (rc == HR_OK)
-        rc = hr_dataset_split(&parts[TRAIN], args->holdout, (uint32_t)args->holdout_each, args->seed,
-                              &parts[HOLDOUT], &parts[REST], err);
+    for (int i = 0; i < in.n; i++)
+        free(in.path[i]);
     if (rc == HR_OK)
         rc = write_all(args->output, title, parts, history, err);
     *counts = (hr_convert_counts){.train = parts[TRAIN].n,

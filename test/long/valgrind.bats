@@ -29,6 +29,21 @@ END
     checked tfrec-convert -q --set idx --holdout 0.34 -o out .
 }
 
+@test "valgrind: tfrec-convert from CIFAR-10's, SVHN's and ImageNet's archives; --check and --dump" {
+    load ../archives
+    archive cifar10-python cifar.tar.gz 50 20
+    mkdir svhn
+    archive svhn svhn/train_32x32.mat train 100
+    archive svhn svhn/test_32x32.mat t10k 60
+    archive imagenet src 3 14 6
+    checked tfrec-convert -q --set cifar10 --checksum skip --holdout-each 1 -o a cifar.tar.gz
+    checked tfrec-convert -q --set svhn --checksum skip --holdout-each 1 -o b svhn
+    checked tfrec-convert -q --set imagenet --checksum skip --side 32 --shards 2 --labels src/val.txt -o c src
+    gzip -k a/test.tfrecord
+    checked tfrec-convert --check a/*.tfrecord b/*.tfrecord c/*.tfrecord >check
+    checked tfrec-convert --dump a/test.tfrecord.gz >dump
+}
+
 @test "valgrind: advtrain pretrain, maskapply, advtrain prune and finetune" {
     TRAIN="advtrain -q --threads 2 -d $D/train.tfrecord --batch 20 --epochs 1 --steps 2 $ATTACK"
     checked $TRAIN --stage pretrain --arch resS --limit 40 -o net.nn
