@@ -784,6 +784,9 @@ static hr_pk *run(hr_pickle *p)
 hr_pickle *hr_pickle_run(const char *bytes, size_t n, const hr_pickle_hooks *hooks, const char *where,
                          hr_pk **root, size_t *used, bool *more, hr_err *err)
 {
+    *more = false;
+    if (n > HR_PICKLE_MAX)
+        n = HR_PICKLE_MAX;
     hr_pickle *p = hr_xcalloc(1, sizeof *p);
     hr_err own = HR_ERR_INIT;
     if (!err)
@@ -794,6 +797,8 @@ hr_pickle *hr_pickle_run(const char *bytes, size_t n, const hr_pickle_hooks *hoo
     p->err = err;
     p->hooks = hooks;
     p->most = (size_t)HR_PICKLE_GROWTH * n + (1 << 16);
+    if (p->most > HR_PICKLE_MEMORY)
+        p->most = HR_PICKLE_MEMORY;
     *root = run(p);
     *more = p->more;
     if (used)

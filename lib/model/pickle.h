@@ -7,13 +7,18 @@
  *
  * Bounds, all kept while reading: a pickle has at most HR_PICKLE_MAX bytes, values nest at most
  * HR_PICKLE_DEPTH deep, memo numbers are smaller than the pickle, and all values together take at most
- * HR_PICKLE_GROWTH times its length. No code that looks at values recurses. */
+ * HR_PICKLE_GROWTH times its length and HR_PICKLE_MEMORY. No code that looks at values recurses. */
 #ifndef HR_PICKLE_H
 #define HR_PICKLE_H
 
 #include "base/base.h"
 
-enum { HR_PICKLE_MAX = 64 << 20, HR_PICKLE_DEPTH = 100, HR_PICKLE_GROWTH = 128 };
+enum {
+    HR_PICKLE_MAX = 16 << 20,
+    HR_PICKLE_DEPTH = 100,
+    HR_PICKLE_GROWTH = 128,
+    HR_PICKLE_MEMORY = 512 << 20
+};
 
 enum hr_pk_type {
     HR_PK_NONE,

@@ -341,6 +341,15 @@ static enum hr_dtype extra_dtype(const struct hr_view *v)
     return t < 0 || t == HR_F64 || t == HR_F16 || t == HR_BF16 ? HR_F32 : (enum hr_dtype)t;
 }
 
+/* hr_model_add_tensor without its search for the name: entries have different ones. */
+static void append_tensor(hr_model *m, const struct entry *e)
+{
+    m->tensors = hr_xrealloc(m->tensors, (size_t)(m->ntensors + 1) * sizeof *m->tensors);
+    hr_tensor *t = &m->tensors[m->ntensors++];
+    *t = (hr_tensor){.name = hr_xstrdup(e->name), .dtype = extra_dtype(e->v), .ndim = e->v->ndim};
+    memcpy(t->shape, e->v->shape, sizeof t->shape);
+}
+
 /* Add what the file holds beside the graph's tensors, in its order. */
 static int add_extras(const struct map *k, hr_model *m, hr_err *err)
 {
@@ -356,7 +365,7 @@ static int add_extras(const struct map *k, hr_model *m, hr_err *err)
         if (e && strlen(e->name) > HR_MAX_NAME)
             rc = hr_fail(err, HR_EFORMAT, "%s: the name '%s' is too long", k->f->name, e->name);
         else if (e)
-            hr_model_add_tensor(m, e->name, extra_dtype(e->v), e->v->ndim, e->v->shape);
+            append_tensor(m, e);
     }
     free(order);
     return rc;
@@ -377,7 +386,7 @@ static int add_noted(const struct map *k, hr_model *m, hr_err *err)
         else if (e->used)
             rc = hr_fail(err, HR_EFORMAT, "%s: heracles.json lists '%s' twice", k->f->name, text);
         else
-            hr_model_add_tensor(m, text, extra_dtype(e->v), e->v->ndim, e->v->shape);
+            append_tensor(m, e);
         if (e)
             e->used = true;
         free(text);
