@@ -87,7 +87,7 @@ void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int w
     w->block = block_tiles(w, k);
     w->v_step = (size_t)w->block * w->ldv + 16;
     w->m_step = (size_t)w->block * w->ldm + 16;
-    w->u_step = (size_t)ci * w->ldm;
+    w->u_step = (size_t)ci * w->ldm + 16;
     size_t weights = (size_t)w->points * w->u_step + HR_SLACK;
     w->u = hr_xaligned(weights, sizeof *w->u);
     w->bytes = weights * sizeof *w->u + (size_t)w->tiles * (size_t)(w->points + m * m) * sizeof *w->in_off;
@@ -100,22 +100,36 @@ void hr_wino_release(hr_wino *w)
     free(w->u);
 }
 
+/* 3x3 kernels of input channels [i0, i0+ni) for output channels [o0, o0+n), side by side: side (ni, 9,
+ * panel). Kernels are read in the order of memory. */
+static void line_up(const hr_wino *w, const float *g, bool flip, size_t i0, size_t ni, size_t o0, size_t n,
+                    float *side)
+{
+    size_t panel = (size_t)w->panel, ci = (size_t)w->ci, co = (size_t)w->co;
+    for (size_t a = 0; a < (flip ? ni : n); a++)
+        for (size_t b = 0; b < (flip ? n : ni); b++) {
+            size_t i = flip ? a : b, o = flip ? b : a;
+            const float *kernel = g + (flip ? (i0 + i) * co + o0 + o : (o0 + o) * ci + i0 + i) * 9;
+            for (size_t t = 0; t < 9; t++)
+                side[(i * 9 + t) * panel + o] = kernel[flip ? 8 - t : t];
+        }
+}
+
 void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
 {
-    float side[9 * 2 * HR_MAX_VW] __attribute__((aligned(64)));
+    enum { AT_ONCE = 16 };
+    float side[AT_ONCE * 9 * 2 * HR_MAX_VW] __attribute__((aligned(64))) = {0};
     size_t panel = (size_t)w->panel, ci = (size_t)w->ci, co = (size_t)w->co;
-    memset(side, 0, sizeof side);
     for (size_t o0 = 0; o0 < co; o0 += panel) {
         size_t n = co - o0 < panel ? co - o0 : panel;
-        if (n < panel)
+        if (n < panel) /* the columns behind the last channel */
             memset(side, 0, sizeof side);
-        for (size_t i = 0; i < ci; i++) {
-            for (size_t o = 0; o < n; o++) {
-                const float *kernel = g + (flip ? i * co + o0 + o : (o0 + o) * ci + i) * 9;
-                for (size_t t = 0; t < 9; t++)
-                    side[t * panel + o] = kernel[flip ? 8 - t : t];
-            }
-            k->wino->weight(w->m, w->panel, side, w->u + o0 * ci + i * panel, w->u_step);
+        for (size_t i0 = 0; i0 < ci; i0 += AT_ONCE) {
+            size_t ni = ci - i0 < AT_ONCE ? ci - i0 : AT_ONCE;
+            line_up(w, g, flip, i0, ni, o0, n, side);
+            for (size_t i = 0; i < ni; i++)
+                k->wino->weight(w->m, w->panel, side + i * 9 * panel, w->u + o0 * ci + (i0 + i) * panel,
+                                w->u_step);
         }
     }
 }
@@ -197,7 +211,7 @@ typedef struct sums {
 static sums lay_out_sums(const hr_wino *w, int tiles, float *room)
 {
     sums s = {.v_step = (size_t)tiles * w->ldv + 16, .d_step = (size_t)tiles * w->ldm + 16};
-    s.du_step = (size_t)w->ci * w->ldm;
+    s.du_step = (size_t)w->ci * w->ldm + 16;
     s.du = room;
     s.v = s.du + (size_t)w->points * s.du_step;
     s.d = s.v + (size_t)w->points * s.v_step;
@@ -291,7 +305,7 @@ void hr_wino_point(const hr_wino *w, const hr_kernels *k, int p, int n, bool add
 void hr_wino_scatter(const hr_wino *w, const hr_kernels *k, int i0, int i1, const float *room, float *tmp,
                      float *grad)
 {
-    size_t ci = (size_t)w->ci, co = (size_t)w->co, step = ci * w->ldm;
+    size_t ci = (size_t)w->ci, co = (size_t)w->co, step = ci * w->ldm + 16;
     for (size_t i = (size_t)i0; i < (size_t)i1; i++) {
         k->wino->weight_grad(w->m, w->co, room + i * w->ldm, step, tmp, co);
         for (size_t o = 0; o < co; o++)
