@@ -10,11 +10,11 @@ enum { BN_AUTO, BN_RUNNING, BN_BATCH, BN_RECALIBRATE };
 static const char *const bn_names[] = {"auto", "running", "batch", "recalibrate", NULL};
 
 static struct {
-    const char *data, *attacks, *label, *data_name, *output;
+    const char *data, *attacks, *label, *data_name, *output, *outcomes;
     int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
     int bn, reg, norm;
-    bool stratified, serve, restart, profile, exact;
+    bool stratified, serve, restart, profile, exact, confusion;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
@@ -30,6 +30,10 @@ static struct {
 static const hr_opt options[] = {
     {"data", 'd', HR_OPT_STRING, &a.data, 0, "FILE", "images (tfrecord)", 0, 0, NULL},
     {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the record, else on stdout", 0, 0, NULL},
+    {"outcomes", 0, HR_OPT_STRING, &a.outcomes, 0, "FILE", "the class of each image under each attack (TSV)",
+     0, 0, NULL},
+    {"confusion", 0, HR_OPT_FLAG, &a.confusion, HR_OPT_RESULT, NULL,
+     "the record counts classes by given classes", 0, 0, NULL},
     {"attacks", 0, HR_OPT_STRING, &a.attacks, HR_OPT_RESULT, "LIST",
      "some of clean, fgsm, pgdK, cw, aa; apgd-ce,\n"
      "                        apgd-dlr, apgd-t, fab-t, square",
@@ -154,12 +158,8 @@ static size_t input_len(const hr_model *m)
     return (size_t)in->c * (size_t)in->h * (size_t)in->w;
 }
 
-static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
+static void parse_attacks(hr_eval_attack *list, int *n, enum hr_bn_mode bn, hr_err *err)
 {
-    hr_eval_attack list[HR_MAX_ATTACKS];
-    hr_eval_result results[HR_MAX_ATTACKS];
-    int n;
-    enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
     hr_eval_opts how = {.eps = a.eps,
                         .step = a.step,
                         .restarts = (int)a.restarts,
@@ -169,14 +169,79 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
                         .iterations = (int)a.iterations,
                         .queries = (int)a.queries,
                         .targets = (int)a.targets};
-    if (hr_eval_parse(list, &n, a.attacks, &how, err))
+    if (hr_eval_parse(list, n, a.attacks, &how, err))
         hr_usage("--attacks: %s", err->msg);
+}
+
+/* What is said of the data set, which is cut to the images that are attacked. */
+struct whole {
+    char *name, digest[65];
+    uint32_t images;
+    int32_t *labels;
+};
+
+static struct whole whole_of(const hr_dataset *ds)
+{
+    struct whole all = {.name = a.data_name ? hr_xstrdup(a.data_name) : plain_name(a.data), .images = ds->n};
+    memcpy(all.digest, ds->digest, sizeof all.digest);
+    all.labels = hr_xmalloc(ds->n * sizeof *all.labels);
+    memcpy(all.labels, ds->labels, ds->n * sizeof *all.labels);
+    return all;
+}
+
+static void print_profile(const hr_exec *e)
+{
+    hr_buf profile = {0};
+    hr_profile_table(e, &profile);
+    if (profile.len) /* with nothing in it there is no data either */
+        fwrite(profile.data, 1, profile.len, stderr);
+    hr_buf_release(&profile);
+}
+
+/* The record, and the outcomes beside it: both or none. */
+static int write_products(hr_model *m, const char *digest, const struct whole *all, const hr_dataset *ds,
+                          const hr_eval_attack *list, const hr_eval_work *work, const hr_eval_result *results,
+                          int n, hr_job *job, hr_err *err)
+{
+    json_t *confusion[HR_MAX_ATTACKS];
+    for (int i = 0; i < n && a.confusion; i++)
+        confusion[i] = hr_eval_confusion(list[i].clean ? all->labels : ds->labels, &work[i],
+                                         list[i].clean ? all->images : ds->n, m->classes);
+    json_t *j = hr_eval_record(m, digest, a.label, all->name, all->images, all->digest, list, results, n,
+                               (int)a.batch, a.confusion ? confusion : NULL);
+    hr_json_write(j, hr_job_out(job), 0);
+    json_decref(j);
+    hr_out *out = NULL;
+    hr_outs_hold();
+    int rc = a.outcomes ? hr_out_open(&out, a.outcomes, 0, err) : HR_OK;
+    if (!rc && out) {
+        hr_eval_outcomes(hr_out_file(out), all->labels, all->images, ds, list, work, n);
+        rc = hr_out_commit(out, err);
+    }
+    if (rc) {
+        hr_job_abort(job);
+        hr_outs_drop();
+        return rc;
+    }
+    return hr_job_commit(job, err);
+}
+
+static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
+{
+    hr_eval_attack list[HR_MAX_ATTACKS];
+    hr_eval_result results[HR_MAX_ATTACKS];
+    hr_eval_work work[HR_MAX_ATTACKS] = {0};
+    int n;
+    enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
+    parse_attacks(list, &n, bn, err);
     bool strong = false;
     for (int i = 0; i < n; i++) {
         if (hr_eval_fits(&list[i], m->classes, err))
             return err->code;
         strong |= list[i].nparts > 0;
     }
+    if (a.outcomes && hr_out_try(a.outcomes, 0, err))
+        return err->code;
     hr_exec_opts eo = {.batch = (int)a.batch,
                        .threads = (int)a.threads,
                        .batch_stats = bn != HR_BN_FOLDED,
@@ -188,31 +253,23 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
         hr_exec_free(e);
         return err->code;
     }
-    uint32_t images = ds->n;
-    char *data_name = a.data_name ? hr_xstrdup(a.data_name) : plain_name(a.data), data_digest[65];
-    memcpy(data_digest, ds->digest, sizeof data_digest);
+    struct whole all = whole_of(ds);
     struct watch w = {0};
     hr_eval_limit limit = {(uint32_t)a.limit, a.stratified, (uint32_t)a.seed};
     if (a.profile)
         hr_exec_profile(e);
     int rc = hr_eval_list(e, (int)a.batch, ds, &limit, list, n, job,
-                          &(hr_eval_watch){&w, on_begin, on_batch, on_end}, results, err);
+                          &(hr_eval_watch){&w, on_begin, on_batch, on_end}, work, results, err);
     hr_progress_end(&w.bar);
-    hr_buf profile = {0};
-    hr_profile_table(e, &profile);
-    if (profile.len) /* with nothing in it there is no data either */
-        fwrite(profile.data, 1, profile.len, stderr);
-    hr_buf_release(&profile);
-    if (rc) {
+    print_profile(e);
+    if (rc)
         hr_job_abort(job);
-    } else {
-        json_t *j = hr_eval_record(m, digest, a.label, data_name, images, data_digest, list, results, n,
-                                   (int)a.batch);
-        hr_json_write(j, hr_job_out(job), 0);
-        json_decref(j);
-        rc = hr_job_commit(job, err);
-    }
-    free(data_name);
+    else
+        rc = write_products(m, digest, &all, ds, list, work, results, n, job, err);
+    for (int i = 0; i < n; i++)
+        hr_eval_work_release(&work[i]);
+    free(all.name);
+    free(all.labels);
     hr_exec_free(e);
     return rc;
 }
@@ -246,6 +303,10 @@ static void check_options(const char *net)
         hr_usage("stdin can be only one of the network, the images and the requests");
     if (a.serve && a.output)
         hr_usage("--serve answers on stdout, -o is for the record");
+    if (a.serve && (a.outcomes || a.confusion))
+        hr_usage("--outcomes and --confusion are for the record, not for --serve");
+    if (a.outcomes && !strcmp(a.outcomes, "-") && (!a.output || !strcmp(a.output, "-")))
+        hr_usage("stdout can be only one of the record and the outcomes");
     if (a.serve && a.profile)
         hr_usage("--profile is for the record, not for --serve");
     if (a.serve && a.restart)

@@ -160,6 +160,7 @@ static void attack_batch(hr_exec *e, const hr_eval_attack *a, hr_eval_work *w, c
         if (b->broken[i] && b->pred[i] != b->y[i] && allowed(&o, b->adv + i * len, b->x + i * len, len)) {
             w->correct[b->rows[i]] = 0;
             w->by[b->rows[i]] = (uint8_t)(place + 1);
+            hr_eval_note(e, w, b->rows[i], (int)i, b->y[i], b->pred[i]);
         }
 }
 
@@ -178,8 +179,12 @@ int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_a
             attack_batch(e, a, w, &b);
         else
             classify(e, b.x, &b);
-        for (uint32_t i = 0; i < b.n && w->round == 0; i++)
+        for (uint32_t i = 0; i < b.n && w->round == 0; i++) {
             w->correct[b.rows[i]] = b.pred[i] == b.y[i];
+            w->top5[b.rows[i]] = 1;
+            w->pred[b.rows[i]] = b.y[i];
+            hr_eval_note(e, w, b.rows[i], (int)i, b.y[i], b.pred[i]);
+        }
         if (w->round == 0)
             hr_loss_ce(hr_exec_logits(e), b.y, 0, (int)b.n, hr_exec_classes(e), 1.0f, w->loss + w->done,
                        NULL);

@@ -81,7 +81,7 @@ int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, const hr_eval
                 a.name);
         }
         if (strong && o->bn != HR_BN_FOLDED)
-            return hr_fail(err, HR_EINVAL, "'%s' needs running statistics, --bn folded", a.name);
+            return hr_fail(err, HR_EINVAL, "'%s' needs running statistics, --bn running", a.name);
         if (!strong && !a.clean && o->norm != HR_LINF)
             return hr_fail(err, HR_EINVAL, "'%s' is an attack in the norm linf", a.name);
         a.opts.steps = (int)steps;
@@ -142,16 +142,32 @@ static double balanced(const hr_dataset *ds, const hr_eval_work *w)
 
 hr_eval_work hr_eval_work_new(uint32_t n)
 {
-    return (hr_eval_work){
-        .correct = hr_xcalloc(n, 1), .by = hr_xcalloc(n, 1), .loss = hr_xcalloc(n, sizeof(double))};
+    return (hr_eval_work){.correct = hr_xcalloc(n, 1),
+                          .by = hr_xcalloc(n, 1),
+                          .loss = hr_xcalloc(n, sizeof(double)),
+                          .pred = hr_xcalloc(n, sizeof(int32_t)),
+                          .top5 = hr_xcalloc(n, 1)};
 }
 
 void hr_eval_work_release(hr_eval_work *w)
 {
     free(w->correct);
     free(w->by);
+    free(w->pred);
+    free(w->top5);
     free(w->loss);
     *w = (hr_eval_work){0};
+}
+
+void hr_eval_note(const hr_exec *e, hr_eval_work *w, uint32_t row, int s, int32_t y, int32_t pred)
+{
+    int classes = hr_exec_classes(e), before = 0;
+    const float *z = hr_exec_logits((hr_exec *)e) + (size_t)s * (size_t)classes;
+    for (int k = 0; k < classes; k++)
+        before += !(z[k] < z[y] || (z[k] == z[y] && k >= y)); /* NaN comes first */
+    w->top5[row] &= before < 5;
+    if (w->pred[row] == y)
+        w->pred[row] = pred;
 }
 
 int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a, hr_eval_work *w)
@@ -167,12 +183,16 @@ int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_atta
         rows[i] = at + i;
         index[i] = ds->index[rows[i]];
         w->correct[rows[i]] = 1;
+        w->top5[rows[i]] = 1;
+        w->pred[rows[i]] = ds->labels[rows[i]];
     }
     hr_batch_fill(ds, rows, (int)n, x, y);
     for (int k = 0; k < a->restarts && !hr_interrupted(); k++) {
         hr_eval_batch(e, a, k, x, y, index, (int)n, pred);
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < n; i++) {
             w->correct[at + i] &= pred[i] == y[i];
+            hr_eval_note(e, w, at + i, (int)i, y[i], pred[i]);
+        }
         if (k == 0)
             hr_loss_ce(hr_exec_logits(e), y, 0, (int)n, hr_exec_classes(e), 1.0f, w->loss + at, NULL);
     }
@@ -192,6 +212,7 @@ hr_eval_result hr_eval_result_of(const hr_dataset *ds, const hr_eval_work *w)
     hr_eval_result r = {.images = counted(ds, w)};
     for (uint32_t i = 0; i < r.images; i++) {
         r.correct += w->correct[i];
+        r.top5 += w->top5[i];
         for (int k = 0; k < HR_PARTS; k++) /* broken by a later one, or by none */
             r.after[k] += w->correct[i] || w->by[i] > k + 1;
     }
@@ -213,13 +234,13 @@ hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr
 
 /* ---- a list of attacks --------------------------------------------------------------------------------- */
 
-enum { BLOCKS = 5 }; /* of one attack */
+enum { BLOCKS = 7 }; /* of one attack */
 
 struct measuring {
     hr_exec *e;
     int batch, n;
     const hr_eval_attack *list;
-    hr_eval_work work[HR_MAX_ATTACKS];
+    hr_eval_work *work; /* (n) */
     uint32_t images[HR_MAX_ATTACKS];
     hr_block blocks[BLOCKS * HR_MAX_ATTACKS];
     hr_job *job;
@@ -279,9 +300,10 @@ static int measure(struct measuring *m, int i, const hr_dataset *ds, hr_err *err
 
 int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *limit,
                  const hr_eval_attack *list, int n, hr_job *job, const hr_eval_watch *watch,
-                 hr_eval_result *results, hr_err *err)
+                 hr_eval_work *work, hr_eval_result *results, hr_err *err)
 {
-    struct measuring m = {.e = e, .batch = batch, .n = n, .list = list, .job = job, .watch = watch};
+    struct measuring m = {
+        .e = e, .batch = batch, .n = n, .list = list, .work = work, .job = job, .watch = watch};
     uint32_t some = limit->images && limit->images < ds->n ? limit->images : ds->n;
     for (int i = 0; i < n; i++) {
         size_t images = m.images[i] = list[i].clean ? ds->n : some;
@@ -292,6 +314,8 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
         *b++ = (hr_block){"correct", m.work[i].correct, images};
         *b++ = (hr_block){"by", m.work[i].by, images};
         *b++ = (hr_block){"loss", m.work[i].loss, images * sizeof(double)};
+        *b++ = (hr_block){"pred", m.work[i].pred, images * sizeof(int32_t)};
+        *b++ = (hr_block){"top5", m.work[i].top5, images};
     }
     int rc = load(&m, err);
     for (int pass = 0; pass < 2; pass++) { /* clean ones first: the subset cuts ds */
@@ -306,8 +330,6 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
                 results[i] = hr_eval_result_of(ds, &m.work[i]);
         }
     }
-    for (int i = 0; i < n; i++)
-        hr_eval_work_release(&m.work[i]);
     return rc;
 }
 
@@ -359,7 +381,7 @@ static json_t *pruning_json(const hr_model *m, const hr_layers *ls)
     return j;
 }
 
-static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int batch)
+static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int classes, int batch)
 {
     json_t *j = a->nparts ? hr_cascade_json(a, r) : json_pack("{s:s}", "name", a->name);
     if (!a->clean && !a->nparts) {
@@ -377,12 +399,14 @@ static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int
     json_object_set_new(j, "correct", json_integer(r->correct));
     json_object_set_new(j, "accuracy", json_real(r->accuracy));
     json_object_set_new(j, "balanced", json_real(r->balanced));
+    if (classes > 5)
+        json_object_set_new(j, "top5", json_real(r->images ? 100.0 * r->top5 / r->images : 0.0));
     return j;
 }
 
 json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *label, const char *data_name,
                        uint32_t images, const char *data_digest, const hr_eval_attack *attacks,
-                       const hr_eval_result *results, int n, int batch)
+                       const hr_eval_result *results, int n, int batch, json_t *const *confusion)
 {
     hr_layers ls = hr_layers_of(m);
     bool pruned = is_pruned(m, &ls);
@@ -398,8 +422,12 @@ json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *
         j, "data",
         json_pack("{s:s, s:I, s:s}", "name", data_name, "images", (json_int_t)images, "digest", data_digest));
     json_t *list = json_array();
-    for (int i = 0; i < n; i++)
-        json_array_append_new(list, attack_json(&attacks[i], &results[i], batch));
+    for (int i = 0; i < n; i++) {
+        json_t *entry = attack_json(&attacks[i], &results[i], m->classes, batch);
+        if (confusion)
+            json_object_set_new(entry, "confusion", confusion[i]);
+        json_array_append_new(list, entry);
+    }
     json_object_set_new(j, "attacks", list);
     json_t *history = hr_history_new();
     hr_history_input(history, "model", model_digest, m->history);

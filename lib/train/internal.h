@@ -76,6 +76,10 @@ HR_MUST_CHECK int hr_trainer_save(hr_trainer *t, hr_err *err);
  * the probe's work and the log's lines. Returns 0, HR_EFORMAT or HR_EIO; t is then of no use. */
 HR_MUST_CHECK int hr_trainer_load(hr_trainer *t, hr_err *err);
 
+/* Note what the executor's logits say of image `row`, sample s of a batch, whose class is y: pred and top5.
+ */
+void hr_eval_note(const hr_exec *e, hr_eval_work *w, uint32_t row, int s, int32_t y, int32_t pred);
+
 /* hr_eval_step and the beginning of an entry in the record, of strong attacks (cascade.c). */
 HR_MUST_CHECK int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a,
                                   hr_eval_work *w);

@@ -203,6 +203,7 @@ typedef struct hr_eval_result {
     double balanced; /* percent: mean over the classes present of the share of their images classified right
                         (ALG 8.2) */
     double loss;     /* mean cross-entropy, of the first restart; of a strong attack, clean */
+    uint32_t top5;   /* images whose class was among the five likeliest at every point looked at */
     uint32_t after[HR_PARTS]; /* of a strong attack: images that are right after each of its parts */
 } hr_eval_result;
 
@@ -226,8 +227,10 @@ typedef struct hr_eval_work {
     uint32_t done;    /* images [0,done) are measured, in this round */
     uint32_t round;   /* of a strong attack; 0: all images clean */
     uint8_t *correct; /* (n) 1 where right after every restart */
-    uint8_t *by;  /* (n) of a strong attack, where wrong: 0 without an attack, else 1 + the part's place */
-    double *loss; /* (n) of the first restart */
+    uint8_t *by;   /* (n) of a strong attack, where wrong: 0 without an attack, else 1 + the part's place */
+    double *loss;  /* (n) of the first restart */
+    int32_t *pred; /* (n) the class that the network gives it, the first wrong one where there is one */
+    uint8_t *top5; /* (n) 1 where the true class is among the five likeliest at every point looked at */
 } hr_eval_work;
 hr_eval_work hr_eval_work_new(uint32_t n); /* for n images, nothing done yet */
 void hr_eval_work_release(hr_eval_work *w);
@@ -257,23 +260,30 @@ typedef struct hr_eval_watch { /* called around every attack that is not finishe
     void (*end)(void *ctx, const hr_eval_attack *a, const hr_eval_result *r);
 } hr_eval_watch;
 /* Measure a list of n attacks: clean ones on all of ds, then the others on its subset, which ds is cut to;
- * results in the order of the list. The job (may be NULL) is saved after every attack, between batches when
+ * results in the order of the list. work (n) receives what was found of each image; the caller releases each
+ * one, after an error too. The job (may be NULL) is saved after every attack, between batches when
  * it is due, and on a signal; a saved one goes on with the next batch. Returns 0; HR_EINVAL (the subset);
  * HR_EINTR (a signal came; the unfinished batch was dropped, the job is saved); HR_EFORMAT, HR_EIO (the saved
  * state). */
 HR_MUST_CHECK int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *limit,
                                const hr_eval_attack *list, int n, hr_job *job, const hr_eval_watch *watch,
-                               hr_eval_result *results, hr_err *err);
+                               hr_eval_work *work, hr_eval_result *results, hr_err *err);
+/* Write the outcome of every image to out (outcomes.c). labels (images): of the whole data file; attacked:
+ * the images of attacks that are not clean; list and work (n): of hr_eval_list. */
+void hr_eval_outcomes(FILE *out, const int32_t *labels, uint32_t images, const hr_dataset *attacked,
+                      const hr_eval_attack *list, const hr_eval_work *work, int n);
+/* Images by class and class given, as rows of counts; those whose logits are no numbers are in none. */
+json_t *hr_eval_confusion(const int32_t *labels, const hr_eval_work *w, uint32_t images, int classes);
 /* End of the batch that starts at image `at`: at + batch, but never past n, and one image earlier where a
  * single image would be left over for the last batch and statistics of the batch are wanted. */
 uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode bn);
 
 /* The evaluation record, one JSON object (report.h describes it); caller owns it. label may be NULL: what
  * maskapply called the strategy, or "dense". data_name, images and data_digest describe the whole test set.
- */
+ * confusion (n, owned from then on) is added to the attacks; NULL: none. */
 json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *label, const char *data_name,
                        uint32_t images, const char *data_digest, const hr_eval_attack *attacks,
-                       const hr_eval_result *results, int n, int batch);
+                       const hr_eval_result *results, int n, int batch, json_t *const *confusion);
 
 /* ---- the evaluator of the search (serve.c) ------------------------------------------------------------- */
 

@@ -113,3 +113,36 @@ setup() {
     run -2 --separate-stderr adveval -d "$D/test.tfrecord" --eps 2 "$D/net.nn"
     assert_regex "$stderr" "--eps: 2 is more than 1"
 }
+
+@test "adveval: --outcomes and --confusion say of each image what the record counts" {
+    adveval -q -d "$D/test.tfrecord" --eps 0.05 --limit 60 --stratified --attacks clean,pgd3,aa --iterations 10 \
+        --queries 20 --targets 2 --outcomes out.tsv --confusion "$D/net.nn" >eval.json
+    python3 - >checked <<'EOF'
+import json
+j = json.load(open("eval.json"))
+lines = [l.split("\t") for l in open("out.tsv").read().splitlines()]
+head, rows = lines[0], lines[1:]
+assert head == ["image", "label", "clean", "pgd3", "aa", "aa-by"], head
+assert [int(r[0]) for r in rows] == list(range(300))
+parts = [p["name"] for p in j["attacks"][2]["parts"]]
+for a in j["attacks"]:
+    at = head.index(a["name"])
+    seen = [r for r in rows if r[at] != "-"]
+    assert len(seen) == a["images"], a["name"]
+    assert sum(r[at] == r[1] for r in seen) == a["correct"], a["name"]
+    for y in range(10):
+        for k in range(10):
+            assert a["confusion"][y][k] == sum(r[1] == str(y) and r[at] == str(k) for r in seen)
+    assert a["top5"] >= a["accuracy"]
+aa = [r for r in rows if r[4] != "-"]
+for k, p in enumerate(j["attacks"][2]["parts"]):
+    broken = ["clean"] + parts[: k + 1]
+    assert p["correct"] == sum(r[5] not in broken for r in aa), p
+assert all((r[5] == "clean") == (r[2] != r[1]) for r in aa)
+print("fine")
+EOF
+    assert_equal "$(cat checked)" fine
+    run -1 --separate-stderr adveval -d "$D/test.tfrecord" --attacks clean --outcomes nowhere/out.tsv -o new.json "$D/net.nn"
+    assert_refused new.json
+    run -2 --separate-stderr adveval -d "$D/test.tfrecord" --attacks clean --outcomes - "$D/net.nn"
+}
