@@ -9,15 +9,24 @@
 #include "base/base.h"
 #include "compute/compute.h"
 
-enum hr_attack_loss { HR_LOSS_CE, HR_LOSS_MARGIN };
+enum hr_attack_loss {
+    HR_LOSS_CE,
+    HR_LOSS_MARGIN,
+    HR_LOSS_KL /* KL(softmax(target) || softmax(logits)): TRADES (Zhang et al. 2019, arXiv:1901.08573) */
+};
 
 typedef struct hr_attack_opts {
     float eps, step;
     int steps;         /* gradient steps; 0 returns the starting point */
     bool random_start; /* start at x + U(-eps, eps), not clipped to [0,1] before the first gradient
                           (the reference's way, ALG 3.4); else at x */
+    float spread;      /* not 0: start at x + N(0, spread^2) instead (TRADES, MART) */
+    bool l2;           /* the l2 ball of radius eps: a step goes `step` along the image's own gradient divided
+                          by its length (along N(0,1) noise where that is 0), is cut to [0,1], and then scaled
+                          back into the ball; TRADES's l2 variant is step = 2*eps/steps */
     enum hr_attack_loss loss;
-    enum hr_bn_mode bn; /* folded: every chunk runs all its steps on one thread, without a barrier */
+    const float *target; /* HR_LOSS_KL: (n,classes) logits, borrowed */
+    enum hr_bn_mode bn;  /* folded: every chunk runs all its steps on one thread, without a barrier */
     uint32_t seed, stream, c0, c1; /* noise of image i is keyed (seed, stream, c0, c1, index[i]) */
 } hr_attack_opts;
 
