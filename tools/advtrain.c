@@ -9,10 +9,12 @@
 
 static struct {
     const char *data, *eval, *arch, *mean, *std, *milestones, *log, *output;
-    int stage, objective, optimizer, schedule, attack_bn, augment;
+    int stage, objective, optimizer, schedule, attack_bn, augment, scores;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
-    double lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
-    bool stratified, no_random_start, freeze_bn, log_clean, restart, profile, exact;
+    int64_t repeats, fgsm_epochs, admm_every;
+    double beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
+    bool nesterov, warmup_ramp, reset_noise, fixed_rho, stratified, no_random_start, freeze_bn, log_clean,
+        restart, profile, exact;
 } a = {.eval_limit = 1000,
        .epochs = 10,
        .batch = 128,
@@ -25,6 +27,10 @@ static struct {
        .eps = 8.0 / 255.0,
        .step = 2.0 / 255.0,
        .save_every = 60,
+       .beta = 6.0,
+       .repeats = 4,
+       .rho = 1e-3,
+       .admm_every = 30,
        .stage = HR_STAGE_PRETRAIN,
        .seed = 1};
 
@@ -52,12 +58,15 @@ static const hr_opt options[] = {
      0, NULL},
     {"augment", 0, HR_OPT_CHOICE, &a.augment, HR_OPT_RESULT, "HOW", "crop shifts by up to 4 pixels", 0, 0,
      augment_names},
-    {"epochs", 0, HR_OPT_INT, &a.epochs, HR_OPT_RESULT, "N", "epochs", 1, 100000, NULL},
+    {"epochs", 0, HR_OPT_INT, &a.epochs, HR_OPT_RESULT, "N", "epochs (prune: 0 keeps the first scores)", 0,
+     100000, NULL},
     {"batch", 0, HR_OPT_INT, &a.batch, HR_OPT_RESULT, "N", "images per step", 2, 65536, NULL},
     {"optimizer", 0, HR_OPT_CHOICE, &a.optimizer, HR_OPT_RESULT, "NAME", "optimiser", 0, 0,
      hr_optimizer_names},
     {"lr", 0, HR_OPT_REAL, &a.lr, HR_OPT_RESULT, "X", "learning rate", 1e-12, 1e6, NULL},
-    {"momentum", 0, HR_OPT_REAL, &a.momentum, HR_OPT_RESULT, "X", "momentum of sgd", 0, 0.9999, NULL},
+    {"momentum", 0, HR_OPT_REAL, &a.momentum, HR_OPT_RESULT, "X", "momentum of sgd and rmsprop", 0, 0.9999,
+     NULL},
+    {"nesterov", 0, HR_OPT_FLAG, &a.nesterov, HR_OPT_RESULT, NULL, "Nesterov's momentum for sgd", 0, 0, NULL},
     {"weight-decay", 0, HR_OPT_REAL, &a.weight_decay, HR_OPT_RESULT, "X", "of everything that is trained", 0,
      10, NULL},
     {"schedule", 0, HR_OPT_CHOICE, &a.schedule, HR_OPT_RESULT, "NAME", "learning rate", 0, 0,
@@ -69,8 +78,17 @@ static const hr_opt options[] = {
     {"warmup-epochs", 0, HR_OPT_INT, &a.warmup_epochs, HR_OPT_RESULT, "N", "FGSM epochs before the others", 0,
      100000, NULL},
     {"warmup-lr", 0, HR_OPT_REAL, &a.warmup_lr, HR_OPT_RESULT, "X", "their learning rate", 1e-12, 1e6, NULL},
-    {"loss", 0, HR_OPT_CHOICE, &a.objective, HR_OPT_RESULT, "NAME", "attacked or natural images", 0, 0,
+    {"warmup-ramp", 0, HR_OPT_FLAG, &a.warmup_ramp, HR_OPT_RESULT, NULL, "they ramp up to --lr; no FGSM", 0,
+     0, NULL},
+    {"fgsm-epochs", 0, HR_OPT_INT, &a.fgsm_epochs, HR_OPT_RESULT, "N", "first epochs that train on FGSM", 0,
+     100000, NULL},
+    {"loss", 0, HR_OPT_CHOICE, &a.objective, HR_OPT_RESULT, "NAME", "what is minimised", 0, 0,
      hr_objective_names},
+    {"beta", 0, HR_OPT_REAL, &a.beta, HR_OPT_RESULT, "X", "trades, mart: weight of the divergence", 0, 1e6,
+     NULL},
+    {"repeats", 0, HR_OPT_INT, &a.repeats, HR_OPT_RESULT, "N", "free: steps on each batch", 1, 1000, NULL},
+    {"reset-noise", 0, HR_OPT_FLAG, &a.reset_noise, HR_OPT_RESULT, NULL, "free: no noise at an epoch's begin",
+     0, 0, NULL},
     {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attack, pixels in [0,1]", 0, 1, NULL},
     {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "its step size", 0, 1, NULL},
     {"steps", 0, HR_OPT_INT, &a.steps, HR_OPT_RESULT, "N", "its steps", 0, 100000, NULL},
@@ -78,6 +96,13 @@ static const hr_opt options[] = {
      0, NULL},
     {"attack-bn", 0, HR_OPT_CHOICE, &a.attack_bn, HR_OPT_RESULT, "MODE", "its batch norm", 0, 0,
      hr_bn_mode_names},
+    {"scores", 0, HR_OPT_CHOICE, &a.scores, HR_OPT_RESULT, "NAME", "prune: where they start", 0, 0,
+     hr_scores_names},
+    {"rho", 0, HR_OPT_REAL, &a.rho, HR_OPT_RESULT, "X", "admm: pull towards the plan", 0, 1e6, NULL},
+    {"fixed-rho", 0, HR_OPT_FLAG, &a.fixed_rho, HR_OPT_RESULT, NULL, "admm: it does not grow by 1.3", 0, 0,
+     NULL},
+    {"admm-every", 0, HR_OPT_INT, &a.admm_every, HR_OPT_RESULT, "N", "epochs between updates, and of a cycle",
+     1, 100000, NULL},
     {"freeze-bn", 0, HR_OPT_FLAG, &a.freeze_bn, HR_OPT_RESULT, NULL, "prune: fixed scale and shift", 0, 0,
      NULL},
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
@@ -97,6 +122,7 @@ static const hr_tool tool = {
     .summary =
         "Train a network on attacked images (pretrain), learn which weights a pruned one needs (prune:\n"
         "HYDRA's scores under the rates that maskapply --plan wrote), or train what is left (finetune).\n"
+        "admm draws a planned network towards its rates; maskapply --score l2 and finetune follow (R-ADMM).\n"
         "Interrupted, the same command goes on from OUT.state (none is kept when OUT is stdout).\n",
     .example = "advtrain --stage pretrain --arch resS -d train.tfrecord --eps 0.1 --step 0.025 -o dense.nn",
     .opts = options,
@@ -124,6 +150,11 @@ static int on_epoch(void *ctx, const hr_epoch *e, hr_err *err)
     double now = hr_seconds();
     hr_note("epoch %d/%d %s lr %.4g loss %.4f%s%s sec %.1f", e->epoch, w->epochs, e->split, e->lr, e->loss,
             clean, robust, now - w->start);
+    if (e->collapsed)
+        hr_warn(
+            "epoch %d: attacked accuracy fell below half of what it was: the network may have overfitted to "
+            "the training attack",
+            e->epoch);
     w->start = now;
     return HR_OK;
 }
@@ -160,6 +191,7 @@ static hr_train_opts train_options(void)
     hr_train_opts o = {.stage = (enum hr_stage)a.stage,
                        .objective = (enum hr_objective)a.objective,
                        .optimizer = (enum hr_optimizer)a.optimizer,
+                       .nesterov = a.nesterov,
                        .momentum = a.momentum,
                        .weight_decay = a.weight_decay,
                        .batch = (int)a.batch,
@@ -170,6 +202,14 @@ static hr_train_opts train_options(void)
                        .steps = (int)a.steps,
                        .random_start = !a.no_random_start,
                        .attack_bn = (enum hr_bn_mode)a.attack_bn,
+                       .beta = a.beta,
+                       .repeats = (int)a.repeats,
+                       .reset_noise = a.reset_noise,
+                       .fgsm_epochs = (int)a.fgsm_epochs,
+                       .scores = (enum hr_scores)a.scores,
+                       .rho = a.rho,
+                       .rho_grows = !a.fixed_rho,
+                       .admm_every = (int)a.admm_every,
                        .freeze_bn = a.freeze_bn,
                        .augment_pad = a.augment == AUGMENT_NONE ? 0 : 4,
                        .flip = a.augment == AUGMENT_CROP_FLIP,
@@ -180,7 +220,9 @@ static hr_train_opts train_options(void)
                                .epochs = (int)a.epochs,
                                .warmup_steps = (int)a.warmup_steps,
                                .warmup_epochs = (int)a.warmup_epochs,
+                               .warmup_ramp = a.warmup_ramp,
                                .warmup_lr = a.warmup_lr,
+                               .cycle = (int)a.admm_every,
                                .gamma = a.gamma};
     if (a.milestones) {
         double v[HR_MAX_MILESTONES];
@@ -191,6 +233,8 @@ static hr_train_opts train_options(void)
             o.schedule.milestones[i] = (int)v[i];
         }
     }
+    if (a.epochs == 0 && a.stage != HR_STAGE_PRUNE)
+        hr_usage("--epochs 0 is for --stage prune");
     if (a.schedule == HR_LR_MULTISTEP && !a.milestones)
         hr_usage("--schedule multistep needs --milestones");
     return o;

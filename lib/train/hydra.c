@@ -23,6 +23,44 @@ void hr_hydra_init(float *s, const float *w, const hr_layer *l, enum hr_reg reg)
         s[i] = scale * s[i] / top;
 }
 
+const char *const hr_scores_names[8] = {
+    "scaled", "random", "kaiming-uniform", "kaiming-normal", "xavier-uniform", "xavier-normal", "snip", NULL};
+
+void hr_hydra_scores(float *s, const float *w, const hr_layer *l, enum hr_reg reg, enum hr_scores how,
+                     uint32_t seed, uint32_t number)
+{
+    bool weight = reg == HR_REG_WEIGHT;
+    double taps = weight ? (double)l->kh * l->kw : 1.0;
+    double in = l->in * taps, out = weight ? l->out * taps : 1.0;
+    double bound = 0, deviation = 0;
+    switch (how) {
+    case HR_SCORES_SCALED:
+    case HR_SCORES_SNIP:
+        hr_hydra_init(s, w, l, reg);
+        return;
+    case HR_SCORES_RANDOM:
+        bound = sqrt(1.0 / in);
+        break;
+    case HR_SCORES_KAIMING_UNIFORM:
+        bound = sqrt(6.0 / in);
+        break;
+    case HR_SCORES_KAIMING_NORMAL:
+        deviation = sqrt(2.0 / in);
+        break;
+    case HR_SCORES_XAVIER_UNIFORM:
+        bound = sqrt(12.0 / (in + out));
+        break;
+    case HR_SCORES_XAVIER_NORMAL:
+        deviation = sqrt(4.0 / (in + out));
+        break;
+    }
+    size_t n = (size_t)hr_score_count(l, reg);
+    if (bound > 0)
+        hr_fill_uniform(s, n, (float)-bound, (float)bound, seed, HR_STREAM_SCORES, number, 0, 0);
+    else
+        hr_fill_normal(s, n, 0.0f, (float)deviation, seed, HR_STREAM_SCORES, number, 0, 0);
+}
+
 void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, float *scratch,
                    uint8_t *mask)
 {

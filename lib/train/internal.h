@@ -1,10 +1,11 @@
-/* lib/train/internal.h -- what the training loop (train.c) and its saved state (resume.c) share. */
+/* lib/train/internal.h -- what the training loop (train.c), its stages (stage.c) and its saved state
+ * (resume.c) share. */
 #ifndef HR_TRAIN_INTERNAL_H
 #define HR_TRAIN_INTERNAL_H
 
 #include "train/train.h"
 
-enum hr_rule { HR_PLAIN, HR_MASKED, HR_SCORES };
+enum hr_rule { HR_PLAIN, HR_MASKED, HR_SCORES, HR_ADMM };
 
 /* An array of numbers that the optimiser moves. */
 typedef struct hr_trainee {
@@ -12,18 +13,20 @@ typedef struct hr_trainee {
     const char *name; /* of the tensor, for messages */
     float *value;     /* what is trained, n numbers in the model */
     size_t n;
+    size_t weights;    /* of the tensor whose gradient the executor has */
     float *gradient;   /* (n); NULL for PLAIN */
-    float *buf, *buf2; /* (n) the optimiser's; buf2 is Adam's */
+    float *first;      /* (weights) gradient of the first pass of two; NULL where there is but one */
+    float *buf, *buf2; /* (n) the optimiser's; buf2 is NULL for SGD */
     int tensor;        /* whose gradient the executor has */
-    /* MASKED and SCORES */
+    /* MASKED, SCORES and ADMM */
     const hr_layer *layer;
     enum hr_reg reg;
     int64_t kept;
-    float *mask; /* multipliers in the weight's layout */
-    /* SCORES */
-    const float *weight;
-    float *scratch;  /* (n) */
-    uint8_t *chosen; /* (n) */
+    float *mask;         /* multipliers in the weight's layout; NULL for ADMM */
+    const float *weight; /* SCORES */
+    float *z, *u;        /* ADMM: (n) */
+    float *scratch;      /* SCORES and ADMM: (n) */
+    uint8_t *chosen;     /* SCORES and ADMM: (n) */
 } hr_trainee;
 
 /* Running statistics: they move without an optimiser, as soon as a batch runs forward. */
@@ -45,6 +48,7 @@ typedef struct hr_place {
     uint32_t step;      /* steps done in it */
     uint64_t steps;     /* done since the beginning */
     uint64_t measuring; /* 1: its training is over and in the log, the probe is being measured */
+    double best;        /* the probe's best robust accuracy so far, percent */
     hr_tally sum;       /* of the running epoch */
 } hr_place;
 
@@ -68,7 +72,32 @@ typedef struct hr_trainer {
     int32_t *y, *pred;
     uint32_t *index;
     double *loss;
+    float *noise; /* free: (batch, h,w,c), else NULL */
+    /* losses of pairs, else NULL: attacked images, logits of the images, the loss's gradient by them */
+    float *attacked, *clean_logits, *dclean;
+    bool paired; /* this step has two passes */
 } hr_trainer;
+
+/* Does the objective look at an image and its attacked copy together? */
+bool hr_objective_pairs(enum hr_objective objective);
+
+/* ---- stage.c */
+
+/* Do the model's masks and plans fit the stage? Returns 0 or HR_EINVAL. */
+HR_MUST_CHECK int hr_stage_check(const hr_trainer *t, hr_err *err);
+/* What a stage does to the model before there is an executor: scores are added, pruned weights zeroed. */
+void hr_stage_begin(hr_trainer *t);
+/* Fill list and moving, and give the executor the masks. */
+void hr_stage_trainees(hr_trainer *t);
+/* The mask that a SCORES trainee's scores mean now. */
+void hr_stage_choose(hr_trainee *p);
+/* p's gradient after a backward pass; rho is ADMM's. May be called once per step. */
+const float *hr_stage_gradient(const hr_trainer *t, hr_trainee *p, double rho);
+/* The masks that the last scores mean become the model's; the executor is freed. */
+void hr_stage_masks(hr_trainer *t);
+void hr_stage_release(hr_trainer *t);
+
+/* ---- resume.c */
 
 /* Save the run where it is. Returns 0 or HR_EIO. */
 HR_MUST_CHECK int hr_trainer_save(hr_trainer *t, hr_err *err);

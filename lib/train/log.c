@@ -64,19 +64,27 @@ static void add_number(json_t *j, const char *key, double v)
     json_object_set_new(j, key, isfinite(v) ? json_real(v) : json_null());
 }
 
-int hr_log_add(hr_log *log, const hr_epoch *e, hr_err *err)
+int hr_log_json(hr_log *log, const json_t *j, hr_err *err)
 {
     size_t from = log->lines.len;
+    char *text = hr_json_text(j, 0);
+    hr_buf_printf(&log->lines, "%s\n", text);
+    free(text);
+    return write_lines(log, from, err);
+}
+
+int hr_log_add(hr_log *log, const hr_epoch *e, hr_err *err)
+{
     json_t *j = json_pack("{s:i, s:s}", "epoch", e->epoch, "split", e->split);
     add_number(j, "loss", e->loss);
     add_number(j, "clean", e->clean);
     add_number(j, "robust", e->robust);
     add_number(j, "lr", e->lr);
-    char *text = hr_json_text(j, 0);
-    hr_buf_printf(&log->lines, "%s\n", text);
-    free(text);
+    if (e->collapsed)
+        json_object_set_new(j, "collapsed", json_true());
+    int rc = hr_log_json(log, j, err);
     json_decref(j);
-    return write_lines(log, from, err);
+    return rc;
 }
 
 void hr_log_close(hr_log *log)

@@ -1,4 +1,4 @@
-/* lib/train/optim.c -- SGD and Adam as PyTorch computes them, and learning rate schedules.
+/* lib/train/optim.c -- SGD, Adam and RMSprop as PyTorch computes them, and learning rate schedules.
  *
  * Each line of a step is one float32 operation of PyTorch's and is rounded where PyTorch rounds, so that runs
  * can be compared over many steps. */
@@ -6,16 +6,17 @@
 
 #include <math.h>
 
-const char *const hr_optimizer_names[3] = {"sgd", "adam", NULL};
-const char *const hr_schedule_names[6] = {"cosine", "cosine-epoch", "step", "multistep", "constant", NULL};
+const char *const hr_optimizer_names[4] = {"sgd", "adam", "rmsprop", NULL};
+const char *const hr_schedule_names[7] = {"cosine",   "cosine-epoch", "step", "multistep",
+                                          "constant", "cycle",        NULL};
 
 void hr_sgd_step(float *p, const float *g, float *buf, size_t n, float lr, float momentum, float wd,
-                 bool first)
+                 bool nesterov, bool first)
 {
     for (size_t i = 0; i < n; i++) {
         float d = g[i] + wd * p[i];
         buf[i] = first ? d : momentum * buf[i] + d;
-        p[i] -= lr * buf[i];
+        p[i] -= lr * (nesterov ? d + momentum * buf[i] : buf[i]);
     }
 }
 
@@ -32,12 +33,25 @@ void hr_adam_step(float *p, const float *g, float *m, float *v, size_t n, float 
     }
 }
 
+void hr_rmsprop_step(float *p, const float *g, float *v, float *buf, size_t n, float lr, float momentum,
+                     float wd)
+{
+    const double alpha = 0.99, eps = 1e-8;
+    for (size_t i = 0; i < n; i++) {
+        float d = g[i] + wd * p[i];
+        v[i] = (float)alpha * v[i] + (float)(1.0 - alpha) * (d * d);
+        buf[i] = momentum * buf[i] + d / (sqrtf(v[i]) + (float)eps);
+        p[i] -= lr * buf[i];
+    }
+}
+
 double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t steps)
 {
-    if (epoch < s->warmup_epochs)
-        return s->warmup_lr;
-    int e = epoch - s->warmup_epochs;
     double lr = s->lr, within = steps > 0 ? (double)step / (double)steps : 0.0;
+    if (epoch < s->warmup_epochs)
+        return s->warmup_ramp ? s->warmup_lr + (lr - s->warmup_lr) * ((epoch + within) / s->warmup_epochs)
+                              : s->warmup_lr;
+    int e = epoch - s->warmup_epochs;
     switch (s->kind) {
     case HR_LR_COSINE:
         lr *= 0.5 * (1.0 + cos(M_PI * (e + within) / s->epochs));
@@ -51,6 +65,9 @@ double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t ste
     case HR_LR_MULTISTEP:
         for (int i = 0; i < s->nmilestones && e >= s->milestones[i]; i++)
             lr *= s->gamma;
+        break;
+    case HR_LR_CYCLE:
+        lr *= pow(0.1, floor(3.0 * (e % s->cycle) / s->cycle));
         break;
     case HR_LR_CONSTANT:
         break;

@@ -3,7 +3,8 @@
  * Everything that moves, and nothing that follows from it or from the inputs:
  *
  *     place           epoch, step, the running epoch's tallies
- *     per trainee     its values, the optimiser's one or two buffers
+ *     per trainee     its values, the optimiser's one or two buffers, ADMM's Z and U
+ *     noise           of free adversarial training
  *     per batch norm  running mean and variance
  *     per probe       how many images are measured, what was right, the losses
  *     log             the lines so far
@@ -23,7 +24,7 @@ enum { MAX_LOG = 64 << 20 };
 /* The blocks in their one order, lines last; *n receives their number. Caller frees the list. */
 static hr_block *list_blocks(hr_trainer *t, size_t *n)
 {
-    hr_block *list = hr_xcalloc(2 + 3 * ((size_t)t->n + HR_PROBES) + (size_t)t->nmoving, sizeof *list);
+    hr_block *list = hr_xcalloc(3 + 5 * (size_t)t->n + 3 * HR_PROBES + (size_t)t->nmoving, sizeof *list);
     hr_block *b = list;
     *b++ = (hr_block){"place", &t->at, sizeof t->at};
     for (int i = 0; i < t->n; i++) {
@@ -32,9 +33,16 @@ static hr_block *list_blocks(hr_trainer *t, size_t *n)
         *b++ = (hr_block){"optimiser", p->buf, p->n * sizeof *p->buf};
         if (p->buf2)
             *b++ = (hr_block){"optimiser 2", p->buf2, p->n * sizeof *p->buf2};
+        if (p->z) {
+            *b++ = (hr_block){"admm z", p->z, p->n * sizeof *p->z};
+            *b++ = (hr_block){"admm u", p->u, p->n * sizeof *p->u};
+        }
     }
     for (int i = 0; i < t->nmoving; i++)
         *b++ = (hr_block){t->moving[i].name, t->moving[i].value, t->moving[i].n * sizeof(float)};
+    if (t->noise)
+        *b++ =
+            (hr_block){"noise", t->noise, (size_t)t->o->batch * hr_exec_input_len(t->e) * sizeof *t->noise};
     for (int i = 0; t->probed && i < HR_PROBES; i++) {
         hr_eval_work *w = &t->probe[i];
         *b++ = (hr_block){"probe", &w->done, sizeof w->done};

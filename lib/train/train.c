@@ -1,15 +1,10 @@
 /* lib/train/train.c -- the loop of all training stages.
  *
- * A stage is a list of trainees: arrays of numbers that the optimiser moves, each with a rule that makes its
- * gradient out of the executor's, which is the gradient of the *effective* parameter (weight after mask):
- *
- *     PLAIN    g = d                      weights and biases of a dense network, batch norm, biases
- *     MASKED   g = d * mask               weights in finetune: what is pruned stays exactly zero
- *     SCORES   g = sign(s) * d * w        popup scores in prune (hydra.c); the masks move with them
- *
  * One step: fill the batch, attack it with the network as it is (batch norm folded by default), run the
- * attacked images forward with batch statistics (running statistics move), cross-entropy, backward to the
- * parameters, one optimiser step per trainee, new masks in prune, and the executor takes the parameters over.
+ * attacked images forward with batch statistics (running statistics move), the loss, backward to the
+ * parameters, one optimiser step per trainee (stage.c), new masks in prune, and the executor takes the
+ * parameters over. Losses of pairs run images and attacked copies forward, then backward the other way round:
+ * the images' activations have to be made a second time, since there is one set of them.
  *
  * Sums over samples come from the executor's fixed tree, and a trainee is updated by one thread, so the
  * result has the same bits for any number of threads. */
@@ -19,167 +14,59 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const hr_stage_names[4] = {"pretrain", "prune", "finetune", NULL};
-const char *const hr_objective_names[3] = {"pgd", "natural", NULL};
+const char *const hr_objective_names[9] = {"pgd",       "natural", "fgsm", "fgsm-rs", "trades",
+                                           "trades-l2", "mart",    "free", NULL};
 
-/* ---- stages -------------------------------------------------------------------------------------------- */
-
-static int check_stage(const hr_trainer *t, hr_err *err)
+bool hr_objective_pairs(enum hr_objective objective)
 {
-    enum hr_stage stage = t->o->stage;
-    int active = 0, planned = 0;
-    const char *without = NULL;
-    for (int i = 0; i < t->layers.n; i++) {
-        const hr_prune *p = &t->m->prune[t->layers.l[i].node];
-        active += p->set && p->active;
-        planned += p->set && !p->active;
-        if (!p->set && !without)
-            without = t->layers.l[i].name;
-    }
-    if (stage == HR_STAGE_PRETRAIN && active)
-        return hr_fail(err, HR_EINVAL, "%s: the network is pruned; --stage pretrain trains dense networks",
-                       t->o->name);
-    if (stage == HR_STAGE_PRUNE && active)
-        return hr_fail(err, HR_EINVAL,
-                       "%s: the network is pruned already; --stage prune needs dense weights with planned "
-                       "rates (maskapply --plan)",
-                       t->o->name);
-    if (stage == HR_STAGE_PRUNE && !planned)
-        return hr_fail(
-            err, HR_EINVAL,
-            "%s: no layer has a planned rate; --stage prune needs one per layer (maskapply --plan)",
-            t->o->name);
-    if (stage == HR_STAGE_PRUNE && without)
-        return hr_fail(err, HR_EINVAL, "%s: layer '%s' has no planned rate, others have", t->o->name,
-                       without);
-    if (stage == HR_STAGE_FINETUNE && !active)
-        return hr_fail(err, HR_EINVAL,
-                       "%s: no layer has an active mask; --stage finetune needs a pruned network (maskapply, "
-                       "or --stage prune)",
-                       t->o->name);
-    return HR_OK;
-}
-
-/* Put initial scores of every layer into the model. Tensors move in memory: call before taking pointers. */
-static void add_scores(hr_trainer *t)
-{
-    for (int i = 0; i < t->layers.n; i++) {
-        const hr_layer *l = &t->layers.l[i];
-        enum hr_reg reg = t->m->prune[l->node].reg;
-        const hr_tensor *w = &t->m->tensors[l->weight];
-        int64_t shape[HR_MAX_DIMS];
-        for (int d = 0; d < w->ndim; d++)
-            shape[d] = reg == HR_REG_WEIGHT || d == 1 ? w->shape[d] : 1;
-        char *name = hr_xasprintf("%s.popup_scores", l->name);
-        int s = hr_model_add_tensor(t->m, name, HR_F32, w->ndim, shape);
-        hr_hydra_init(hr_tensor_f32(&t->m->tensors[s]), hr_tensor_f32(&t->m->tensors[l->weight]), l, reg);
-        free(name);
-    }
-}
-
-static hr_trainee *add_trainee(hr_trainer *t, enum hr_rule rule, int tensor, hr_tensor *value)
-{
-    hr_trainee *p = &t->list[t->n++];
-    size_t n = (size_t)hr_tensor_count(value);
-    *p = (hr_trainee){.rule = rule, .name = value->name, .value = hr_tensor_f32(value), .n = n};
-    p->tensor = tensor;
-    p->buf = hr_xaligned(n, sizeof(float));
-    if (t->o->optimizer == HR_ADAM)
-        p->buf2 = hr_xaligned(n, sizeof(float));
-    if (rule != HR_PLAIN)
-        p->gradient = hr_xaligned(n, sizeof(float));
-    return p;
-}
-
-/* The mask that p's scores mean now. */
-static void choose(hr_trainee *p)
-{
-    hr_hydra_mask(p->value, p->layer, p->reg, p->kept, p->scratch, p->chosen);
-    hr_mask_expand(p->chosen, p->layer, p->reg, p->mask);
-}
-
-static void add_layer(hr_trainer *t, const hr_layer *l)
-{
-    hr_tensor *w = &t->m->tensors[l->weight];
-    const hr_prune *record = &t->m->prune[l->node];
-    hr_trainee *p;
-    if (t->o->stage == HR_STAGE_PRUNE) {
-        p = add_trainee(t, HR_SCORES, l->weight, hr_model_node_tensor(t->m, l->node, "popup_scores"));
-        p->weight = hr_tensor_f32(w);
-        p->scratch = hr_xaligned(p->n, sizeof(float));
-        p->chosen = hr_xaligned(p->n, 1);
-    } else if (t->o->stage == HR_STAGE_FINETUNE && record->set && record->active) {
-        p = add_trainee(t, HR_MASKED, l->weight, w);
-    } else {
-        add_trainee(t, HR_PLAIN, l->weight, w);
-        return;
-    }
-    p->layer = l;
-    p->reg = record->reg;
-    p->kept = record->kept;
-    p->mask = hr_xaligned((size_t)l->n, sizeof(float));
-    if (p->rule == HR_MASKED)
-        hr_mask_expand(hr_model_node_tensor(t->m, l->node, "mask")->data, l, p->reg, p->mask);
-    hr_exec_set_mask(t->e, l->node, p->mask);
-}
-
-static void add_moving(hr_trainer *t, const hr_tensor *value)
-{
-    size_t n = (size_t)hr_tensor_count(value);
-    t->moving[t->nmoving++] =
-        (hr_moving){value->name, hr_tensor_f32(value), n, hr_xaligned(n, sizeof(float))};
-}
-
-static void add_trainees(hr_trainer *t)
-{
-    hr_model *m = t->m;
-    bool prune = t->o->stage == HR_STAGE_PRUNE;
-    t->list = hr_xcalloc((size_t)m->nnodes * 2, sizeof *t->list);
-    t->moving = hr_xcalloc((size_t)m->nnodes * 2, sizeof *t->moving);
-    for (int i = 0, layer = 0; i < m->nnodes; i++) {
-        const hr_node *node = &m->nodes[i];
-        bool norm = node->op == HR_OP_BATCHNORM;
-        for (int role = HR_P_MEAN; norm && role <= HR_P_VAR; role++)
-            add_moving(t, &m->tensors[node->param[role]]);
-        if (layer < t->layers.n && t->layers.l[layer].node == i)
-            add_layer(t, &t->layers.l[layer++]);
-        else if (norm && !(prune && t->o->freeze_bn))
-            add_trainee(t, HR_PLAIN, node->param[HR_P_WEIGHT], &m->tensors[node->param[HR_P_WEIGHT]]);
-        if (node->param[HR_P_BIAS] >= 0 && (norm ? !(prune && t->o->freeze_bn) : !prune))
-            add_trainee(t, HR_PLAIN, node->param[HR_P_BIAS], &m->tensors[node->param[HR_P_BIAS]]);
-    }
+    return objective == HR_OBJ_TRADES || objective == HR_OBJ_TRADES_L2 || objective == HR_OBJ_MART;
 }
 
 /* ---- one step ------------------------------------------------------------------------------------------ */
 
-static const float *gradient(const hr_trainer *t, hr_trainee *p)
+/* What is minimised in an epoch. */
+static enum hr_objective objective_of(const hr_train_opts *o, int epoch)
 {
-    const float *d = hr_exec_grad(t->e, p->tensor);
-    if (p->rule == HR_PLAIN)
-        return d;
-    if (p->rule == HR_SCORES)
-        hr_hydra_grad(p->gradient, d, p->weight, p->value, p->layer, p->reg);
+    const hr_schedule *s = &o->schedule;
+    bool first = epoch < o->fgsm_epochs || (epoch < s->warmup_epochs && !s->warmup_ramp);
+    return first && o->objective != HR_OBJ_NATURAL ? HR_OBJ_FGSM : o->objective;
+}
+
+static double rho_of(const hr_train_opts *o, int epoch)
+{
+    return o->stage == HR_STAGE_ADMM && o->rho_grows ? o->rho * pow(1.3, epoch / o->admm_every) : o->rho;
+}
+
+/* Z and U move at the first step of some epochs, before the weights do. */
+static void update_admm(hr_trainee *p, bool begin)
+{
+    if (begin)
+        hr_admm_project(p->z, p->value, p->layer, p->reg, p->kept, p->scratch, p->chosen);
     else
-        for (size_t i = 0; i < p->n; i++)
-            p->gradient[i] = p->mask[i] != 0.0f ? d[i] : 0.0f;
-    return p->gradient;
+        hr_admm_update(p->value, p->z, p->u, p->layer, p->reg, p->kept, p->scratch, p->chosen);
 }
 
 static void update(hr_trainer *t, double lr)
 {
     const hr_train_opts *o = t->o;
     int64_t step = (int64_t)t->at.steps++;
+    double rho = rho_of(o, t->at.epoch);
+    bool admm = o->stage == HR_STAGE_ADMM && t->at.step == 0 && t->at.epoch % o->admm_every == 0;
+    float rate = (float)lr, momentum = (float)o->momentum, decay = (float)o->weight_decay;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(hr_exec_threads(t->e))
     for (int i = 0; i < t->n; i++) {
         hr_trainee *p = &t->list[i];
-        const float *g = gradient(t, p);
+        if (admm && p->rule == HR_ADMM)
+            update_admm(p, step == 0);
+        const float *g = hr_stage_gradient(t, p, rho);
         if (o->optimizer == HR_SGD)
-            hr_sgd_step(p->value, g, p->buf, p->n, (float)lr, (float)o->momentum, (float)o->weight_decay,
-                        step == 0);
+            hr_sgd_step(p->value, g, p->buf, p->n, rate, momentum, decay, o->nesterov, step == 0);
+        else if (o->optimizer == HR_ADAM)
+            hr_adam_step(p->value, g, p->buf, p->buf2, p->n, rate, decay, step + 1);
         else
-            hr_adam_step(p->value, g, p->buf, p->buf2, p->n, (float)lr, (float)o->weight_decay, step + 1);
+            hr_rmsprop_step(p->value, g, p->buf, p->buf2, p->n, rate, momentum, decay);
         if (p->rule == HR_SCORES)
-            choose(p);
+            hr_stage_choose(p);
     }
     hr_exec_params(t->e);
 }
@@ -193,21 +80,44 @@ static int right(const hr_trainer *t, int n)
     return count;
 }
 
-static hr_attack_opts training_attack(const hr_train_opts *o, int epoch)
+/* The attack on the probe, and on what is trained where nothing else is said of it. */
+static hr_attack_opts plain_attack(const hr_train_opts *o)
 {
-    hr_attack_opts a = {.eps = (float)o->eps,
-                        .step = (float)o->step,
-                        .steps = o->steps,
-                        .random_start = o->random_start,
-                        .loss = HR_LOSS_CE,
-                        .bn = o->attack_bn,
-                        .seed = o->seed,
-                        .stream = HR_STREAM_ATTACK,
-                        .c0 = (uint32_t)epoch};
-    if (epoch <
-        o->schedule.warmup_epochs) { /* the published warm-up loss: one step from the image, ALG 3.4 */
+    bool l2 = o->objective == HR_OBJ_TRADES_L2;
+    return (hr_attack_opts){.eps = (float)o->eps,
+                            .step = (float)(l2 && o->steps > 0 ? 2 * o->eps / o->steps : o->step),
+                            .steps = o->steps,
+                            .random_start = o->random_start,
+                            .spread = l2 ? 0.001f : 0.0f,
+                            .l2 = l2,
+                            .loss = HR_LOSS_CE,
+                            .seed = o->seed};
+}
+
+/* target: of HR_LOSS_KL. */
+static hr_attack_opts training_attack(const hr_train_opts *o, int epoch, const float *target)
+{
+    hr_attack_opts a = plain_attack(o);
+    enum hr_objective objective = objective_of(o, epoch);
+    a.bn = o->attack_bn;
+    a.stream = HR_STREAM_ATTACK;
+    a.c0 = (uint32_t)epoch;
+    if (hr_objective_pairs(objective))
+        a.spread = 0.001f;
+    if (objective == HR_OBJ_TRADES || objective == HR_OBJ_TRADES_L2) {
+        a.loss = HR_LOSS_KL;
+        a.target = target;
+    }
+    if (objective == HR_OBJ_FGSM_RS) {
         a.steps = 1;
-        a.random_start = false;
+        a.random_start = true;
+        a.step = (float)(1.25 * o->eps);
+    }
+    if (objective == HR_OBJ_FGSM) { /* also before an l2 attack: of steps in l-inf */
+        a.steps = 1;
+        a.random_start = a.l2 = false;
+        a.spread = 0.0f;
+        a.step = (float)o->step;
     }
     return a;
 }
@@ -226,46 +136,167 @@ static int drop_step(hr_trainer *t)
     return HR_EINTR;
 }
 
+static int interrupted_step(hr_trainer *t)
+{
+    return hr_interrupted() ? drop_step(t) : HR_OK;
+}
+
+static void run_images(hr_trainer *t, const float *x, int n, enum hr_bn_mode bn)
+{
+    memcpy(hr_exec_input(t->e), x, (size_t)n * hr_exec_input_len(t->e) * sizeof *x);
+    if (bn == HR_BN_FOLDED)
+        hr_exec_infer(t->e, n);
+    else
+        hr_exec_forward(t->e, 0, n, bn);
+}
+
+/* Leave the attacked images in the executor's input. */
+static void attack(hr_trainer *t, int n)
+{
+    const hr_train_opts *o = t->o;
+    hr_attack_opts a = training_attack(o, t->at.epoch, t->clean_logits);
+    if (a.loss == HR_LOSS_KL) { /* away from what the network says in the attack's own mode */
+        run_images(t, t->x, n, o->attack_bn == HR_BN_BATCH_UPDATE ? HR_BN_BATCH : o->attack_bn);
+        memcpy(t->clean_logits, hr_exec_logits(t->e), (size_t)n * (size_t)t->m->classes * sizeof(float));
+    }
+    hr_attack_pgd(t->e, &a, t->x, t->y, t->index, n);
+}
+
+/* One pass over what is in the executor's input: mean cross-entropy. */
+static void pass(hr_trainer *t, int n, unsigned flags)
+{
+    hr_exec_forward(t->e, 0, n, HR_BN_BATCH_UPDATE);
+    hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, t->m->classes, 1.0f / (float)n, t->loss,
+               hr_exec_dlogits(t->e));
+    hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, flags);
+}
+
+/* Two passes, over the images and over what is in the executor's input. */
+static void pass_pair(hr_trainer *t, int n, hr_tally *got)
+{
+    size_t images = (size_t)n * hr_exec_input_len(t->e) * sizeof(float);
+    size_t logits = (size_t)n * (size_t)t->m->classes * sizeof(float);
+    memcpy(t->attacked, hr_exec_input(t->e), images);
+    run_images(t, t->x, n, HR_BN_BATCH_UPDATE);
+    got->clean = (uint64_t)right(t, n);
+    memcpy(t->clean_logits, hr_exec_logits(t->e), logits);
+
+    run_images(t, t->attacked, n, HR_BN_BATCH_UPDATE);
+    hr_loss_pair(t->o->objective == HR_OBJ_MART ? HR_PAIR_MART : HR_PAIR_TRADES, t->clean_logits,
+                 hr_exec_logits(t->e), t->y, n, t->m->classes, t->o->beta, 1.0f / (float)n, t->loss,
+                 t->dclean, hr_exec_dlogits(t->e));
+    got->robust = (uint64_t)right(t, n);
+    hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
+    for (int i = 0; i < t->n; i++)
+        memcpy(t->list[i].first, hr_exec_grad(t->e, t->list[i].tensor), t->list[i].weights * sizeof(float));
+
+    run_images(t, t->x, n, HR_BN_BATCH);
+    memcpy(hr_exec_dlogits(t->e), t->dclean, logits);
+    hr_exec_backward(t->e, 0, n, HR_BN_BATCH, HR_DW);
+}
+
+/* Put x + noise, cut to [0,1], into the executor's input. */
+static void add_noise(hr_trainer *t, int n)
+{
+    size_t len = (size_t)n * hr_exec_input_len(t->e);
+    float *x = hr_exec_input(t->e);
+    for (size_t p = 0; p < len; p++)
+        x[p] = fminf(fmaxf(t->x[p] + t->noise[p], 0.0f), 1.0f);
+}
+
+/* The noise climbs; where the sum with the pixel is cut it has no gradient. */
+static void move_noise(hr_trainer *t, int n)
+{
+    size_t len = (size_t)n * hr_exec_input_len(t->e);
+    const float *g = hr_exec_dinput(t->e);
+    float eps = (float)t->o->eps;
+    for (size_t p = 0; p < len; p++) {
+        float sum = t->x[p] + t->noise[p];
+        float sign = (float)((g[p] > 0.0f) - (g[p] < 0.0f));
+        if (sum >= 0.0f && sum <= 1.0f)
+            t->noise[p] = fminf(fmaxf(t->noise[p] + eps * sign, -eps), eps);
+    }
+}
+
+static void fill(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n)
+{
+    const hr_train_opts *o = t->o;
+    hr_batch_fill(ds, rows, n, t->x, t->y);
+    if (o->augment_pad > 0 || o->flip)
+        hr_batch_augment(ds, rows, n, t->x, o->augment_pad, o->flip, o->seed, (uint32_t)t->at.epoch);
+    for (int i = 0; i < n; i++)
+        t->index[i] = ds->index[rows[i]];
+}
+
 /* One step on n images. HR_EINTR: a signal came, and everything is as before the step. */
 static int train_batch(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n, double lr)
 {
     const hr_train_opts *o = t->o;
-    int epoch = t->at.epoch;
-    bool natural = o->objective == HR_OBJ_NATURAL;
+    enum hr_objective objective = objective_of(o, t->at.epoch);
+    bool natural = objective == HR_OBJ_NATURAL, free_noise = objective == HR_OBJ_FREE;
     hr_tally got = {.n = (uint64_t)n};
-    size_t bytes = (size_t)n * hr_exec_input_len(t->e) * sizeof(float);
     remember(t);
-    hr_batch_fill(ds, rows, n, t->x, t->y);
-    if (o->augment_pad > 0 || o->flip)
-        hr_batch_augment(ds, rows, n, t->x, o->augment_pad, o->flip, o->seed, (uint32_t)epoch);
-    for (int i = 0; i < n; i++)
-        t->index[i] = ds->index[rows[i]];
-
-    if (natural || o->log_clean)
-        memcpy(hr_exec_input(t->e), t->x, bytes);
-    if (!natural) {
-        if (o->log_clean) {
-            hr_exec_infer(t->e, n);
-            got.clean = (uint64_t)right(t, n);
-        }
-        hr_attack_opts a = training_attack(o, epoch);
-        hr_attack_pgd(t->e, &a, t->x, t->y, t->index, n);
-        if (hr_interrupted())
-            return drop_step(t);
+    fill(t, ds, rows, n);
+    t->paired = hr_objective_pairs(objective);
+    if (!natural && !t->paired && o->log_clean) {
+        memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
+        hr_exec_infer(t->e, n);
+        got.clean = (uint64_t)right(t, n);
     }
-    hr_exec_forward(t->e, 0, n, HR_BN_BATCH_UPDATE);
-    hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, t->m->classes, 1.0f / (float)n, t->loss,
-               hr_exec_dlogits(t->e));
-    *(natural ? &got.clean : &got.robust) = (uint64_t)right(t, n);
+    if (natural)
+        memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
+    else if (free_noise)
+        add_noise(t, n);
+    else
+        attack(t, n);
+    if (interrupted_step(t))
+        return HR_EINTR;
+
+    if (t->paired) {
+        pass_pair(t, n, &got);
+    } else {
+        pass(t, n, free_noise ? HR_DW | HR_DX : HR_DW);
+        *(natural ? &got.clean : &got.robust) = (uint64_t)right(t, n);
+    }
+    if (interrupted_step(t)) /* the gradient may not be one */
+        return HR_EINTR;
     got.loss = hr_tree_sum(t->loss, (size_t)n);
-    hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
-    if (hr_interrupted()) /* the gradient may not be one */
-        return drop_step(t);
+    if (free_noise)
+        move_noise(t, n);
     update(t, lr);
 
     hr_tally *sum = &t->at.sum;
     *sum = (hr_tally){sum->n + got.n, sum->clean + got.clean, sum->robust + got.robust, sum->loss + got.loss};
     t->at.step++;
+    return HR_OK;
+}
+
+/* SNIP's scores, from the first batch of all: every weight takes part. */
+static int score_by_snip(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n)
+{
+    for (int i = 0; i < t->n; i++)
+        if (t->list[i].rule == HR_SCORES)
+            for (int64_t k = 0; k < t->list[i].layer->n; k++)
+                t->list[i].mask[k] = 1.0f;
+    hr_exec_params(t->e);
+    fill(t, ds, rows, n);
+    run_images(t, t->x, n, HR_BN_BATCH);
+    hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, t->m->classes, 1.0f / (float)n, NULL, hr_exec_dlogits(t->e));
+    hr_exec_backward(t->e, 0, n, HR_BN_BATCH, HR_DW);
+    if (hr_interrupted()) /* the run goes on from its very beginning */
+        return HR_EINTR;
+    for (int i = 0; i < t->n; i++) {
+        hr_trainee *p = &t->list[i];
+        if (p->rule != HR_SCORES)
+            continue;
+        for (size_t k = 0; k < p->n; k++)
+            p->value[k] = 1.0f; /* |dL/ds| of positive scores is |dL/dmask| */
+        hr_hydra_grad(p->gradient, hr_exec_grad(t->e, p->tensor), p->weight, p->value, p->layer, p->reg);
+        for (size_t k = 0; k < p->n; k++)
+            p->value[k] = fabsf(p->gradient[k]);
+        hr_stage_choose(p);
+    }
+    hr_exec_params(t->e);
     return HR_OK;
 }
 
@@ -297,11 +328,39 @@ static int report(hr_trainer *t, const hr_epoch *line, hr_err *err)
     return !rc && t->o->on_epoch ? t->o->on_epoch(t->o->ctx, line, err) : rc;
 }
 
+/* Steps on each batch of an epoch. */
+static uint32_t repeats_of(const hr_train_opts *o, int epoch)
+{
+    return objective_of(o, epoch) == HR_OBJ_FREE ? (uint32_t)o->repeats : 1;
+}
+
 /* Steps of an epoch: a last, smaller batch counts when it holds two images. */
-static uint32_t steps_of(const hr_train_opts *o, const hr_dataset *ds)
+static uint32_t steps_of(const hr_train_opts *o, const hr_dataset *ds, int epoch)
 {
     uint32_t batch = (uint32_t)o->batch;
-    return ds->n / batch + (ds->n % batch >= 2);
+    return (ds->n / batch + (ds->n % batch >= 2)) * repeats_of(o, epoch);
+}
+
+/* ADMM's line of the log. */
+static int report_admm(hr_trainer *t, hr_err *err)
+{
+    double rho = rho_of(t->o, t->at.epoch), penalty = 0;
+    json_t *gap = json_object();
+    for (int i = 0; i < t->n; i++) {
+        const hr_trainee *p = &t->list[i];
+        if (p->rule != HR_ADMM)
+            continue;
+        json_object_set_new(gap, p->layer->name, json_real(hr_admm_gap(p->value, p->z, p->n)));
+        for (size_t k = 0; k < p->n; k++) {
+            double pull = (double)p->value[k] - p->z[k] + p->u[k];
+            penalty += 0.5 * rho * pull * pull;
+        }
+    }
+    json_t *j = json_pack("{s:i, s:s, s:f, s:f, s:o}", "epoch", t->at.epoch + 1, "split", "admm", "rho", rho,
+                          "penalty", penalty, "gap", gap);
+    int rc = hr_log_json(t->log, j, err);
+    json_decref(j);
+    return rc;
 }
 
 /* What is left of the running epoch, and its line. */
@@ -310,20 +369,22 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
     const hr_train_opts *o = t->o;
     const hr_tally *sum = &t->at.sum;
     int epoch = t->at.epoch;
-    uint32_t batch = (uint32_t)o->batch, steps = steps_of(o, ds);
+    uint32_t batch = (uint32_t)o->batch, steps = steps_of(o, ds, epoch), repeats = repeats_of(o, epoch);
     bool natural = o->objective == HR_OBJ_NATURAL;
+    if (t->noise && o->reset_noise && t->at.step == 0)
+        memset(t->noise, 0, batch * hr_exec_input_len(t->e) * sizeof *t->noise);
     hr_permutation(order, ds->n, o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch);
     while (t->at.step < steps) {
-        uint32_t s = t->at.step, left = ds->n - s * batch;
+        uint32_t s = t->at.step, first = s / repeats * batch, left = ds->n - first;
         double lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
-        if (hr_interrupted() || train_batch(t, ds, order + s * batch, (int)(left < batch ? left : batch), lr))
+        if (hr_interrupted() || train_batch(t, ds, order + first, (int)(left < batch ? left : batch), lr))
             return HR_EINTR;
         if (!isfinite(sum->loss))
             return hr_fail(err, HR_EDIVERGED,
                            "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
                            sum->loss, s + 1, epoch + 1);
         if (o->on_step)
-            o->on_step(o->ctx, epoch + 1, (uint32_t)sum->n,
+            o->on_step(o->ctx, epoch + 1, (uint32_t)(sum->n / repeats),
                        percent(natural ? sum->clean : sum->robust, sum->n));
         int rc = t->at.step < steps && hr_job_due(o->job) ? hr_trainer_save(t, err) : HR_OK;
         if (rc)
@@ -337,21 +398,21 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
                      .split = "train",
                      .loss = sum->loss / (double)sum->n,
                      .lr = hr_schedule_lr(&o->schedule, epoch, steps - 1, steps)};
-    line.clean = natural || o->log_clean ? percent(sum->clean, sum->n) : NAN;
+    line.clean = natural || o->log_clean || hr_objective_pairs(objective_of(o, epoch))
+                     ? percent(sum->clean, sum->n)
+                     : NAN;
     line.robust = natural ? NAN : percent(sum->robust, sum->n);
-    return report(t, &line, err);
+    rc = report(t, &line, err);
+    return !rc && o->stage == HR_STAGE_ADMM ? report_admm(t, err) : rc;
 }
 
 /* What is left of measuring the probe, clean and attacked, and its line. */
 static int measure(hr_trainer *t, const hr_dataset *probe, double lr, hr_err *err)
 {
     const hr_train_opts *o = t->o;
-    hr_eval_attack attacks[HR_PROBES] = {
-        {.name = "clean", .clean = true, .restarts = 1},
-        {.name = "pgd", .restarts = 1, .opts = training_attack(o, INT32_MAX)}};
-    attacks[1].opts.bn = HR_BN_FOLDED;
+    hr_eval_attack attacks[HR_PROBES] = {{.name = "clean", .clean = true, .restarts = 1},
+                                         {.name = "pgd", .restarts = 1, .opts = plain_attack(o)}};
     attacks[1].opts.stream = HR_STREAM_EVAL;
-    attacks[1].opts.c0 = 0;
     hr_eval_result r[HR_PROBES];
     for (int i = 0; i < HR_PROBES; i++) {
         hr_eval_work *w = &t->probe[i];
@@ -369,13 +430,15 @@ static int measure(hr_trainer *t, const hr_dataset *probe, double lr, hr_err *er
                      .loss = o->objective == HR_OBJ_NATURAL ? r[0].loss : r[1].loss,
                      .clean = r[0].accuracy,
                      .robust = r[1].accuracy,
-                     .lr = lr};
+                     .lr = lr,
+                     .collapsed = r[1].accuracy < 0.5 * t->at.best};
+    t->at.best = fmax(t->at.best, r[1].accuracy);
     return report(t, &line, err);
 }
 
 static void next_epoch(hr_trainer *t)
 {
-    t->at = (hr_place){.epoch = t->at.epoch + 1, .steps = t->at.steps};
+    t->at = (hr_place){.epoch = t->at.epoch + 1, .steps = t->at.steps, .best = t->at.best};
     for (int i = 0; i < HR_PROBES; i++)
         t->probe[i].done = 0;
 }
@@ -384,11 +447,16 @@ static void next_epoch(hr_trainer *t)
 static int run(hr_trainer *t, const hr_dataset *train, const hr_dataset *probe, hr_err *err)
 {
     const hr_train_opts *o = t->o;
-    uint32_t *order = hr_xmalloc(train->n * sizeof *order), steps = steps_of(o, train);
+    uint32_t *order = hr_xmalloc(train->n * sizeof *order);
     int rc = hr_log_cut(t->log, err);
+    if (!rc && o->stage == HR_STAGE_PRUNE && o->scores == HR_SCORES_SNIP && t->at.steps == 0) {
+        hr_permutation(order, train->n, o->seed, HR_STREAM_SHUFFLE, 0);
+        rc = score_by_snip(t, train, order, train->n < (uint32_t)o->batch ? (int)train->n : o->batch);
+    }
     while (!rc && t->at.epoch < o->schedule.warmup_epochs + o->schedule.epochs) {
         if (!t->at.measuring)
             rc = train_epoch(t, train, order, err);
+        uint32_t steps = steps_of(o, train, t->at.epoch);
         if (!rc && probe)
             rc = measure(t, probe, hr_schedule_lr(&o->schedule, t->at.epoch, steps - 1, steps), err);
         if (!rc) {
@@ -408,19 +476,7 @@ static int run(hr_trainer *t, const hr_dataset *train, const hr_dataset *probe, 
 static void release(hr_trainer *t)
 {
     hr_exec_free(t->e);
-    for (int i = 0; i < t->n; i++) {
-        hr_trainee *p = &t->list[i];
-        free(p->gradient);
-        free(p->buf);
-        free(p->buf2);
-        free(p->mask);
-        free(p->scratch);
-        free(p->chosen);
-    }
-    free(t->list);
-    for (int i = 0; i < t->nmoving; i++)
-        free(t->moving[i].before);
-    free(t->moving);
+    hr_stage_release(t);
     for (int i = 0; i < HR_PROBES; i++)
         hr_eval_work_release(&t->probe[i]);
     free(t->x);
@@ -428,36 +484,29 @@ static void release(hr_trainer *t)
     free(t->pred);
     free(t->index);
     free(t->loss);
+    free(t->noise);
+    free(t->attacked);
+    free(t->clean_logits);
+    free(t->dclean);
     hr_layers_release(&t->layers);
-}
-
-/* The masks that the last scores mean become the model's. The tensor table grows: the executor goes first. */
-static void write_masks(hr_trainer *t)
-{
-    hr_exec_free(t->e);
-    t->e = NULL;
-    for (int i = 0; i < t->layers.n; i++) {
-        const hr_layer *l = &t->layers.l[i];
-        const hr_tensor *s = hr_model_node_tensor(t->m, l->node, "popup_scores");
-        size_t n = (size_t)hr_tensor_count(s);
-        float *size = hr_xmalloc(n * sizeof *size);
-        for (size_t k = 0; k < n; k++)
-            size[k] = fabsf(hr_tensor_f32(s)[k]);
-        hr_model_set_mask(t->m, l, size);
-        free(size);
-    }
 }
 
 /* What is taken here besides the executor: the optimiser's memory and masks, and the batch. */
 static void beside(const hr_trainer *t, hr_exec_opts *eo)
 {
     size_t params = (size_t)t->layers.params, weights = (size_t)t->layers.weights;
-    size_t floats = params * (t->o->optimizer == HR_ADAM ? 2 : 1);
+    size_t floats = params * (t->o->optimizer == HR_SGD ? 1 : 2), images = 1;
     if (t->o->stage != HR_STAGE_PRETRAIN)
-        floats += weights * 4; /* mask, masked weight, gradient, scores being sorted */
+        floats +=
+            weights * 4; /* mask, masked weight, gradient, scores being sorted; admm: z, u, gradient, P's */
+    if (hr_objective_pairs(t->o->objective)) {
+        floats += params;
+        images++;
+    }
+    images += t->o->objective == HR_OBJ_FREE;
     const hr_node *in = &t->m->nodes[0];
     eo->beside = floats * sizeof(float);
-    eo->beside_per_image = (size_t)in->c * (size_t)in->h * (size_t)in->w * sizeof(float);
+    eo->beside_per_image = images * (size_t)in->c * (size_t)in->h * (size_t)in->w * sizeof(float);
 }
 
 int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, const hr_train_opts *o,
@@ -465,17 +514,14 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
 {
     hr_log kept = {0};
     hr_trainer t = {.m = m, .o = o, .log = o->log ? o->log : &kept, .layers = hr_layers_of(m)};
-    int rc = check_stage(&t, err);
+    int rc = hr_stage_check(&t, err);
     if (!rc && (train->n < 2 || o->batch < 2))
         rc = hr_fail(err, HR_EINVAL, "training needs at least 2 images and batches of 2: %u images, batch %d",
                      train->n, o->batch);
     if (rc)
         goto out;
 
-    if (o->stage == HR_STAGE_PRUNE)
-        add_scores(&t);
-    if (o->stage == HR_STAGE_FINETUNE)
-        hr_model_zero_pruned(m, &t.layers);
+    hr_stage_begin(&t);
     hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .train = true, .exact = o->exact};
     beside(&t, &eo);
     t.e = hr_exec_new(m, &eo, err);
@@ -483,7 +529,10 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         rc = err->code;
         goto out;
     }
-    add_trainees(&t);
+    hr_stage_trainees(&t);
+    size_t batch = (size_t)o->batch, len = hr_exec_input_len(t.e), classes = (size_t)m->classes;
+    if (o->objective == HR_OBJ_FREE)
+        t.noise = hr_xaligned(batch * len, sizeof *t.noise);
     if (!o->log && !o->on_epoch)
         probe = NULL;
     t.probed = probe ? probe->n : 0;
@@ -494,21 +543,25 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         goto out;
     for (int i = 0; i < t.n; i++)
         if (t.list[i].rule == HR_SCORES)
-            choose(&t.list[i]);
+            hr_stage_choose(&t.list[i]);
     hr_exec_params(t.e);
-    size_t batch = (size_t)o->batch;
-    t.x = hr_xaligned(batch * hr_exec_input_len(t.e), sizeof *t.x);
+    t.x = hr_xaligned(batch * len, sizeof *t.x);
     t.y = hr_xcalloc(batch, sizeof *t.y);
     t.pred = hr_xcalloc(batch, sizeof *t.pred);
     t.index = hr_xcalloc(batch, sizeof *t.index);
     t.loss = hr_xcalloc(batch, sizeof *t.loss);
+    if (hr_objective_pairs(o->objective)) {
+        t.attacked = hr_xaligned(batch * len, sizeof *t.attacked);
+        t.clean_logits = hr_xaligned(batch * classes, sizeof *t.clean_logits);
+        t.dclean = hr_xaligned(batch * classes, sizeof *t.dclean);
+    }
     if (o->profile)
         hr_exec_profile(t.e);
     rc = run(&t, train, probe, err);
     if (o->profile)
         hr_profile_table(t.e, o->profile);
     if (!rc && o->stage == HR_STAGE_PRUNE)
-        write_masks(&t);
+        hr_stage_masks(&t);
 out:
     release(&t);
     hr_log_close(&kept);

@@ -1,8 +1,9 @@
 /* lib/train/train.h -- training robust networks, pruning them with HYDRA, and measuring what they are worth.
  *
- * Five parts, one header: optimisers and schedules (optim.c), HYDRA's scores (hydra.c), the log (log.c), the
- * training loop of all stages (train.c; resume.c saves where it is), and evaluation, as one record (eval.c)
- * or as a service for the search (serve.c).
+ * One header: optimisers and schedules (optim.c), losses of pairs (loss.c), HYDRA's scores (hydra.c), ADMM's
+ * variables (admm.c), the log (log.c), the training loop of all stages (train.c; stage.c says what a stage
+ * trains, resume.c saves where it is), and evaluation, as one record (eval.c) or as a service for the search
+ * (serve.c).
  *
  * Pixels, eps and step are in [0,1]; rates are fractions kept; accuracies are percentages. */
 #ifndef HR_TRAIN_H
@@ -17,18 +18,25 @@
 
 /* ---- optimisers and schedules (optim.c) ---------------------------------------------------------------- */
 
-enum hr_optimizer { HR_SGD, HR_ADAM };
-extern const char *const hr_optimizer_names[3]; /* "sgd", "adam", NULL */
+enum hr_optimizer { HR_SGD, HR_ADAM, HR_RMSPROP };
+extern const char *const hr_optimizer_names[4]; /* "sgd", "adam", "rmsprop", NULL */
 
-/* One SGD step on p[0..n) in PyTorch's form (torch.optim.SGD, dampening 0, no Nesterov):
- *     d = g + wd*p;   buf = first ? d : momentum*buf + d;   p -= lr*buf
+/* One SGD step on p[0..n) in PyTorch's form (torch.optim.SGD, dampening 0):
+ *     d = g + wd*p;   buf = first ? d : momentum*buf + d;   p -= lr * (nesterov ? d + momentum*buf : buf)
  * buf (n) is the caller's and is written even when momentum is 0. */
 void hr_sgd_step(float *p, const float *g, float *buf, size_t n, float lr, float momentum, float wd,
-                 bool first);
+                 bool nesterov, bool first);
 /* One Adam step (Kingma and Ba 2015, arXiv:1412.6980, Algorithm 1; torch.optim.Adam: betas 0.9 and 0.999,
  * eps 1e-8 behind the root, weight decay added to the gradient). t counts steps from 1; m and v (n) start at
  * zero. */
 void hr_adam_step(float *p, const float *g, float *m, float *v, size_t n, float lr, float wd, int64_t t);
+
+/* One RMSprop step (Tieleman and Hinton 2012; torch.optim.RMSprop, not centred: alpha 0.99, eps 1e-8 behind
+ * the root, weight decay added to the gradient):
+ *     d = g + wd*p;   v = alpha*v + (1-alpha)*d^2;   buf = momentum*buf + d/(sqrt(v)+eps);   p -= lr*buf
+ * v and buf (n) start at zero. */
+void hr_rmsprop_step(float *p, const float *g, float *v, float *buf, size_t n, float lr, float momentum,
+                     float wd);
 
 enum hr_schedule_kind {
     HR_LR_COSINE,       /* lr * (1 + cos(pi * t/E)) / 2, t in epochs, moving with every step */
@@ -37,8 +45,10 @@ enum hr_schedule_kind {
     HR_LR_STEP,         /* lr, lr/10 from 3/4 of the epochs on, lr/100 from 9/10 on */
     HR_LR_MULTISTEP,    /* lr * gamma^(milestones passed) */
     HR_LR_CONSTANT,
+    HR_LR_CYCLE, /* lr, lr/10, lr/100 for a third of `cycle` epochs each, again and again (R-ADMM, ALG 5.2) */
 };
-extern const char *const hr_schedule_names[6]; /* "cosine", "cosine-epoch", "step", "multistep", "constant" */
+extern const char *const hr_schedule_names[7]; /* "cosine", "cosine-epoch", "step", "multistep", "constant",
+                                                  "cycle", NULL */
 
 enum { HR_MAX_MILESTONES = 16 };
 typedef struct hr_schedule {
@@ -47,12 +57,29 @@ typedef struct hr_schedule {
     int epochs;        /* E, without the warm-up epochs: the loop runs warmup_epochs + epochs */
     int warmup_steps;  /* the first steps after the warm-up epochs ramp up: lr * (i+1)/warmup_steps */
     int warmup_epochs; /* epochs at warmup_lr before the schedule starts (SVHN's published setting) */
+    bool warmup_ramp;  /* in them the rate rises linearly from warmup_lr, step by step, to lr behind them
+                          (R-ADMM's retraining, ALG 5.2) */
     double warmup_lr;
+    int cycle; /* epochs, at least 1, of HR_LR_CYCLE */
     double gamma;
     int milestones[HR_MAX_MILESTONES], nmilestones; /* epochs, ascending */
 } hr_schedule;
 /* Learning rate of step `step` (from 0) of `steps` in epoch `epoch` (from 0, warm-up epochs included). */
 double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t steps);
+
+/* ---- losses of pairs (loss.c) -------------------------------------------------------------------------- */
+
+/* Per sample, with q = softmax(zn) of the image, p = softmax(za) of its attacked copy:
+ *   HR_PAIR_TRADES  CE(zn, y) + beta * KL(q || p)         Zhang et al. 2019, arXiv:1901.08573, Algorithm 1
+ *   HR_PAIR_MART    CE(za, y) - log(1.0001 - max_{j!=y} p_j + 1e-12)
+ *                   + beta * (1.0000001 - q_y) * sum_j q_j (log q_j - log(p_j + 1e-12))
+ *                   Wang et al. 2020 (ICLR), Algorithm 1: BCE + lambda * KL * (1 - q_y), with the guards of
+ *                   the published code
+ * Gradients flow through both arguments. */
+enum hr_pair_loss { HR_PAIR_TRADES, HR_PAIR_MART };
+/* loss (n) in full; dzn, dza (n,classes): scale * its gradients. zn, za (n,classes), y (n); classes >= 2. */
+void hr_loss_pair(enum hr_pair_loss kind, const float *zn, const float *za, const int32_t *y, int n,
+                  int classes, double beta, float scale, double *loss, float *dzn, float *dza);
 
 /* ---- HYDRA's scores (hydra.c) -------------------------------------------------------------------------- */
 
@@ -64,6 +91,24 @@ double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t ste
  *   channel  s = sqrt(6/in) * L1 / max L1 of the input channels (the published code sums over other memory
  *            than a channel's; this is what it intends, ALG 4) */
 void hr_hydra_init(float *s, const float *w, const hr_layer *l, enum hr_reg reg);
+/* Where the scores start. The random ones are those of torch.nn.init on the score tensor, whose fans are
+ * in*kh*kw and out*kh*kw in weight mode, in and 1 in channel mode (ALG 4): */
+enum hr_scores {
+    HR_SCORES_SCALED, /* hr_hydra_init */
+    HR_SCORES_RANDOM, /* U(-b, b), b = 1/sqrt(fan_in): kaiming_uniform_(a=sqrt(5)), what the published
+                         code has without scaled initialisation */
+    HR_SCORES_KAIMING_UNIFORM, /* b = sqrt(6/fan_in) */
+    HR_SCORES_KAIMING_NORMAL,  /* N(0, 2/fan_in) */
+    HR_SCORES_XAVIER_UNIFORM,  /* b = sqrt(12/(fan_in+fan_out)): gain sqrt(2) */
+    HR_SCORES_XAVIER_NORMAL,   /* N(0, 4/(fan_in+fan_out)) */
+    HR_SCORES_SNIP, /* |w * dL/dw_eff|, summed over a channel, of the natural loss of the first batch with all
+                       weights there (Lee et al. 2019, arXiv:1810.02340, eq. 5 without its normalisation,
+                       which no mask depends on). Until that batch came they are those of scaled */
+};
+extern const char *const hr_scores_names[8]; /* "scaled", "random", "kaiming-uniform", ...; NULL-terminated */
+/* Fill s by any of them; number is the layer's, which keys the draws on HR_STREAM_SCORES. */
+void hr_hydra_scores(float *s, const float *w, const hr_layer *l, enum hr_reg reg, enum hr_scores how,
+                     uint32_t seed, uint32_t number);
 /* mask (n bytes, n scores): 1 for the kept largest |s|, ties to the lower index. scratch: n floats. */
 void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, float *scratch,
                    uint8_t *mask);
@@ -74,6 +119,23 @@ void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t k
 void hr_hydra_grad(float *ds, const float *dw_eff, const float *w, const float *s, const hr_layer *l,
                    enum hr_reg reg);
 
+/* ---- ADMM's variables (admm.c) ------------------------------------------------------------------------- */
+
+/* z = P(v): of v (l->n, torch layout) what belongs to the `kept` largest |v|, or to the input channels of
+ * largest l2 norm; zero elsewhere. Ties go to the lower index. scratch (l->n), chosen (hr_score_count) are
+ * the caller's. z may not be v. */
+void hr_admm_project(float *z, const float *v, const hr_layer *l, enum hr_reg reg, int64_t kept,
+                     float *scratch, uint8_t *chosen);
+/* Z <- P(W + U); U <- U + W - Z. From U = 0 and any Z the first call gives Z = P(W) and U = W - Z: a run
+ * begins with hr_admm_project alone. */
+void hr_admm_update(const float *w, float *z, float *u, const hr_layer *l, enum hr_reg reg, int64_t kept,
+                    float *scratch, uint8_t *chosen);
+/* g = d + rho (w - z + u), n numbers each. */
+void hr_admm_gradient(float *g, const float *d, const float *w, const float *z, const float *u, size_t n,
+                      float rho);
+/* |W - Z|, the Frobenius norm. */
+double hr_admm_gap(const float *w, const float *z, size_t n);
+
 /* ---- the log (log.c) ----------------------------------------------------------------------------------- */
 
 /* One line of the log. NaN: not measured. */
@@ -82,7 +144,9 @@ typedef struct hr_epoch {
     const char *split; /* "train": as met during the epoch; "eval": measured after it */
     double loss;       /* mean, of what the objective looks at */
     double clean, robust;
-    double lr; /* at the epoch's last step */
+    double lr;      /* at the epoch's last step */
+    bool collapsed; /* "eval": the attacked accuracy is below half of the best one so far. Where training
+                       takes single steps that is how it overfits to them (Wong et al. 2020, section 5.4) */
 } hr_epoch;
 
 /* The lines of a log, in memory and, when it was opened, in a file. A run that is saved saves the lines too,
@@ -99,8 +163,11 @@ HR_MUST_CHECK int hr_log_open(hr_log *log, const char *path, hr_err *err);
 /* Make the file hold exactly the lines: it is cut behind them, or written anew when it begins otherwise. A
  * pipe gets all lines. Returns 0 or HR_EIO. */
 HR_MUST_CHECK int hr_log_cut(hr_log *log, hr_err *err);
-/* Add the line {"epoch", "split", "loss", "clean", "robust", "lr"} for e. Returns 0 or HR_EIO. */
+/* Add the line {"epoch", "split", "loss", "clean", "robust", "lr", "collapsed": true where it is} for e.
+ * Returns 0 or HR_EIO. */
 HR_MUST_CHECK int hr_log_add(hr_log *log, const hr_epoch *e, hr_err *err);
+/* Add j, borrowed, as a line. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_log_json(hr_log *log, const json_t *j, hr_err *err);
 void hr_log_close(hr_log *log); /* a zeroed one is allowed */
 
 /* ---- training (train.c) -------------------------------------------------------------------------------- */
@@ -110,23 +177,53 @@ void hr_log_close(hr_log *log); /* a zeroed one is allowed */
  *   prune      the scores, and batch norm's scale and shift unless freeze_bn. Weights and biases stay as they
  *              are. Needs planned keep-counts (maskapply --plan) and dense weights. Scores start from the
  *              weights; at the end LAYER.popup_scores and the active LAYER.mask are in the model.
+ *              With no epochs at all the initial scores decide: magnitude or SNIP pruning.
+ *   admm       everything, with every layer's weights drawn towards the plan (admm.c). Needs planned
+ *              keep-counts and dense weights; leaves both, with weights that are nearly zero where maskapply
+ *              --score l2 will prune. At the first step Z = P(W) and U = 0; in every epoch that is a multiple
+ *              of admm_every, counted from the first one, Z and U are updated and rho grows by 1.3
+ * (rho_grows). After the line of each epoch the log has another one, {"epoch", "split": "admm", "rho",
+ *              "penalty": sum of rho/2 |W-Z+U|^2, "gap": {layer: |W-Z|, ...}}.
  *   finetune   everything under the active masks. Pruned weights are set to zero first, get no gradient, and
  *              are exactly zero at the end.
  * Running statistics of batch norm move in every stage. */
-enum hr_stage { HR_STAGE_PRETRAIN, HR_STAGE_PRUNE, HR_STAGE_FINETUNE };
-extern const char *const hr_stage_names[4];
+enum hr_stage { HR_STAGE_PRETRAIN, HR_STAGE_PRUNE, HR_STAGE_FINETUNE, HR_STAGE_ADMM };
+extern const char *const hr_stage_names[5];
 
+/* What is minimised, mean over the batch; CE is cross-entropy, attacks as hr_attack_pgd:
+ *   pgd        CE of attacked images (Madry et al. 2018, arXiv:1706.06083, eq. 2.1; ALG 3.4 "PGD-AT")
+ *   natural    CE of the images
+ *   fgsm       as pgd with one step from the image itself (Goodfellow et al. 2015, arXiv:1412.6572; the
+ *              published warm-up loss: its step is `step`, not eps)
+ *   fgsm-rs    as pgd with one step from a random start (Wong et al. 2020, arXiv:2001.03994, Algorithm 3;
+ *              there step = 1.25 eps)
+ *   trades     HR_PAIR_TRADES; the attack climbs KL from x + 0.001 N(0,1)
+ *   trades-l2  the same; the attack stays in the l2 ball of radius eps, with steps of 2 eps/steps
+ *   mart       HR_PAIR_MART; the attack climbs CE from x + 0.001 N(0,1)
+ *   free       CE of clip(x + noise): every batch comes `repeats` times, each backward pass moves the
+ *              parameters and, by eps * sign within [-eps,eps], the noise. It belongs to the place in the
+ *              batch, starts at zero and is kept from batch to batch (Shafahi et al. 2019, arXiv:1904.12843,
+ *              Algorithm 1)
+ * trades and mart run the images and then their attacked copies forward, each with statistics of its own
+ * batch; running statistics move with both. (The published TRADES runs the images twice.) */
 enum hr_objective {
-    HR_OBJ_PGD,    /* mean cross-entropy of attacked images (Madry et al. 2018; ALG 3.4 "PGD-AT") */
-    HR_OBJ_NATURAL /* mean cross-entropy of the images */
+    HR_OBJ_PGD,
+    HR_OBJ_NATURAL,
+    HR_OBJ_FGSM,
+    HR_OBJ_FGSM_RS,
+    HR_OBJ_TRADES,
+    HR_OBJ_TRADES_L2,
+    HR_OBJ_MART,
+    HR_OBJ_FREE
 };
-extern const char *const hr_objective_names[3]; /* "pgd", "natural", NULL */
+extern const char *const hr_objective_names[9]; /* in this order; NULL-terminated */
 
 typedef struct hr_train_opts {
     enum hr_stage stage;
     enum hr_objective objective;
     hr_schedule schedule;
     enum hr_optimizer optimizer;
+    bool nesterov;                 /* sgd's */
     double momentum, weight_decay; /* decay applies to every trained parameter, scores included */
     bool exact;                    /* hr_exec_opts.exact */
     int batch, threads;            /* threads 0: all there are; the result does not depend on it */
@@ -134,9 +231,18 @@ typedef struct hr_train_opts {
     int steps;
     bool random_start;
     enum hr_bn_mode attack_bn;
-    bool freeze_bn;       /* prune: batch norm's scale and shift are not trained */
-    int augment_pad;      /* random crop from this many zeros around the image; 0: none */
-    bool flip, log_clean; /* log_clean: an extra pass per batch for the train line's clean accuracy */
+    double beta;           /* trades, mart: weight of the divergence */
+    int repeats;           /* free: steps per batch, at least 1 */
+    bool reset_noise;      /* free: the noise is zero again at the begin of every epoch (HYDRA's way) */
+    int fgsm_epochs;       /* so many first epochs have the objective fgsm; also the warm-up epochs do,
+                              where the rate does not ramp. natural stays natural */
+    enum hr_scores scores; /* prune: where they start */
+    double rho;            /* admm: that of the first epochs */
+    bool rho_grows;        /* admm: by 1.3 at every update ("multi-rho") */
+    int admm_every;        /* admm: epochs between updates, at least 1 */
+    bool freeze_bn;        /* prune: batch norm's scale and shift are not trained */
+    int augment_pad;       /* random crop from this many zeros around the image; 0: none */
+    bool flip, log_clean;  /* log_clean: an extra pass per batch for the train line's clean accuracy */
     uint32_t seed;
     const char *name; /* the model's file, for messages */
     hr_job *job;      /* where the run is saved and goes on from; NULL: nowhere */

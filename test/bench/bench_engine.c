@@ -48,7 +48,7 @@ static void descend(bench *b)
         const float *g = hr_exec_grad(b->e, t);
         if (g)
             hr_sgd_step(hr_tensor_f32(&b->m->tensors[t]), g, b->momentum[t],
-                        (size_t)hr_tensor_count(&b->m->tensors[t]), LR, 0.9f, 1e-4f, b->fresh);
+                        (size_t)hr_tensor_count(&b->m->tensors[t]), LR, 0.9f, 1e-4f, false, b->fresh);
     }
     b->fresh = false;
     hr_exec_params(b->e);

@@ -25,7 +25,8 @@ setup() {
 @test "advtrain: wrong usage is status 2 with a hint" {
     local args
     for args in "" "-d x" "-d x -o y" "-d x -o y --arch resS net.nn" "-d x -o y a b" "-d x -o y --stage nap a" \
-        "-d x -o y --lr 0 a" "-d x -o y --lr 1x a" "-d x -o y --epochs 0 a" "-d x -o y --batch 1 a" \
+        "-d x -o y --lr 0 a" "-d x -o y --lr 1x a" "-d x -o y --epochs 0 a" "-d x -o y --epochs 0 --stage admm a" \
+        "-d x -o y --loss trads a" "-d x -o y --repeats 0 a" "-d x -o y --admm-every 0 a" "-d x -o y --scores none a" "-d x -o y --batch 1 a" \
         "-d x -o y --schedule multistep a" "-d x -o y --milestones 3,2 a" "-d x -o y --milestones 1.5 a" \
         "-d x -o y --classes 3 a" "-d x -o y --frobnicate a" "-d - -o y -" "-d x -o - --log - a"; do
         run --separate-stderr advtrain $args
@@ -77,6 +78,9 @@ setup() {
     [[ "$stderr" == *net.nn*"maskapply --plan"* ]]
     $RUN -d "$D/train.tfrecord" --stage finetune -o out.nn "$D/net.nn"
     assert_refused out.nn
+    $RUN -d "$D/train.tfrecord" --stage admm -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" == *net.nn*"--stage admm"*"maskapply --plan"* ]]
     maskapply -q -s uniform:0.5 -o pruned.nn "$D/net.nn"
     $RUN -d "$D/train.tfrecord" --stage pretrain -o out.nn pruned.nn
     assert_refused out.nn

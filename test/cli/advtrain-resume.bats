@@ -61,7 +61,10 @@ assert_same_run() { # assert_same_run a b
     for o in "--stage prune $D/planned.nn" "--stage prune --freeze-bn $D/planned.nn" \
         "--stage finetune $D/pruned.nn" "--optimizer adam --lr 0.001 $D/net.nn" "--augment crop-flip $D/net.nn" \
         "--attack-bn batch+update --log-clean $D/net.nn" "--loss natural --schedule cosine-epoch $D/net.nn" \
-        "--warmup-epochs 1 --warmup-steps 3 --epochs 1 $D/net.nn"; do
+        "--warmup-epochs 1 --warmup-steps 3 --epochs 1 $D/net.nn" "--optimizer rmsprop --lr 0.001 $D/net.nn" \
+        "--stage admm --admm-every 1 --rho 0.1 $D/planned.nn" "--loss trades --nesterov $D/net.nn" \
+        "--stage prune --loss mart $D/planned.nn" "--stage prune --scores snip --loss free --repeats 2 $D/planned.nn" \
+        "--loss free --repeats 2 --reset-noise $D/net.nn" "--loss trades-l2 --eps 0.5 --lr 0.01 $D/net.nn"; do
         train a $o
         killed write:3 train b $o
         killed renamed:6 train b $o

@@ -71,6 +71,44 @@ setup() {
     assert_equal "$(pick eval.json 'round(j["pruning"]["density"], 2) < 0.35')" True
 }
 
+@test "advtrain: R-ADMM: plan, admm, maskapply --score l2, finetune; the log has rho and |W-Z| of every layer" {
+    local reg
+    for reg in weight channel; do
+        maskapply -q --plan -s uniform:0.3 -r $reg --strategy-out strategy.json -o planned.nn "$D/net.nn"
+        advtrain $SHORT --threads 1 --stage admm --epochs 3 --admm-every 2 --schedule cycle --rho 0.01 \
+            -d "$D/train.tfrecord" --log log.jsonl -o admm1.nn planned.nn
+        advtrain $SHORT --threads 2 --stage admm --epochs 3 --admm-every 2 --schedule cycle --rho 0.01 \
+            -d "$D/train.tfrecord" -o admm2.nn planned.nn
+        cmp admm1.nn admm2.nn
+        assert_equal "$(pick log.jsonl '[(e["epoch"], e["split"]) for e in l]')" \
+            "[(1, 'train'), (1, 'admm'), (2, 'train'), (2, 'admm'), (3, 'train'), (3, 'admm')]"
+        assert_equal "$(pick log.jsonl '[round(e["rho"], 9) for e in l[1::2]]')" "[0.01, 0.01, 0.013]"
+        nninfo --format json "$D/net.nn" >layers.json
+        assert_equal "$(pick log.jsonl 'sorted(l[5]["gap"]) == sorted(x["name"] for x in json.load(open("layers.json"))["layers"])')" True
+        # an image's channels are all kept, or nothing is pruned: then W and Z only differ by what was trained
+        assert_equal "$(pick log.jsonl 'all(v > 0 for v in l[5]["gap"].values())')" True
+        maskapply -q -r $reg --score l2 -s strategy.json -o projected.nn admm1.nn
+        advtrain $SHORT --threads 1 --stage finetune --warmup-epochs 1 --warmup-lr 1e-4 --warmup-ramp \
+            -d "$D/train.tfrecord" -o retrained.nn projected.nn
+        adveval -q -d "$D/test.tfrecord" --attacks clean retrained.nn >eval.json
+        assert_equal "$(pick eval.json 'j["pruning"]["reg"]')" $reg
+    done
+}
+
+@test "advtrain: SNIP and magnitude without training: --epochs 0 of the prune stage" {
+    maskapply -q --plan -s uniform:0.3 -o planned.nn "$D/net.nn"
+    maskapply -q -s uniform:0.3 -o magnitude.nn "$D/net.nn"
+    advtrain $SHORT --stage prune --epochs 0 -d "$D/train.tfrecord" -o scaled.nn planned.nn
+    advtrain $SHORT --stage prune --epochs 0 --scores snip -d "$D/train.tfrecord" -o snip.nn planned.nn
+    local net
+    for net in magnitude scaled snip; do
+        adveval -q -d "$D/test.tfrecord" --attacks clean $net.nn
+    done >eval.json
+    # scaled scores say what magnitude says; SNIP, which has seen images, something else
+    assert_equal "$(pick eval.json '[r["attacks"][0]["correct"] == l[0]["attacks"][0]["correct"] for r in l]')" \
+        "[True, True, False]"
+}
+
 @test "advtrain: the log has one JSON line per epoch and split, and stderr one plain line each" {
     run --separate-stderr advtrain --threads 1 --batch 32 --epochs 2 --limit 96 --stratified $ATTACK --arch resS \
         -d "$D/train.tfrecord" -e "$D/test.tfrecord" --eval-limit 50 --log log.jsonl --log-clean -o a.nn
@@ -95,6 +133,10 @@ setup() {
         "--schedule cosine-epoch --epochs 3" "--schedule multistep --milestones 1,2 --gamma 0.5 --epochs 3" \
         "--schedule step --epochs 3" "--augment crop" "--augment crop-flip" "--loss natural" "--attack-bn batch" \
         "--attack-bn batch+update" "--warmup-epochs 1 --warmup-lr 0.01" "--warmup-steps 2" "--no-random-start" \
+        "--loss fgsm" "--loss fgsm-rs" "--loss trades" "--loss trades --beta 1" "--loss trades-l2" "--loss mart" \
+        "--loss free" "--loss free --repeats 2" "--loss free --epochs 2" "--loss free --epochs 2 --reset-noise" \
+        "--optimizer rmsprop --lr 0.001" "--nesterov" "--schedule cycle --admm-every 3 --epochs 3" \
+        "--warmup-epochs 1 --warmup-lr 0.01 --warmup-ramp" "--fgsm-epochs 1 --epochs 2" \
         "--mean 0.286 --std 0.353" "--eps 0.05" "--step 0.02" "--steps 3" "--seed 2" "--batch 16" "--stratified"; do
         advtrain $SHORT --threads 1 --limit 64 $o --arch resS -d "$D/train.tfrecord" -o a.nn || fail "$o"
         adveval -q -d "$D/test.tfrecord" --attacks clean a.nn >>eval.json

@@ -19,7 +19,7 @@ static void test_sgd_gives_pytorchs_numbers(void **state)
         {0.8853472471237183, -2.1135597229003906, 0.3914773166179657, 0.020199989899992943}};
     float p[4] = {1, -2, 0.5f, 0}, buf[4] = {9, 9, 9, 9};
     for (int s = 0; s < 3; s++) {
-        hr_sgd_step(p, grads[s], buf, 4, 0.1f, 0.9f, 0.01f, s == 0);
+        hr_sgd_step(p, grads[s], buf, 4, 0.1f, 0.9f, 0.01f, false, s == 0);
         for (int i = 0; i < 4; i++)
             assert_near(p[i], want[s][i], 2e-7); /* one unit in the last place of 2, at most */
     }
@@ -39,6 +39,35 @@ static void test_adam_gives_pytorchs_numbers(void **state)
         for (int i = 0; i < 4; i++)
             assert_near(p[i], want[s][i],
                         4e-7); /* as above, and the bias corrections are rounded elsewhere */
+    }
+}
+
+/* torch 1.13: torch.optim.SGD([p], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True), then
+ * torch.optim.RMSprop([p], lr=0.01, weight_decay=0.01) without and with momentum=0.9; all from
+ * (1, -2, 0.5, 0). */
+static void test_nesterov_and_rmsprop_give_pytorchs_numbers(void **state)
+{
+    (void)state;
+    static const double want[3][3][4] = {
+        {{0.9031000137329102, -1.948699951171875, 0.3090499937534332, 0.0},
+         {0.8363240957260132, -2.065627336502075, 0.4170578122138977, -0.3799999952316284},
+         {0.8816995620727539, -2.1961913108825684, 0.37625056505203247, 0.21872200071811676}},
+        {{0.9000000357627869, -1.9000000953674316, 0.4000000059604645, 0.0},
+         {0.8744683265686035, -1.993862271308899, 0.4705701470375061, -0.09999998658895493},
+         {0.9429875016212463, -2.0465264320373535, 0.45272359251976013, -0.010463252663612366}},
+        {{0.9000000357627869, -1.899999976158142, 0.4000000059604645, 0.0},
+         {0.7844683527946472, -1.9038621187210083, 0.3805701732635498, -0.09999998658895493},
+         {0.7490755319595337, -1.9600735902786255, 0.34529784321784973, -0.10046324133872986}}};
+    for (int k = 0; k < 3; k++) {
+        float p[4] = {1, -2, 0.5f, 0}, v[4] = {0}, buf[4] = {0};
+        for (int s = 0; s < 3; s++) {
+            if (k == 0)
+                hr_sgd_step(p, grads[s], buf, 4, 0.1f, 0.9f, 0.01f, true, s == 0);
+            else
+                hr_rmsprop_step(p, grads[s], v, buf, 4, 0.01f, k == 2 ? 0.9f : 0.0f, 0.01f);
+            for (int i = 0; i < 4; i++)
+                assert_near(p[i], want[k][s][i], 4e-7); /* two units in the last place of 2 */
+        }
     }
 }
 
@@ -70,6 +99,27 @@ static void test_schedules_follow_their_formulas(void **state)
     assert_near(hr_schedule_lr(&s, 7, 0, 1), 0.25, 0);
     s.kind = HR_LR_CONSTANT;
     assert_near(hr_schedule_lr(&s, 19, 0, 1), 1, 0);
+
+    /* R-ADMM: thirds of 10 epochs begin at 0, 3.33 and 6.67 (ALG 5.2) */
+    s = (hr_schedule){.kind = HR_LR_CYCLE, .lr = 1, .epochs = 25, .cycle = 10};
+    static const double thirds[10] = {1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01};
+    for (int e = 0; e < 25; e++)
+        assert_near(hr_schedule_lr(&s, e, 0, 1), thirds[e % 10], 1e-15);
+    /* its retraining: 1e-4 to 0.01 in 15 epochs, then a drop at 80 of the others */
+    s = (hr_schedule){.kind = HR_LR_MULTISTEP,
+                      .lr = 0.01,
+                      .epochs = 85,
+                      .gamma = 0.1,
+                      .milestones = {80, 150},
+                      .nmilestones = 2,
+                      .warmup_epochs = 15,
+                      .warmup_ramp = true,
+                      .warmup_lr = 1e-4};
+    assert_near(hr_schedule_lr(&s, 0, 0, 10), 1e-4, 0);
+    assert_near(hr_schedule_lr(&s, 7, 5, 10), (1e-4 + 0.01) / 2, 1e-15);
+    assert_near(hr_schedule_lr(&s, 14, 9, 10), 1e-4 + 0.0099 * 149 / 150, 1e-15);
+    assert_near(hr_schedule_lr(&s, 15, 0, 10), 0.01, 0);
+    assert_near(hr_schedule_lr(&s, 95, 0, 10), 0.001, 1e-18);
 }
 
 /* ---- helpers ------------------------------------------------------------------------------------------- */
@@ -568,6 +618,8 @@ static void test_a_stage_refuses_a_network_of_another_stage(void **state)
         int plan; /* 0 dense, 1 planned, 2 active */
         const char *says;
     } cases[] = {{HR_STAGE_PRETRAIN, 2, "is pruned"},
+                 {HR_STAGE_ADMM, 0, "--stage admm needs"},
+                 {HR_STAGE_ADMM, 2, "pruned already"},
                  {HR_STAGE_PRUNE, 0, "no layer has a planned rate"},
                  {HR_STAGE_PRUNE, 2, "pruned already"},
                  {HR_STAGE_FINETUNE, 0, "no layer has an active mask"},
@@ -681,6 +733,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sgd_gives_pytorchs_numbers),
         cmocka_unit_test(test_adam_gives_pytorchs_numbers),
+        cmocka_unit_test(test_nesterov_and_rmsprop_give_pytorchs_numbers),
         cmocka_unit_test(test_schedules_follow_their_formulas),
         cmocka_unit_test(test_scores_start_from_the_weights),
         cmocka_unit_test(test_score_gradient_is_the_derivative_of_a_relaxed_mask),
