@@ -23,6 +23,7 @@ $(foreach reg,weight channel,\
 
 DEMO_DIR := $(RUNS)/demo/$(DEMO)
 DEMO_PRODUCTS := $(DEMO_DIR)/table.txt $(DEMO_DIR)/strategies.svg \
+	$(patsubst %,$(RUNS)/FashionMNIST/resS/$(DEMO)-$(DEMO_RATE)/%/best.nn,$(filter search-%,$(DEMO_IDS))) \
 	$(if $(PDFLATEX),$(DEMO_DIR)/strategies.pdf)
 demo-stages: $(DEMO_PRODUCTS)
 

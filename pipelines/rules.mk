@@ -7,6 +7,7 @@
 #   runs/D/A/layers.json                               its prunable layers
 #   runs/D/A/eval.json                                 the dense network, attacked
 #   runs/D/A/REG-RATE/search-N/strategy.json           a search with seed N         $(call search,D,A,REG,RATE,N)
+#   runs/D/A/REG-RATE/search-N/best.nn                 the network as the search saw it: masked, not trained
 #   runs/D/A/REG-RATE/ID/strategy.json                 keep-rates by a rule         $(call pruned,D,A,REG,RATE,ID)
 #   runs/D/A/REG-RATE/ID/planned.nn                    keep-rates written in
 #   runs/D/A/REG-RATE/ID/hydra/seed-S/prune.nn         HYDRA's scores learnt
@@ -84,6 +85,10 @@ $(call stage,$(RUNS)/$1/$2/$3-$4/search-$5/strategy.json,\
 	--evaluator 'adveval --serve -r $3 -d $(DATA)/$1/holdout.tfrecord $($1_ATTACK) $($1_REWARD)\
 	$(RUNS)/$1/$2/pretrain.nn' --csv-dir $(RUNS)/$1/$2/$3-$4/search-$5\
 	-o $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json)
+$(call stage,$(RUNS)/$1/$2/$3-$4/search-$5/best.nn,\
+	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json,maskapply,\
+	maskapply -q -r $3 -s $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json --target $4 --label search-$5\
+	-o $(RUNS)/$1/$2/$3-$4/search-$5/best.nn $(RUNS)/$1/$2/pretrain.nn)
 endef
 
 # $(call pruned,D,A,REG,RATE,ID): search-N has its strategy from a search, the others from a rule of maskapply.
@@ -147,4 +152,11 @@ plots: all ## one plot per data set, network and budget, of all strategies there
 		find "$$dir" -name strategy.json | LC_ALL=C sort | xargs -r stgplot -o "$${dir}strategies"; \
 		[ ! -e "$${dir}strategies.svg" ] || echo "$${dir}strategies.{csv,tex,svg}"; done
 
-.PHONY: status tables plots
+STRATEGIES ?= strategies
+publish-strategies: all ## add the searched strategies to strategies/DATA.json, named after their budgets: 01_0
+	@set -e; export LC_ALL=C; mkdir -p '$(STRATEGIES)'; for dir in $(RUNS)/*/; do data=$$(basename "$$dir"); \
+		set -- "$$dir"*/*/search-*/strategy.json; [ -e "$$1" ] || continue; \
+		flock '$(STRATEGIES)' ddpg-search --publish '$(STRATEGIES)'/"$$data".json "$$@"; \
+		echo "$$# strategies: $(STRATEGIES)/$$data.json"; done
+
+.PHONY: status tables plots publish-strategies

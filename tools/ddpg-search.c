@@ -3,6 +3,7 @@
  * The layer table says what there is to prune, the evaluator what a strategy is worth; everything between the
  * two is lib/search. Options that are not given take the value that fits the others (settle). The products
  * are locked from the beginning and written at the end; what the search knows until then is in its state. */
+#include "prune/prune.h"
 #include "report/curve.h"
 #include "search/search.h"
 
@@ -10,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *layers_path, *evaluator, *evaluator_file, *output = "-", *csv_dir, *id = "search";
+static const char *layers_path, *evaluator, *evaluator_file, *output = "-", *csv_dir, *id = "search",
+                                                             *publish;
 static bool reference, prune_first, no_baseline, early_stop, restart;
 static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
 static int64_t best_every = 2, evaluators = 1, episodes = 300, warmup = 100, hidden = 300, batch = 128,
@@ -81,11 +83,13 @@ static const hr_opt opts[] = {
     {"save-every", 0, HR_OPT_REAL, &save_every, 0, "S", "seconds between saves of the state, FILE.state", 0,
      1e6, NULL},
     {"restart", 0, HR_OPT_FLAG, &restart, 0, NULL, "discard a saved state and begin anew", 0, 0, NULL},
+    {"publish", 0, HR_OPT_STRING, &publish, 0, "FILE", "no search: add the entries of STRATEGY... to FILE", 0,
+     0, NULL},
     {NULL, 0, HR_OPT_FLAG, NULL, 0, NULL, NULL, 0, 0, NULL}};
 
 static const hr_tool tool = {
     "ddpg-search",
-    "[OPTION]... -l TABLE (-e COMMAND | --evaluator-file FILE)",
+    "[OPTION]... -l TABLE (-e COMMAND | --evaluator-file FILE) | --publish FILE STRATEGY...",
     "Search a strategy - one keep-rate per layer - that is worth most to the evaluator within a budget,\n"
     "by deep deterministic policy gradient. The strategy goes to standard output or FILE; with FILE, a "
     "search\n"
@@ -93,7 +97,7 @@ static const hr_tool tool = {
     "ddpg-search -l layers.json -e 'adveval --serve -d holdout.tfrecord net.nn' -t 0.1 -o strategy.json",
     opts,
     0,
-    0};
+    -1};
 
 /* What was not given follows from what was. */
 static void settle(void)
@@ -348,7 +352,16 @@ int main(int argc, char **argv)
     hr_wall wall = {0};
     json_t *table = NULL;
     char digest[65];
-    hr_tool_start(&tool, argc, argv);
+    int first = hr_tool_start(&tool, argc, argv);
+    if (publish && first == argc)
+        hr_usage("--publish needs strategy files");
+    if (publish) {
+        if (hr_strategies_publish(publish, (const char *const *)argv + first, (size_t)(argc - first), &err))
+            hr_die_err(&err);
+        return hr_tool_finish();
+    }
+    if (first < argc)
+        hr_usage("'%s' is too much: a search takes no file names", argv[first]);
     settle();
     int rc = hr_json_load(layers_path, &table, &err);
     if (rc == HR_OK) {

@@ -95,6 +95,12 @@ HR_MUST_CHECK int hr_strategy_report(const hr_strategy *s, const hr_model *m, co
 /* The rate that an ID claims: 0.1 for "010_0", "01_uni", "010"; 0.01 for "001_1"; 0.5 for "05_0_all" (ALG
  * 7.1: the rate without its dot); 0.1 for "erk:0.1"; 0 when it claims none ("search-0"). */
 double hr_id_rate(const char *id);
+/* Add every entry of n strategy files to the collection path, under names that claim their budgets: search-2
+ * with the target 0.1 becomes 01_2. An entry of the same name is replaced; the file is made when it is
+ * missing, and left alone when nothing changes. Two processes cannot do this to one file at the same time:
+ * the second is refused. Returns 0, HR_EIO or HR_EFORMAT naming the file and the entry; then path is as it
+ * was. */
+HR_MUST_CHECK int hr_strategies_publish(const char *path, const char *const *files, size_t n, hr_err *err);
 /* Hold the strategy against its budget in `measure`. target > 0 is the uniform rate it must not exceed;
  * target 0 takes the strategy's own claims (the rate of its rule, ID or entry, the budgets in its entry). A
  * uniform strategy of whole weights or channels counts as within its own budget, however it was rounded.

@@ -72,7 +72,7 @@ every_stage() {
     {
         printf '%s\n' data/FashionMNIST/manifest.json FashionMNIST/resS/{pretrain.nn,layers.json,eval.json}
         stages strategy.json planned.nn hydra/seed-1/{prune.nn,finetune.nn,eval.json}
-        printf '%s\n' demo/weight/{table.txt,strategies.svg}
+        printf '%s\n' FashionMNIST/resS/weight-0.1/search-0/best.nn demo/weight/{table.txt,strategies.svg}
     } | grep -E "${1-.}" | LC_ALL=C sort
 }
 
@@ -84,7 +84,7 @@ data/FashionMNIST/manifest.json                                ^(FashionMNIST|de
 runs/FashionMNIST/resS/pretrain.nn                             layers.json|resS/eval.json|weight
 runs/FashionMNIST/resS/layers.json                             /search-0/|demo/
 runs/FashionMNIST/resS/eval.json                               table
-runs/FashionMNIST/resS/weight-0.1/search-0/strategy.json       search-0/(planned|hydra)|demo/
+runs/FashionMNIST/resS/weight-0.1/search-0/strategy.json       search-0/(planned|hydra|best)|demo/
 runs/FashionMNIST/resS/weight-0.1/erk/strategy.json            erk/(planned|hydra)|demo/
 runs/FashionMNIST/resS/weight-0.1/erk/planned.nn               erk/hydra|table
 runs/FashionMNIST/resS/weight-0.1/erk/hydra/seed-1/prune.nn    erk/hydra.*(finetune|eval)|table
@@ -123,6 +123,23 @@ FashionMNIST,resS,lamp,weight,0.1"
     assert_output "4 networks"
 }
 
+@test "demo: the best strategy is there as a masked network, and make publish-strategies makes it one of many" {
+    local search=$NET/weight-0.1/search-0
+    need_python json
+    maskapply -q -r weight -s "$search/strategy.json" "$NET/pretrain.nn" | adveval -q -d "$DATA/FashionMNIST/test.tfrecord" \
+        --attacks clean - | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["attacks"])' >piped
+    adveval -q -d "$DATA/FashionMNIST/test.tfrecord" --attacks clean "$search/best.nn" |
+        "$PYTHON" -c 'import json, sys; j = json.load(sys.stdin); assert 0.09 < j["pruning"]["density"] <= 0.1; print(j["attacks"])' >best
+    cmp piped best
+    mk -o all publish-strategies STRATEGIES="$PWD/pub" >log 2>&1 || { cat log; false; }
+    cp pub/FashionMNIST.json before.json
+    mk -o all publish-strategies STRATEGIES="$PWD/pub"
+    cmp pub/FashionMNIST.json before.json
+    maskapply -q --plan -r weight -s pub/FashionMNIST.json:resS/weight/01_0 --strategy-out out.json -o /dev/null "$NET/pretrain.nn"
+    maskapply -q --plan -r weight -s "$search/strategy.json" --strategy-out want.json -o /dev/null "$NET/pretrain.nn"
+    assert_equal "$(grep -A12 rates out.json)" "$(grep -A12 rates want.json)"
+}
+
 @test "demo: a second make does nothing, and make -n writes nothing" {
     touch mark
     run mk -n demo-stages
@@ -146,7 +163,7 @@ FashionMNIST,resS,lamp,weight,0.1"
 @test "demo: a second search seed runs its own stages, and the table and the plot that show it" {
     local own=FashionMNIST/resS/weight-0.1/search-1
     assert_equal "$(would_run DEMO_IDS='uniform search-0 search-1 erk lamp')" "$(printf '%s\n' \
-        $own/hydra/seed-1/{eval.json,finetune.nn,prune.nn} $own/{planned.nn,strategy.json} demo/weight/{strategies.svg,table.txt})"
+        $own/best.nn $own/hydra/seed-1/{eval.json,finetune.nn,prune.nn} $own/{planned.nn,strategy.json} demo/weight/{strategies.svg,table.txt})"
 }
 
 @test "demo: a tool that was touched or built again reruns nothing" {
@@ -202,7 +219,7 @@ FashionMNIST,resS,lamp,weight,0.1"
 
 @test "demo: another option for the search reruns the searched strategy only" {
     run would_run FashionMNIST_SEARCH='--warmup 4 --episodes 3'
-    assert_output "$(stages strategy.json planned.nn hydra/seed-1/{prune.nn,finetune.nn,eval.json} | grep search-0 |
+    assert_output "$(stages strategy.json best.nn planned.nn hydra/seed-1/{prune.nn,finetune.nn,eval.json} | grep search-0 |
         LC_ALL=C sort; printf '%s\n' demo/weight/strategies.svg demo/weight/table.txt)"
 }
 
