@@ -13,6 +13,7 @@
 
 static const char *layers_path, *evaluator, *evaluator_file, *output = "-", *csv_dir, *id = "search",
                                                              *publish;
+static hr_list starts;
 static bool reference, prune_first, no_baseline, early_stop, restart;
 static int reg, action, init, measure, reward = HR_REWARD_ACC_PLUS;
 static int64_t best_every = 2, evaluators = 1, episodes = 300, warmup = 100, hidden = 300, batch = 128,
@@ -47,6 +48,8 @@ static const hr_opt opts[] = {
      NULL},
     {"ub", 0, HR_OPT_REAL, &ub, HR_OPT_RESULT, "X", "largest [by reg and target]", 1e-9, 1, NULL},
     {"warmup", 0, HR_OPT_INT, &warmup, HR_OPT_RESULT, "N", "random episodes first", 1, 1000000, NULL},
+    {"start", 0, HR_OPT_STRING, &starts, HR_OPT_REPEAT, "STRATEGY",
+     "file with a strategy that the warm-up tries first (repeatable)", 0, 0, NULL},
     {"episodes", 'n', HR_OPT_INT, &episodes, HR_OPT_RESULT, "N", "episodes after them", 0, 1000000, NULL},
     {"reward", 0, HR_OPT_CHOICE, &reward, HR_OPT_RESULT, "R", "what is maximised", 0, 0, hr_reward_names},
     {"beta", 0, HR_OPT_REAL, &beta, HR_OPT_RESULT, "X", "weight of the robust accuracy in acc+aa", 0, 1e6,
@@ -119,6 +122,10 @@ static void settle(void)
     init = init ? init - 1 : reference ? HR_INIT_NORMAL : HR_INIT_FANIN;
     if (!(lb < ub))
         hr_usage("--lb %g is not below --ub %g", lb, ub);
+    if (reference && starts.n)
+        hr_usage("--reference knows no --start");
+    if ((int64_t)starts.n > warmup)
+        hr_usage("%zu strategies to start with are more than --warmup %lld", starts.n, (long long)warmup);
     if (reference && (action != HR_ACTION_LINEAR || measure != HR_COST_INOUT))
         hr_usage("--reference knows only --action linear and --budget-measure inout");
 }
@@ -263,6 +270,20 @@ static json_t *history(const char *table_digest)
     return h;
 }
 
+/* Rates of the strategies to start with, which the record names as inputs; the caller frees *rates. */
+static int starts_load(const hr_space *s, double **rates, json_t *record, hr_err *err)
+{
+    int rc = HR_OK;
+    *rates = hr_xcalloc(starts.n * (size_t)s->nd + 1, sizeof **rates);
+    for (size_t i = 0; i < starts.n && rc == HR_OK; i++) {
+        char hex[65];
+        rc = hr_start_load(s, starts.items[i], *rates + i * (size_t)s->nd, hex, err);
+        if (rc == HR_OK)
+            hr_history_input(record, "start", hex, NULL);
+    }
+    return rc;
+}
+
 static void digest_of(const json_t *j, char hex[65])
 {
     char *text = hr_json_text(j, 0);
@@ -273,9 +294,12 @@ static void digest_of(const json_t *j, char hex[65])
 }
 
 /* The episodes, and evaluators that live as long as they last. *best is the caller's to release. */
-static int run(hr_wall *w, const hr_commands *commands, json_t *record, hr_search_result *best, hr_err *err)
+static int run(hr_wall *w, const hr_commands *commands, const double *rates, json_t *record,
+               hr_search_result *best, hr_err *err)
 {
     hr_search_opts o = search_opts(w->s);
+    o.starts = rates;
+    o.nstarts = (int)starts.n;
     hr_pool *pool;
     struct view view = {.budget = w->budget / w->total};
     hr_signals_catch(); /* the evaluators must not outlive us, whatever the output is */
@@ -329,12 +353,16 @@ static int search(hr_wall *w, const char *table_digest, hr_err *err)
 {
     hr_search_result best = {0};
     hr_commands commands = {0};
+    double *rates = NULL;
     json_t *record = history(table_digest), *product = NULL;
     int rc = commands_open(&commands, err);
     if (rc == HR_OK)
+        rc = starts_load(w->s, &rates, record, err);
+    if (rc == HR_OK)
         rc = outputs_open(record, err);
     if (rc == HR_OK)
-        rc = run(w, &commands, record, &best, err);
+        rc = run(w, &commands, rates, record, &best, err);
+    free(rates);
     hr_commands_release(&commands);
     if (rc == HR_OK)
         product = hr_search_json(w, &best, id, json_incref(record));
@@ -376,6 +404,7 @@ int main(int argc, char **argv)
     hr_wall_release(&wall);
     hr_space_release(&space);
     json_decref(table);
+    free(starts.items);
     if (rc)
         hr_die_err(&err);
     return hr_tool_finish();

@@ -115,7 +115,22 @@ static double choose(struct search *q, int after, int d, const float *obs)
     return hr_noise(&q->rng, hr_agent_act(&q->agent, obs), sigma);
 }
 
-/* Decide every layer of an episode; fills all but the reply. */
+/* Decide one layer after the other; fills observations and actions. */
+static void decide(struct search *q, int episode, hr_transition *steps)
+{
+    hr_wall *w = q->w;
+    hr_wall_reset(w);
+    for (int d = w->s->first; d < w->s->nd; d++) {
+        hr_transition *t = &steps[d];
+        hr_state_row(&q->state, w, d, t->obs);
+        double u = choose(q, episode - q->o->warmup, d, t->obs);
+        t->action = (float)u;
+        hr_wall_step(w, u);
+    }
+    hr_wall_finish(w);
+}
+
+/* Play an episode; fills all but the reply. */
 static void play(struct search *q, int episode, struct played *e)
 {
     hr_wall *w = q->w;
@@ -124,15 +139,10 @@ static void play(struct search *q, int episode, struct played *e)
     e->number = episode;
     e->known = false;
     e->before = q->rng;
-    hr_wall_reset(w);
-    for (int d = s->first; d < s->nd; d++) {
-        hr_transition *t = &e->steps[d];
-        hr_state_row(&q->state, w, d, t->obs);
-        double u = choose(q, episode - q->o->warmup, d, t->obs);
-        t->action = (float)u;
-        hr_wall_step(w, u);
-    }
-    hr_wall_finish(w);
+    if (episode <= q->o->nstarts && episode <= q->o->warmup)
+        hr_wall_take(w, q->o->starts + (size_t)(episode - 1) * (size_t)s->nd);
+    else
+        decide(q, episode, e->steps);
     for (int d = s->first; d < s->nd && !reference; d++) {
         hr_state_row(&q->state, w, d, e->steps[d].obs);
         e->steps[d].action = (float)hr_wall_unmap(w, w->r[d]);

@@ -107,6 +107,9 @@ double hr_wall_step(hr_wall *w, double u);
 /* After the last decision. Sound: scale and fill up the strategy, so that it costs at most the budget and no
  * layer within its bounds can take one more weight (channel). The reference leaves it as it is. */
 void hr_wall_finish(hr_wall *w);
+/* Instead of steps and finish: take these rates [nd] as the strategy. What costs the budget and keeps to the
+ * bounds is taken as it is; anything else is cut, scaled and filled up. Sound only. */
+void hr_wall_take(hr_wall *w, const double *rate);
 /* The u that would have asked for rate r, clipped to [0,1]. */
 double hr_wall_unmap(const hr_wall *w, double r);
 /* What the strategy costs in w->measure, with the accounting of the mode. */
@@ -293,7 +296,13 @@ typedef struct hr_search_opts {
     enum hr_reward reward;
     double beta;
     uint32_t seed;
+    const double *starts; /* sound: [nstarts][nd] rates that the first warm-up episodes take; borrowed */
+    int nstarts;          /* at most warmup are used */
 } hr_search_opts;
+
+/* Read the one strategy of a file into rate [nd]; hex receives the digest of the rates. Returns 0, HR_EIO or
+ * HR_EFORMAT (no strategy, another kind, other layers). */
+HR_MUST_CHECK int hr_start_load(const hr_space *s, const char *file, double *rate, char hex[65], hr_err *err);
 
 typedef struct hr_episode {
     int number, total; /* from 1 */

@@ -290,6 +290,18 @@ void hr_wall_finish(hr_wall *w)
     free(kept);
 }
 
+void hr_wall_take(hr_wall *w, const double *rate)
+{
+    const hr_space *s = w->s;
+    hr_wall_reset(w);
+    for (int d = s->first; d < s->nd; d++) {
+        w->ask[d] = rate[d];
+        set_kept(w, d, clamp(round_kept(rate[d], s->count[d]), w->least[d], w->most[d]));
+    }
+    w->decided = s->nd;
+    hr_wall_finish(w);
+}
+
 double hr_wall_unmap(const hr_wall *w, double r)
 {
     double u = (r - w->lb) / (w->ub - w->lb);

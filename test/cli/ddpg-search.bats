@@ -151,3 +151,36 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(shlex.split(command) + [toy])))
 P
     assert_file_contains terminal 'search \[#*\.*\] 5/8 [0-9.]*/s eta [0-9]* s  reward 0\.[0-9]* best 0\.[0-9]* kept 0\.3000 of 0\.3000'
 }
+
+@test "ddpg-search: the warm-up begins with the strategies that it is given, brought to the budget" {
+    # rates of 45 weights in all; of 51, in another order; a published list of 45
+    echo '{"chain":{"weight":{"a":{"layers":["fc0","fc1","fc2","fc3","fc4","fc5","fc6"],
+        "rates":[0.5,0.25,0.25,0.25,0.25,0.35,0.5]}}}}' >a.json
+    echo '{"chain":{"weight":{"b":{"layers":["fc6","fc5","fc4","fc3","fc2","fc1","fc0"],
+        "rates":[0.8,0.55,0.5,0.0278,0.0417,0.375,0.75]}}}}' >b.json
+    echo '{"chain":{"weight":{"01_0":[0.5,0.25,0.25,0.25,0.25,0.35,0.5]}}}' >c.json
+    search --start a.json --start b.json --start c.json -o s.json --csv-dir out
+    run awk -F'\t' 'NR > 1 && NR < 5 { print $8 }' out/Episode_wise_Rewards.csv
+    assert_equal "${lines[0]}" "[0.5, 0.25, 0.25, 0.25, 0.25, 0.35, 0.5]"
+    assert_equal "${lines[2]}" "${lines[0]}"
+    assert_equal "$("$PYTHON" -c 'import sys
+r = eval(sys.argv[1])
+print(sum(round(n * x) for n, x in zip([12, 16, 24, 36, 32, 20, 10], r)), r[0] > r[1] > r[2] and r[6] > r[5] > r[4] > r[3])' \
+        "${lines[1]}")" "45 True"
+    assert_equal "$(ask s.json '[i["role"] for i in e["history"]["inputs"]]')" "['layers', 'start', 'start', 'start', 'evaluator']"
+    # what is no strategy of these layers is refused
+    echo '{"chain":{"channel":{"a":[0.5]}}}' >reg.json
+    echo '{"chain":{"weight":{"a":[0.5]}}}' >short.json
+    echo '{"chain":{"weight":{"a":[0.5],"b":[0.5]}}}' >two.json
+    sed 's/fc3/fc2/' a.json >twice.json
+    sed 's/fc3/fc9/' a.json >other.json
+    sed 's/0.35/1.35/' a.json >big.json
+    local f
+    for f in reg short two twice other big missing; do
+        run --separate-stderr search --start $f.json -o t.json
+        assert_refused t.json
+        assert_regex "$stderr" "^ddpg-search: $f.json: "
+    done
+    run --separate-stderr search --start a.json --reference
+    assert_equal "$status" 2
+}

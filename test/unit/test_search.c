@@ -393,6 +393,48 @@ static void random_space(hr_space *s, hr_rng *rng, bool channel)
     space_of(s, l, channel, hr_rng_below(rng, 2));
 }
 
+/* What a wall made it takes back as it is, in either scale of actions; what is too much or too little is
+ * brought to the budget, and comes as near as bounds allow: never a bare count outside them. */
+static void test_a_strategy_that_costs_the_budget_is_taken_as_it_is(void **state)
+{
+    (void)state;
+    hr_rng rng = {.seed = 9, .stream = HR_STREAM_TEST};
+    hr_err err = HR_ERR_INIT;
+    int taken = 0;
+    for (int net = 0; net < 100; net++) {
+        hr_space s;
+        hr_wall w;
+        random_space(&s, &rng, net % 2);
+        enum hr_cost_kind measure = (enum hr_cost_kind)hr_rng_below(&rng, 3);
+        enum hr_action action = (enum hr_action)hr_rng_below(&rng, 2);
+        double rate = 0.05 + 0.5 * hr_rng_double(&rng);
+        if (hr_wall_init(&w, &s, false, action, measure, rate, rate / 4, 1, &err) == HR_OK) {
+            int64_t *kept = hr_xcalloc((size_t)s.nd, sizeof *kept);
+            double *r = hr_xcalloc((size_t)s.nd, sizeof *r);
+            hr_wall_reset(&w);
+            while (w.decided < s.nd)
+                hr_wall_step(&w, hr_rng_double(&rng));
+            hr_wall_finish(&w);
+            memcpy(kept, w.kept, (size_t)s.nd * sizeof *kept);
+            memcpy(r, w.r, (size_t)s.nd * sizeof *r);
+            hr_wall_take(&w, r);
+            assert_memory_equal(w.kept, kept, (size_t)s.nd * sizeof *kept);
+            for (int d = 0; d < s.nd; d++)
+                r[d] = hr_rng_double(&rng); /* costs anything */
+            hr_wall_take(&w, r);
+            assert_true(hr_wall_cost(&w) <= w.budget * (1 + 1e-9));
+            for (int d = 0; d < s.nd; d++)
+                assert_true(w.kept[d] >= w.least[d] && w.kept[d] <= w.most[d]);
+            taken++;
+            free(kept);
+            free(r);
+        }
+        hr_wall_release(&w);
+        hr_space_release(&s);
+    }
+    assert_true(taken > 50);
+}
+
 /* The cheapest step that the bounds still allow, in the wall's measure; 0 when every layer is at its most. */
 static double cheapest_increment(hr_wall *w)
 {
@@ -822,6 +864,7 @@ int main(void)
         cmocka_unit_test(test_shortcuts_are_counted_with_the_rates_they_get),
         cmocka_unit_test(test_sound_wall_by_hand),
         cmocka_unit_test(test_impossible_budgets_are_refused_before_the_search),
+        cmocka_unit_test(test_a_strategy_that_costs_the_budget_is_taken_as_it_is),
         cmocka_unit_test(test_budget_holds_and_is_used_up_whatever_is_asked),
         cmocka_unit_test(test_sound_state_describes_the_layer_decided),
         cmocka_unit_test(test_mlp_gradients_match_central_differences),
