@@ -33,7 +33,7 @@ assert_same_run() { # assert_same_run a b
     train a --arch resS
     local at threads=1
     # before the first save; in the first save; between saves; in the probe; in the second epoch
-    for at in attack:3 write:1 rename:1 attack:9 renamed:2 write:3 renamed:5 attack:11 write:2; do
+    for at in attack:3 write:1 rename:1 attack:9 renamed:2 write:3 renamed:5 attack:4 write:2; do
         killed "$at" train b --arch resS --threads $((threads = 3 - threads))
         assert_not_exists b.nn
     done
