@@ -7,7 +7,7 @@
 
 static const char *spec, *label, *output = "-", *report, *strategy_out;
 static int reg = HR_REG_WEIGHT, score = HR_SCORE_L1, measure = HR_MEASURE_INOUT;
-static bool plan, prune_first;
+static bool plan, prune_first, audit;
 static double tolerance = 0.01, target = NAN;
 
 static const hr_opt options[] = {
@@ -26,6 +26,8 @@ static const hr_opt options[] = {
      "fail when the budget is exceeded by this fraction", 0, 1e9, NULL},
     {"target", 0, HR_OPT_REAL, &target, HR_OPT_RESULT, "K",
      "uniform rate whose budget counts (what SPEC claims)", 1e-9, 1, NULL},
+    {"audit", 0, HR_OPT_FLAG, &audit, 0, NULL,
+     "hold each entry of the strategy file against its claimed budget", 0, 0, NULL},
     {"label", 0, HR_OPT_STRING, &label, HR_OPT_RESULT, "NAME", "name in tables (the strategy's ID)", 0, 0,
      NULL},
     {"output", 'o', HR_OPT_STRING, &output, 0, "OUT", "pruned network", 0, 0, NULL},
@@ -38,7 +40,7 @@ static const hr_opt options[] = {
 
 static const hr_tool tool = {
     .name = "maskapply",
-    .synopsis = "-s SPEC [OPTION]... NET",
+    .synopsis = "{-s SPEC [OPTION]... NET | --audit FILE}",
     .summary =
         "Prune the network NET (a .nn file, '-' is standard input) by a strategy: keep-rates per layer,\n"
         "masks made from the weights, and zeros where the masks say so.\n",
@@ -93,6 +95,22 @@ static void tell(const hr_strategy *s, const hr_model *m, const hr_layers *ls, c
     }
 }
 
+/* The audit of a strategy file, for people and scripts. */
+static int audit_file(const char *file, hr_err *err)
+{
+    hr_buf table = {0};
+    hr_out *out;
+    int rc = hr_strategy_audit(file, (enum hr_measure)measure, tolerance, &table, err);
+    if (!rc)
+        rc = hr_out_open(&out, output, 0, err);
+    if (!rc) {
+        fwrite(table.data, 1, table.len, hr_out_file(out));
+        rc = hr_out_commit(out, err);
+    }
+    hr_buf_release(&table);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     int first = hr_tool_start(&tool, argc, argv);
@@ -101,6 +119,13 @@ int main(int argc, char **argv)
     hr_strategy s = {0};
     char digest[65], *warning = NULL;
 
+    if (audit && spec)
+        hr_usage("--audit takes a strategy file and no -s SPEC");
+    if (audit) {
+        if (audit_file(argv[first], &err))
+            hr_die("%s", err.msg);
+        return hr_tool_finish();
+    }
     if (!spec)
         hr_usage("a strategy is needed: -s SPEC");
     if (hr_spec_check(spec, &err))

@@ -8,8 +8,8 @@
  * the lower index; in channel mode the first layer keeps all image channels unless prune_first.
  *
  * Files: budget.c (what a strategy costs), rules.c (uniform, ERK, LAMP, ...), strategy.c (specs, strategy
- * files, claims), table.c (per-layer tables), mask.c (scores and masks), apply.c (what is written into a
- * model). */
+ * files, claims), audit.c (all claims of a file), table.c (per-layer tables), mask.c (scores and masks),
+ * apply.c (what is written into a model). */
 #ifndef HR_PRUNE_H
 #define HR_PRUNE_H
 
@@ -110,6 +110,23 @@ HR_MUST_CHECK int hr_strategies_publish(const char *path, const char *const *fil
 HR_MUST_CHECK int hr_strategy_verify(const hr_strategy *s, const hr_model *m, const hr_layers *ls,
                                      bool prune_first, enum hr_measure measure, double target,
                                      double tolerance, char **warning, hr_err *err);
+
+/* Hold every entry of a strategy file against the zoo's network of its name (input and classes are the
+ * architecture's own, which no budget but macs depends on much) and append a table to out, tab-separated with
+ * a head line:
+ *   strategy  ARCH/REG/ID
+ *   rates     how many there are
+ *   order     in which the layers of a bare weight list were written: "strategy" (a block's shortcut before
+ *             its conv1) or "torch" (behind the block's convolutions); "-" where the budget does not tell
+ *   claim     the uniform rate that the ID (or entry) claims, and `allowed`, its budget in `measure`
+ *   published what the published search counted for it: read in strategy order, shortcuts at the lower bound
+ *             (ALG 6.3, 0 where that is not known)
+ *   inout, masked, macs   what it costs, in its own order where that is known
+ *   verdict   "ok", "exceeds" or "below" the claim by more than tolerance, "no claim", or why the entry is
+ *             none
+ * IDs that end in _all prune image channels too. Returns 0, HR_EIO or HR_EFORMAT (no strategy file). */
+HR_MUST_CHECK int hr_strategy_audit(const char *file, enum hr_measure measure, double tolerance, hr_buf *out,
+                                    hr_err *err);
 
 /* ---- masks --------------------------------------------------------------------------------------------- */
 

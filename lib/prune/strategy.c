@@ -322,16 +322,13 @@ static int read_entry(hr_strategy *s, struct entry *e, const json_t *j, bool pru
     return HR_OK;
 }
 
-static int from_file(hr_strategy *s, struct spec *p, const hr_layers *ls, bool prune_first, hr_err *err)
+/* The entry that p names in root. */
+static int from_root(hr_strategy *s, const struct spec *p, const json_t *root, const hr_layers *ls,
+                     bool prune_first, hr_err *err)
 {
-    json_t *root;
     const json_t *arch = NULL, *reg = NULL, *j = NULL;
-    int rc = hr_json_load(p->file, &root, err);
-    if (rc)
-        return rc;
-    if (!p->arch)
-        rc = only_entry(root, p, err);
-    if (rc == HR_OK && p->reg != s->reg)
+    int rc = HR_OK;
+    if (p->reg != s->reg)
         rc = hr_fail(err, HR_EINVAL, "%s: strategy %s/%s/%s is for %s pruning, not for %s", p->file, p->arch,
                      hr_reg_names[p->reg], p->id, hr_reg_names[p->reg], hr_reg_names[s->reg]);
     if (rc == HR_OK)
@@ -340,17 +337,57 @@ static int from_file(hr_strategy *s, struct spec *p, const hr_layers *ls, bool p
         rc = member(arch, p->file, "kind of pruning", hr_reg_names[p->reg], &reg, err);
     if (rc == HR_OK)
         rc = member(reg, p->file, "strategy", p->id, &j, err);
-    if (rc == HR_OK) {
-        s->id = hr_xstrdup(p->id);
-        s->name = hr_xasprintf("%s/%s/%s", p->arch, hr_reg_names[p->reg], p->id);
-        s->target = hr_id_rate(p->id);
-        struct entry e = {.ls = ls, .reg = s->reg, .file = p->file, .name = s->name};
-        e.n = s->reg == HR_REG_WEIGHT ? ls->n : ls->channel_n;
-        e.rate = hr_xcalloc((size_t)e.n + 1, sizeof *e.rate);
-        rc = read_entry(s, &e, j, prune_first, err);
-        free(e.rate);
-    }
+    if (rc)
+        return rc;
+    s->id = hr_xstrdup(p->id);
+    s->name = hr_xasprintf("%s/%s/%s", p->arch, hr_reg_names[p->reg], p->id);
+    s->target = hr_id_rate(p->id);
+    struct entry e = {.ls = ls, .reg = s->reg, .file = p->file, .name = s->name};
+    e.n = s->reg == HR_REG_WEIGHT ? ls->n : ls->channel_n;
+    e.rate = hr_xcalloc((size_t)e.n + 1, sizeof *e.rate);
+    rc = read_entry(s, &e, j, prune_first, err);
+    free(e.rate);
+    return rc;
+}
+
+static int from_file(hr_strategy *s, struct spec *p, const hr_layers *ls, bool prune_first, hr_err *err)
+{
+    json_t *root;
+    int rc = hr_json_load(p->file, &root, err);
+    if (rc)
+        return rc;
+    if (!p->arch)
+        rc = only_entry(root, p, err);
+    if (rc == HR_OK)
+        rc = from_root(s, p, root, ls, prune_first, err);
     json_decref(root);
+    return rc;
+}
+
+static void begin(hr_strategy *s, enum hr_reg reg, const hr_layers *ls)
+{
+    *s = (hr_strategy){.reg = reg, .n = ls->n};
+    s->rate = hr_xcalloc((size_t)ls->n, sizeof *s->rate);
+    s->kept = hr_xcalloc((size_t)ls->n, sizeof *s->kept);
+}
+
+/* Rates of whole counts; or nothing of s is left. */
+static int end(hr_strategy *s, const hr_layers *ls, int rc)
+{
+    for (int i = 0; rc == HR_OK && i < s->n; i++)
+        s->rate[i] = (double)s->kept[i] / (double)hr_score_count(&ls->l[i], s->reg);
+    if (rc)
+        hr_strategy_release(s);
+    return rc;
+}
+
+int hr_strategy_entry(hr_strategy *s, const char *file, const json_t *root, const char *arch, enum hr_reg reg,
+                      const char *id, const hr_layers *ls, bool prune_first, hr_err *err)
+{
+    struct spec p = {.file = hr_xstrdup(file), .arch = hr_xstrdup(arch), .id = hr_xstrdup(id), .reg = reg};
+    begin(s, reg, ls);
+    int rc = end(s, ls, from_root(s, &p, root, ls, prune_first, err));
+    spec_release(&p);
     return rc;
 }
 
@@ -364,8 +401,7 @@ int hr_strategy_make(hr_strategy *s, const char *spec, enum hr_reg reg, const hr
     int rc = spec_parse(spec, &p, err);
     if (rc)
         return rc;
-    s->rate = hr_xcalloc((size_t)ls->n, sizeof *s->rate);
-    s->kept = hr_xcalloc((size_t)ls->n, sizeof *s->kept);
+    begin(s, reg, ls);
     if (p.rule) {
         s->id = hr_xasprintf("%s:%.10g", p.rule, p.k);
         s->name = hr_xstrdup(s->id);
@@ -374,12 +410,8 @@ int hr_strategy_make(hr_strategy *s, const char *spec, enum hr_reg reg, const hr
     } else {
         rc = from_file(s, &p, ls, prune_first, err);
     }
-    for (int i = 0; rc == HR_OK && i < s->n; i++)
-        s->rate[i] = (double)s->kept[i] / (double)hr_score_count(&ls->l[i], reg);
     spec_release(&p);
-    if (rc)
-        hr_strategy_release(s);
-    return rc;
+    return end(s, ls, rc);
 }
 
 /* ---- out ---------------------------------------------------------------------------------------------- */
