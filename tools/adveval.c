@@ -10,11 +10,11 @@ enum { BN_AUTO, BN_RUNNING, BN_BATCH, BN_RECALIBRATE };
 static const char *const bn_names[] = {"auto", "running", "batch", "recalibrate", NULL};
 
 static struct {
-    const char *data, *attacks, *label, *data_name, *output, *outcomes;
+    const char *data, *attacks, *label, *data_name, *output, *outcomes, *curve;
     int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
     int bn, reg, norm;
-    bool stratified, serve, restart, profile, exact, confusion;
+    bool stratified, serve, restart, profile, exact, confusion, masking;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
@@ -34,6 +34,11 @@ static const hr_opt options[] = {
      0, 0, NULL},
     {"confusion", 0, HR_OPT_FLAG, &a.confusion, HR_OPT_RESULT, NULL,
      "the record counts classes by given classes", 0, 0, NULL},
+    {"curve", 0, HR_OPT_STRING, &a.curve, HR_OPT_RESULT, "LIST",
+     "adds min-norm: accuracy at these radii, by\n                                smallest perturbations", 0,
+     0, NULL},
+    {"masking", 0, HR_OPT_FLAG, &a.masking, HR_OPT_RESULT, NULL, "look for masked gradients, too", 0, 0,
+     NULL},
     {"attacks", 0, HR_OPT_STRING, &a.attacks, HR_OPT_RESULT, "LIST",
      "some of clean, fgsm, pgdK, cw, aa; apgd-ce,\n"
      "                        apgd-dlr, apgd-t, fab-t, square",
@@ -169,8 +174,31 @@ static void parse_attacks(hr_eval_attack *list, int *n, enum hr_bn_mode bn, hr_e
                         .iterations = (int)a.iterations,
                         .queries = (int)a.queries,
                         .targets = (int)a.targets};
-    if (hr_eval_parse(list, n, a.attacks, &how, err))
+    char *names = hr_xasprintf("%s%s", a.attacks, a.curve ? ",min-norm" : "");
+    int rc = hr_eval_parse(list, n, names, &how, err);
+    free(names);
+    if (!rc && a.masking)
+        rc = hr_masking_probes(list, n, &how, err);
+    if (rc)
         hr_usage("--attacks: %s", err->msg);
+}
+
+enum { MAX_RADII = 64 };
+
+/* --curve's radii; returns how many. */
+static int parse_radii(double *radii)
+{
+    int n = 0;
+    char *copy = hr_xstrdup(a.curve ? a.curve : ""), *save = NULL;
+    for (char *r = strtok_r(copy, ",", &save); r; r = strtok_r(NULL, ",", &save)) {
+        if (n == MAX_RADII || !hr_parse_real(r, &radii[n]) || radii[n] < 0.0)
+            hr_usage("--curve: '%s' is none of at most %d radii", r, MAX_RADII);
+        n++;
+    }
+    if (a.curve && !n)
+        hr_usage("--curve: no radius");
+    free(copy);
+    return n;
 }
 
 /* What is said of the data set, which is cut to the images that are attacked. */
@@ -203,12 +231,26 @@ static int write_products(hr_model *m, const char *digest, const struct whole *a
                           const hr_eval_attack *list, const hr_eval_work *work, const hr_eval_result *results,
                           int n, hr_job *job, hr_err *err)
 {
-    json_t *confusion[HR_MAX_ATTACKS];
-    for (int i = 0; i < n && a.confusion; i++)
-        confusion[i] = hr_eval_confusion(list[i].clean ? all->labels : ds->labels, &work[i],
-                                         list[i].clean ? all->images : ds->n, m->classes);
+    json_t *more[HR_MAX_ATTACKS] = {0};
+    double radii[MAX_RADII];
+    int nradii = parse_radii(radii);
+    for (int i = 0; i < n; i++) {
+        const int32_t *labels = list[i].clean ? all->labels : ds->labels;
+        uint32_t images = list[i].clean ? all->images : ds->n;
+        more[i] = json_object();
+        if (a.confusion)
+            json_object_set_new(more[i], "confusion",
+                                hr_eval_confusion(labels, &work[i], images, m->classes));
+        if (list[i].whole && nradii)
+            json_object_set_new(more[i], "curve", hr_eval_curve(&work[i], images, radii, nradii));
+    }
+    json_t *masking = a.masking ? hr_masking_json(list, results, n) : NULL;
+    size_t k;
+    const json_t *flag;
+    json_array_foreach (json_object_get(masking, "flags"), k, flag)
+        hr_warn("%s: gradients may be masked", json_string_value(flag));
     json_t *j = hr_eval_record(m, digest, a.label, all->name, all->images, all->digest, list, results, n,
-                               (int)a.batch, a.confusion ? confusion : NULL);
+                               (int)a.batch, more, masking);
     hr_json_write(j, hr_job_out(job), 0);
     json_decref(j);
     hr_out *out = NULL;
@@ -231,9 +273,11 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
     hr_eval_attack list[HR_MAX_ATTACKS];
     hr_eval_result results[HR_MAX_ATTACKS];
     hr_eval_work work[HR_MAX_ATTACKS] = {0};
+    double radii[MAX_RADII];
     int n;
     enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
     parse_attacks(list, &n, bn, err);
+    parse_radii(radii);
     bool strong = false;
     for (int i = 0; i < n; i++) {
         if (hr_eval_fits(&list[i], m->classes, err))
@@ -303,8 +347,8 @@ static void check_options(const char *net)
         hr_usage("stdin can be only one of the network, the images and the requests");
     if (a.serve && a.output)
         hr_usage("--serve answers on stdout, -o is for the record");
-    if (a.serve && (a.outcomes || a.confusion))
-        hr_usage("--outcomes and --confusion are for the record, not for --serve");
+    if (a.serve && (a.outcomes || a.confusion || a.curve || a.masking))
+        hr_usage("--outcomes, --confusion, --curve and --masking are for the record, not for --serve");
     if (a.outcomes && !strcmp(a.outcomes, "-") && (!a.output || !strcmp(a.output, "-")))
         hr_usage("stdout can be only one of the record and the outcomes");
     if (a.serve && a.profile)

@@ -80,6 +80,7 @@ static int round_of(const hr_eval_attack *a, int classes, uint32_t round, hr_str
                           .loss = part == HR_PART_APGD_CE ? HR_STRONG_CE : HR_STRONG_DLR,
                           .target = aimed ? (int)target + 1 : 0,
                           .random_start = restart > 0,
+                          .whole = a->whole,
                           .rho = HR_APGD_RHO,
                           .alpha = HR_FAB_ALPHA,
                           .eta = HR_FAB_ETA,
@@ -115,6 +116,7 @@ struct batch {
     int32_t *y, *pred;
     uint32_t *rows, *index;
     uint8_t *broken;
+    float *norm;
 };
 
 static struct batch batch_new(uint32_t most, size_t len)
@@ -125,7 +127,8 @@ static struct batch batch_new(uint32_t most, size_t len)
                           .pred = hr_xmalloc(most * sizeof(int32_t)),
                           .rows = hr_xmalloc(most * sizeof(uint32_t)),
                           .index = hr_xmalloc(most * sizeof(uint32_t)),
-                          .broken = hr_xcalloc(most, 1)};
+                          .broken = hr_xcalloc(most, 1),
+                          .norm = hr_xcalloc(most, sizeof(float))};
 }
 
 static void batch_release(struct batch *b)
@@ -137,6 +140,7 @@ static void batch_release(struct batch *b)
     free(b->rows);
     free(b->index);
     free(b->broken);
+    free(b->norm);
 }
 
 static void classify(hr_exec *e, const float *x, const struct batch *b)
@@ -152,13 +156,15 @@ static void attack_batch(hr_exec *e, const hr_eval_attack *a, hr_eval_work *w, c
     hr_strong_opts o;
     size_t len = hr_exec_input_len(e);
     int place = round_of(a, hr_exec_classes(e), w->round, &attack, &o);
-    attack(e, &o, b->x, b->y, b->index, (int)b->n, b->broken, b->adv, NULL);
+    attack(e, &o, b->x, b->y, b->index, (int)b->n, b->broken, b->adv, a->whole ? b->norm : NULL);
     if (hr_interrupted())
         return;
     classify(e, b->adv, b);
+    for (uint32_t i = 0; i < b->n && a->whole; i++)
+        w->norm[b->rows[i]] = fminf(w->norm[b->rows[i]], b->norm[i]);
     for (uint32_t i = 0; i < b->n; i++)
         if (b->broken[i] && b->pred[i] != b->y[i] && allowed(&o, b->adv + i * len, b->x + i * len, len)) {
-            w->correct[b->rows[i]] = 0;
+            w->correct[b->rows[i]] = a->whole; /* then it stays in play until the end */
             w->by[b->rows[i]] = (uint8_t)(place + 1);
             hr_eval_note(e, w, b->rows[i], (int)i, b->y[i], b->pred[i]);
         }
@@ -181,6 +187,7 @@ int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_a
             classify(e, b.x, &b);
         for (uint32_t i = 0; i < b.n && w->round == 0; i++) {
             w->correct[b.rows[i]] = b.pred[i] == b.y[i];
+            w->norm[b.rows[i]] = b.pred[i] == b.y[i] ? INFINITY : 0.0f;
             w->top5[b.rows[i]] = 1;
             w->pred[b.rows[i]] = b.y[i];
             hr_eval_note(e, w, b.rows[i], (int)i, b.y[i], b.pred[i]);
@@ -196,6 +203,9 @@ int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_a
     if (end == ds->n && !hr_eval_finished(w, a, hr_exec_classes(e), ds->n)) {
         w->round++;
         w->done = 0;
+    } else if (end == ds->n && a->whole) {
+        for (uint32_t i = 0; i < ds->n; i++)
+            w->correct[i] &= w->by[i] == 0;
     }
     return HR_OK;
 }

@@ -27,8 +27,10 @@ static bool parse_strong(hr_eval_attack *a, const hr_eval_opts *o)
         memcpy(a->part, standard, sizeof standard);
         a->strong.restarts = 1;
     }
+    a->whole = strcmp(a->name, "min-norm") == 0;
+    const char *part = a->whole ? "fab-t" : a->name;
     for (int k = 0; k < HR_PARTS; k++)
-        if (strcmp(a->name, hr_part_names[k]) == 0) {
+        if (strcmp(part, hr_part_names[k]) == 0) {
             a->nparts = 1;
             a->part[0] = k;
         }
@@ -77,7 +79,7 @@ int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, const hr_eval
             return hr_fail(
                 err, HR_EINVAL,
                 "'%s' is no attack; known are clean, fgsm, pgdK (pgd20), cw, apgd-ce, apgd-dlr, apgd-t, "
-                "fab-t, square and aa",
+                "fab-t, square, aa and min-norm",
                 a.name);
         }
         if (strong && o->bn != HR_BN_FOLDED)
@@ -146,6 +148,7 @@ hr_eval_work hr_eval_work_new(uint32_t n)
                           .by = hr_xcalloc(n, 1),
                           .loss = hr_xcalloc(n, sizeof(double)),
                           .pred = hr_xcalloc(n, sizeof(int32_t)),
+                          .norm = hr_xcalloc(n, sizeof(float)),
                           .top5 = hr_xcalloc(n, 1)};
 }
 
@@ -154,6 +157,7 @@ void hr_eval_work_release(hr_eval_work *w)
     free(w->correct);
     free(w->by);
     free(w->pred);
+    free(w->norm);
     free(w->top5);
     free(w->loss);
     *w = (hr_eval_work){0};
@@ -234,7 +238,7 @@ hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr
 
 /* ---- a list of attacks --------------------------------------------------------------------------------- */
 
-enum { BLOCKS = 7 }; /* of one attack */
+enum { BLOCKS = 8 }; /* of one attack */
 
 struct measuring {
     hr_exec *e;
@@ -315,6 +319,7 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
         *b++ = (hr_block){"by", m.work[i].by, images};
         *b++ = (hr_block){"loss", m.work[i].loss, images * sizeof(double)};
         *b++ = (hr_block){"pred", m.work[i].pred, images * sizeof(int32_t)};
+        *b++ = (hr_block){"norm", m.work[i].norm, images * sizeof(float)};
         *b++ = (hr_block){"top5", m.work[i].top5, images};
     }
     int rc = load(&m, err);
@@ -381,6 +386,17 @@ static json_t *pruning_json(const hr_model *m, const hr_layers *ls)
     return j;
 }
 
+/* The 95 % interval of an accuracy, in percent: Wilson 1927, "Probable inference, the law of succession, and
+ * statistical inference", which holds near 0 and 100, too. Of a stratified sample the true one is narrower.
+ */
+static json_t *interval(uint32_t correct, uint32_t images)
+{
+    double n = images ? images : 1, p = correct / n, z = 1.959963984540054;
+    double middle = p + z * z / (2 * n), half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+    double lo = (middle - half) / (1 + z * z / n), hi = (middle + half) / (1 + z * z / n);
+    return json_pack("[f, f]", 100.0 * fmax(lo, 0.0), 100.0 * fmin(hi, 1.0));
+}
+
 static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int classes, int batch)
 {
     json_t *j = a->nparts ? hr_cascade_json(a, r) : json_pack("{s:s}", "name", a->name);
@@ -399,6 +415,7 @@ static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int
     json_object_set_new(j, "correct", json_integer(r->correct));
     json_object_set_new(j, "accuracy", json_real(r->accuracy));
     json_object_set_new(j, "balanced", json_real(r->balanced));
+    json_object_set_new(j, "interval", interval(r->correct, r->images));
     if (classes > 5)
         json_object_set_new(j, "top5", json_real(r->images ? 100.0 * r->top5 / r->images : 0.0));
     return j;
@@ -406,7 +423,7 @@ static json_t *attack_json(const hr_eval_attack *a, const hr_eval_result *r, int
 
 json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *label, const char *data_name,
                        uint32_t images, const char *data_digest, const hr_eval_attack *attacks,
-                       const hr_eval_result *results, int n, int batch, json_t *const *confusion)
+                       const hr_eval_result *results, int n, int batch, json_t *const *more, json_t *masking)
 {
     hr_layers ls = hr_layers_of(m);
     bool pruned = is_pruned(m, &ls);
@@ -424,11 +441,18 @@ json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *
     json_t *list = json_array();
     for (int i = 0; i < n; i++) {
         json_t *entry = attack_json(&attacks[i], &results[i], m->classes, batch);
-        if (confusion)
-            json_object_set_new(entry, "confusion", confusion[i]);
-        json_array_append_new(list, entry);
+        if (more && more[i]) {
+            json_object_update(entry, more[i]);
+            json_decref(more[i]);
+        }
+        if (attacks[i].probe)
+            json_decref(entry);
+        else
+            json_array_append_new(list, entry);
     }
     json_object_set_new(j, "attacks", list);
+    if (masking)
+        json_object_set_new(j, "masking", masking);
     json_t *history = hr_history_new();
     hr_history_input(history, "model", model_digest, m->history);
     hr_history_input(history, "data", data_digest, NULL);

@@ -26,9 +26,13 @@ void hr_eval_outcomes(FILE *out, const int32_t *labels, uint32_t images, const h
 {
     fputs("image\tlabel", out);
     for (int k = 0; k < n; k++) {
+        if (list[k].probe)
+            continue;
         fprintf(out, "\t%s", list[k].name);
         if (list[k].nparts)
             fprintf(out, "\t%s-by", list[k].name);
+        if (list[k].whole)
+            fprintf(out, "\t%s-norm", list[k].name);
     }
     uint32_t next = 0; /* of the attacked, which are in the order of the file */
     for (uint32_t i = 0; i < images; i++) {
@@ -36,12 +40,18 @@ void hr_eval_outcomes(FILE *out, const int32_t *labels, uint32_t images, const h
         fprintf(out, "\n%u\t%d", i, labels[i]);
         for (int k = 0; k < n; k++) {
             uint32_t row = list[k].clean ? i : next;
+            if (list[k].probe)
+                continue;
             if (!list[k].clean && !among)
                 fputs(list[k].nparts ? "\t-\t-" : "\t-", out);
             else if (list[k].nparts)
                 fprintf(out, "\t%d\t%s", work[k].pred[row], broken_by(&list[k], &work[k], row));
             else
                 fprintf(out, "\t%d", work[k].pred[row]);
+            if (list[k].whole && among)
+                fprintf(out, "\t%.9g", (double)work[k].norm[row]);
+            else if (list[k].whole)
+                fputs("\t-", out);
         }
         next += among;
     }
@@ -63,4 +73,18 @@ json_t *hr_eval_confusion(const int32_t *labels, const hr_eval_work *w, uint32_t
     }
     free(counts);
     return rows;
+}
+
+json_t *hr_eval_curve(const hr_eval_work *w, uint32_t images, const double *radii, int n)
+{
+    json_t *curve = json_array();
+    for (int k = 0; k < n; k++) {
+        uint32_t correct = 0;
+        for (uint32_t i = 0; i < images; i++)
+            correct += (double)w->norm[i] > radii[k];
+        json_array_append_new(curve,
+                              json_pack("{s:f, s:I, s:f}", "eps", radii[k], "correct", (json_int_t)correct,
+                                        "accuracy", images ? 100.0 * correct / images : 0.0));
+    }
+    return curve;
 }

@@ -302,6 +302,8 @@ typedef struct hr_eval_attack {
     int nparts; /* of a strong attack, which uses strong instead of opts; 0: it is none */
     enum hr_part part[HR_PARTS];
     hr_eval_opts strong;
+    bool whole; /* min-norm: fab-t to its end, for the smallest perturbation of every image */
+    bool probe; /* measured for hr_masking_json, no entry of the record */
 } hr_eval_attack;
 typedef struct hr_eval_result {
     uint32_t images, correct;
@@ -336,6 +338,7 @@ typedef struct hr_eval_work {
     uint8_t *by;   /* (n) of a strong attack, where wrong: 0 without an attack, else 1 + the part's place */
     double *loss;  /* (n) of the first restart */
     int32_t *pred; /* (n) the class that the network gives it, the first wrong one where there is one */
+    float *norm;   /* (n) of min-norm: smallest wrong perturbation so far; INFINITY: none; 0: wrong without */
     uint8_t *top5; /* (n) 1 where the true class is among the five likeliest at every point looked at */
 } hr_eval_work;
 hr_eval_work hr_eval_work_new(uint32_t n); /* for n images, nothing done yet */
@@ -378,6 +381,15 @@ HR_MUST_CHECK int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_e
  * the images of attacks that are not clean; list and work (n): of hr_eval_list. */
 void hr_eval_outcomes(FILE *out, const int32_t *labels, uint32_t images, const hr_dataset *attacked,
                       const hr_eval_attack *list, const hr_eval_work *work, int n);
+/* The security curve of min-norm's work: for each radius the images (of `images`) whose smallest perturbation
+ * is larger, as [{"eps", "correct", "accuracy"}]. It is an upper bound, as every attack's accuracy is. */
+json_t *hr_eval_curve(const hr_eval_work *w, uint32_t images, const double *radii, int n);
+
+/* Probes for masked gradients (masking.c): append them to a list (of *n), at the radius of o; and say from
+ * their results what looks suspicious. HR_EINVAL: the list is too long. */
+HR_MUST_CHECK int hr_masking_probes(hr_eval_attack *list, int *n, const hr_eval_opts *o, hr_err *err);
+json_t *hr_masking_json(const hr_eval_attack *list, const hr_eval_result *results, int n);
+
 /* Images by class and class given, as rows of counts; those whose logits are no numbers are in none. */
 json_t *hr_eval_confusion(const int32_t *labels, const hr_eval_work *w, uint32_t images, int classes);
 /* End of the batch that starts at image `at`: at + batch, but never past n, and one image earlier where a
@@ -386,10 +398,11 @@ uint32_t hr_eval_batch_end(uint32_t at, uint32_t n, int batch, enum hr_bn_mode b
 
 /* The evaluation record, one JSON object (report.h describes it); caller owns it. label may be NULL: what
  * maskapply called the strategy, or "dense". data_name, images and data_digest describe the whole test set.
- * confusion (n, owned from then on) is added to the attacks; NULL: none. */
+ * more (n objects or NULL, owned from then on) is added to the attacks; NULL: nothing. masking (owned) is
+ * what hr_masking_json made, or NULL. */
 json_t *hr_eval_record(const hr_model *m, const char *model_digest, const char *label, const char *data_name,
                        uint32_t images, const char *data_digest, const hr_eval_attack *attacks,
-                       const hr_eval_result *results, int n, int batch, json_t *const *confusion);
+                       const hr_eval_result *results, int n, int batch, json_t *const *more, json_t *masking);
 
 /* ---- the evaluator of the search (serve.c) ------------------------------------------------------------- */
 

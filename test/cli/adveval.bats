@@ -146,3 +146,28 @@ EOF
     assert_refused new.json
     run -2 --separate-stderr adveval -d "$D/test.tfrecord" --attacks clean --outcomes - "$D/net.nn"
 }
+
+@test "adveval: --curve is the share of images beyond each radius, --masking what the probes say" {
+    adveval -q -d "$D/test.tfrecord" --eps 0.05 --limit 50 --attacks clean,fab-t --iterations 15 --targets 3 \
+        --curve 0,0.02,0.05,1/2 --masking --outcomes out.tsv "$D/net.nn" >eval.json 2>stderr
+    python3 - >checked <<'EOF'
+import json
+j = json.load(open("eval.json"))
+rows = [l.split("\t") for l in open("out.tsv").read().splitlines()]
+assert rows[0] == ["image", "label", "clean", "fab-t", "fab-t-by", "min-norm", "min-norm-by", "min-norm-norm"], rows[0]
+rows = [r for r in rows[1:] if r[7] != "-"]
+assert [a["name"] for a in j["attacks"]] == ["clean", "fab-t", "min-norm"]
+fab, whole = j["attacks"][1:]
+assert whole["correct"] == fab["correct"] == sum(float(r[7]) > 0.05 for r in rows)
+curve = {c["eps"]: c["correct"] for c in whole["curve"]}
+assert curve == {e: sum(float(r[7]) > e for r in rows) for e in (0, 0.02, 0.05, 0.5)}, curve
+assert curve[0] == sum(r[2] == r[1] for r in rows) and curve[0.5] < curve[0.02]
+lo, hi = whole["interval"]
+assert lo < whole["accuracy"] < hi
+assert set(j["masking"]) == {"loss", "white_box", "black_box", "large_eps", "flags"}
+print("fine")
+EOF
+    assert_equal "$(cat checked)" fine
+    run -2 --separate-stderr adveval -d "$D/test.tfrecord" --curve 0.1,x "$D/net.nn"
+    assert_regex "$stderr" "--curve: 'x' is none of at most"
+}

@@ -457,7 +457,7 @@ static void test_record_says_what_was_pruned_and_measured(void **state)
     for (int i = 0; i < n; i++)
         results[i] = hr_eval_run(e, 8, &ds, &list[i]);
     hr_exec_free(e);
-    json_t *j = hr_eval_record(m, "0123", NULL, "test", N, ds.digest, list, results, n, 8, NULL);
+    json_t *j = hr_eval_record(m, "0123", NULL, "test", N, ds.digest, list, results, n, 8, NULL, NULL);
     const char *label, *name, *loss;
     int images, correct, steps, restarts;
     double accuracy, eps;
@@ -480,7 +480,7 @@ static void test_record_says_what_was_pruned_and_measured(void **state)
 
     prune_all(m, HR_REG_CHANNEL, 0.5, true);
     m->meta = json_pack("{s:{s:s, s:s, s:f}}", "strategy", "id", "uniform:0.5", "label", "half", "rate", 0.5);
-    j = hr_eval_record(m, "0123", NULL, "test", N, ds.digest, list, results, n, 8, NULL);
+    j = hr_eval_record(m, "0123", NULL, "test", N, ds.digest, list, results, n, 8, NULL, NULL);
     double rate, density, masked;
     const char *reg, *strategy;
     assert_int_equal(json_unpack(j, "{s:{s:s}, s:{s:s, s:s, s:f, s:f, s:{s:f}}}", "model", "label", &label,
