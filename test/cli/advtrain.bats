@@ -57,8 +57,8 @@ setup() {
         assert_equal "$(pick eval.json '[r["pruning"] is None for r in l]')" "[True, False, False]"
         assert_equal "$(pick eval.json '{(r["pruning"]["reg"], r["pruning"]["strategy"], r["pruning"]["rate"]) for r in l[1:]}')" \
             "{('$reg', 'uniform:0.3', 0.3)}"
-        # masked networks learn again in finetune
-        assert_equal "$(pick eval.json 'l[2]["attacks"][0]["accuracy"] > 30')" True
+        # masked networks learn again in finetune (58 to 68 and 13 to 30 % when this was written)
+        assert_equal "$(pick eval.json 'l[2]["attacks"][0]["accuracy"] > 1.1 * l[1]["attacks"][0]["accuracy"]')" True
         assert_equal "$(pick eval.json '[h["tool"] for h in [l[2]["history"]["inputs"][0]["history"], l[2]["history"]["inputs"][0]["history"]["inputs"][0]["history"], l[2]["history"]["inputs"][0]["history"]["inputs"][0]["history"]["inputs"][0]["history"]]]')" \
             "['advtrain', 'advtrain', 'maskapply']"
     done
