@@ -1,5 +1,6 @@
 # On trained robust networks Winograd's kernels and plain sums (--exact) say the same of 10,000 images: PGD-20 accuracy
-# within 0.1 point, and the images that fall on the other side are listed. For `make check-long`: about ten minutes.
+# within 0.1 point (seen: 0 and 1 images with another outcome), and those images are listed. For `make check-long`:
+# about ten minutes.
 setup_file() {
     load ../helpers
     load ../fashion
