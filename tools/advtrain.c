@@ -8,11 +8,11 @@
 #include <string.h>
 
 static struct {
-    const char *data, *eval, *arch, *mean, *std, *milestones, *log, *output;
+    const char *data, *extra, *eval, *arch, *mean, *std, *milestones, *log, *output;
     int stage, objective, optimizer, schedule, attack_bn, augment, scores;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     int64_t repeats, fgsm_epochs, admm_every;
-    double beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
+    double extra_share, beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
     bool nesterov, warmup_ramp, reset_noise, fixed_rho, stratified, no_random_start, freeze_bn, log_clean,
         restart, profile, exact;
 } a = {.eval_limit = 1000,
@@ -27,6 +27,7 @@ static struct {
        .eps = 8.0 / 255.0,
        .step = 2.0 / 255.0,
        .save_every = 60,
+       .extra_share = 1.0,
        .beta = 6.0,
        .repeats = 4,
        .rho = 1e-3,
@@ -34,12 +35,16 @@ static struct {
        .stage = HR_STAGE_PRETRAIN,
        .seed = 1};
 
-enum { AUGMENT_NONE, AUGMENT_CROP, AUGMENT_CROP_FLIP };
-static const char *const augment_names[] = {"none", "crop", "crop-flip", NULL};
+enum { AUGMENT_NONE, AUGMENT_CROP, AUGMENT_CROP_FLIP, AUGMENT_RESIZED, AUGMENT_RESIZED_FLIP };
+static const char *const augment_names[] = {"none", "crop", "crop-flip", "resized", "resized-flip", NULL};
 
 static const hr_opt options[] = {
     {"stage", 0, HR_OPT_CHOICE, &a.stage, HR_OPT_RESULT, "STAGE", "what to do", 0, 0, hr_stage_names},
     {"data", 'd', HR_OPT_STRING, &a.data, 0, "FILE", "training images (tfrecord)", 0, 0, NULL},
+    {"extra", 0, HR_OPT_STRING, &a.extra, 0, "FILE", "as many more images per step, with pseudo-labels", 0, 0,
+     NULL},
+    {"extra-share", 0, HR_OPT_REAL, &a.extra_share, HR_OPT_RESULT, "X", "use this share of them", 1e-9, 1,
+     NULL},
     {"eval", 'e', HR_OPT_STRING, &a.eval, 0, "FILE", "images to measure after every epoch", 0, 0, NULL},
     {"eval-limit", 0, HR_OPT_INT, &a.eval_limit, 0, "N", "use N of them, 0: all", 0, 1e9, NULL},
     {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the trained network ('-' is stdout)", 0, 0, NULL},
@@ -56,8 +61,8 @@ static const hr_opt options[] = {
     {"limit", 0, HR_OPT_INT, &a.limit, HR_OPT_RESULT, "N", "use N training images, 0: all", 0, 4e9, NULL},
     {"stratified", 0, HR_OPT_FLAG, &a.stratified, HR_OPT_RESULT, NULL, "limits take as many of each class", 0,
      0, NULL},
-    {"augment", 0, HR_OPT_CHOICE, &a.augment, HR_OPT_RESULT, "HOW", "crop shifts by up to 4 pixels", 0, 0,
-     augment_names},
+    {"augment", 0, HR_OPT_CHOICE, &a.augment, HR_OPT_RESULT, "HOW",
+     "crop shifts by up to 4 pixels, resized is ImageNet's", 0, 0, augment_names},
     {"epochs", 0, HR_OPT_INT, &a.epochs, HR_OPT_RESULT, "N", "epochs (prune: 0 keeps the first scores)", 0,
      100000, NULL},
     {"batch", 0, HR_OPT_INT, &a.batch, HR_OPT_RESULT, "N", "images per step", 2, 65536, NULL},
@@ -202,6 +207,7 @@ static hr_train_opts train_options(void)
                        .steps = (int)a.steps,
                        .random_start = !a.no_random_start,
                        .attack_bn = (enum hr_bn_mode)a.attack_bn,
+                       .extra_share = a.extra_share,
                        .beta = a.beta,
                        .repeats = (int)a.repeats,
                        .reset_noise = a.reset_noise,
@@ -211,8 +217,9 @@ static hr_train_opts train_options(void)
                        .rho_grows = !a.fixed_rho,
                        .admm_every = (int)a.admm_every,
                        .freeze_bn = a.freeze_bn,
-                       .augment_pad = a.augment == AUGMENT_NONE ? 0 : 4,
-                       .flip = a.augment == AUGMENT_CROP_FLIP,
+                       .augment_pad = a.augment == AUGMENT_CROP || a.augment == AUGMENT_CROP_FLIP ? 4 : 0,
+                       .resized_crop = a.augment == AUGMENT_RESIZED || a.augment == AUGMENT_RESIZED_FLIP,
+                       .flip = a.augment == AUGMENT_CROP_FLIP || a.augment == AUGMENT_RESIZED_FLIP,
                        .log_clean = a.log_clean,
                        .seed = (uint32_t)a.seed};
     o.schedule = (hr_schedule){.kind = (enum hr_schedule_kind)a.schedule,
@@ -300,21 +307,24 @@ static int fits(const hr_dataset *ds, const char *path, const hr_model *m, const
 }
 
 /* The record of this run: what made the network. */
-static json_t *history_of(const char *net_digest, const json_t *net_history, const hr_dataset *train)
+static json_t *history_of(const char *net_digest, const json_t *net_history, const hr_dataset *train,
+                          const hr_dataset *extra)
 {
     json_t *h = hr_history_new();
     if (*net_digest)
         hr_history_input(h, "model", net_digest, net_history);
     hr_history_input(h, "data", train->digest, NULL);
+    if (extra->n)
+        hr_history_input(h, "extra", extra->digest, NULL);
     return h;
 }
 
 /* Hold the output, and find the saved state of this run: of the same record, the same log, the same kernels.
  */
-static int open_job(hr_job **job, const char *net_digest, const hr_dataset *train, const hr_dataset *probe,
-                    hr_err *err)
+static int open_job(hr_job **job, const char *net_digest, const hr_dataset *train, const hr_dataset *extra,
+                    const hr_dataset *probe, hr_err *err)
 {
-    json_t *run = history_of(net_digest, NULL, train), *told = json_object_get(run, "options");
+    json_t *run = history_of(net_digest, NULL, train, extra), *told = json_object_get(run, "options");
     if (probe->n)
         hr_history_input(run, "eval", probe->digest, NULL);
     json_object_set_new(told, "eval-limit", json_integer(a.eval ? a.eval_limit : 0));
@@ -352,14 +362,14 @@ int main(int argc, char **argv)
         hr_usage("either NET or --arch NAME is needed, and not both");
     if (net && (a.classes || a.mean || a.std))
         hr_usage("--classes, --mean and --std are for --arch; NET has its own");
-    if (is_dash(net) + is_dash(a.data) + is_dash(a.eval) > 1)
+    if (is_dash(net) + is_dash(a.data) + is_dash(a.eval) + is_dash(a.extra) > 1)
         hr_usage("only one input can be stdin");
     if (is_dash(a.output) + is_dash(a.log) > 1)
         hr_usage("-o and --log cannot both be stdout");
     hr_train_opts o = train_options();
     o.name = is_dash(net) ? "<stdin>" : net ? net : a.arch;
 
-    hr_dataset train = {0}, probe = {0};
+    hr_dataset train = {0}, extra = {0}, probe = {0};
     hr_model *m = NULL;
     char digest[65] = "";
     if (load_both(net, &train, &m, digest, &err) || fits(&train, a.data, m, o.name, &err) ||
@@ -368,6 +378,9 @@ int main(int argc, char **argv)
     if (a.eval &&
         (load_images(&probe, a.eval, a.eval_limit, m, &err) || fits(&probe, a.eval, m, o.name, &err)))
         hr_die("%s", err.msg);
+    if (a.extra && (load_images(&extra, a.extra, 0, m, &err) || fits(&extra, a.extra, m, o.name, &err)))
+        hr_die("%s", err.msg);
+    o.extra = a.extra ? &extra : NULL;
 
     hr_job *job = NULL;
     hr_log log = {0};
@@ -376,7 +389,7 @@ int main(int argc, char **argv)
     o.ctx = &w;
     o.on_epoch = on_epoch;
     o.on_step = on_step;
-    int rc = open_job(&job, digest, &train, &probe, &err);
+    int rc = open_job(&job, digest, &train, &extra, &probe, &err);
     if (!rc)
         rc = hr_log_open(&log, a.log, &err);
     if (!rc) {
@@ -389,7 +402,7 @@ int main(int argc, char **argv)
             fwrite(profile.data, 1, profile.len, stderr);
     }
     if (!rc) {
-        json_t *history = history_of(digest, m->history, &train);
+        json_t *history = history_of(digest, m->history, &train, &extra);
         json_decref(m->history);
         m->history = history;
         rc = hr_nn_write(m, hr_job_out(job), NULL, &err);
@@ -405,6 +418,7 @@ int main(int argc, char **argv)
     hr_log_close(&log);
     hr_model_free(m);
     hr_dataset_release(&train);
+    hr_dataset_release(&extra);
     hr_dataset_release(&probe);
     return hr_tool_finish();
 }

@@ -71,6 +71,11 @@ void hr_batch_fill(const hr_dataset *ds, const uint32_t *rows, int n, float *x, 
 void hr_batch_augment(const hr_dataset *ds, const uint32_t *rows, int n, float *x, int pad, bool flip,
                       uint32_t seed, uint32_t epoch);
 
+/* Random resized crop and, with flip, horizontal flip with probability 1/2, in place on a batch (crop.c);
+ * draws are keyed as above. */
+void hr_batch_resized_crop(const hr_dataset *ds, const uint32_t *rows, int n, float *x, bool flip,
+                           uint32_t seed, uint32_t epoch);
+
 /* ---- raw formats ------------------------------------------------------------------------------------- */
 
 /* IDX (MNIST family), plain or gzip, through libarchive: images 0x00000803 (n, h, w) and labels 0x00000801.

@@ -67,7 +67,11 @@ typedef struct hr_trainer {
     hr_place at;
     hr_eval_work probe[HR_PROBES]; /* of probed images */
     uint32_t probed;               /* 0: no probe */
-    /* one batch */
+    uint32_t *chosen,
+        *extra; /* (nextra) rows of o->extra that are used, and in this epoch's order; or NULL */
+    uint32_t nextra;
+    /* one batch, of at most `room` images */
+    int room;
     float *x;
     int32_t *y, *pred;
     uint32_t *index;

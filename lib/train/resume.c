@@ -41,8 +41,7 @@ static hr_block *list_blocks(hr_trainer *t, size_t *n)
     for (int i = 0; i < t->nmoving; i++)
         *b++ = (hr_block){t->moving[i].name, t->moving[i].value, t->moving[i].n * sizeof(float)};
     if (t->noise)
-        *b++ =
-            (hr_block){"noise", t->noise, (size_t)t->o->batch * hr_exec_input_len(t->e) * sizeof *t->noise};
+        *b++ = (hr_block){"noise", t->noise, (size_t)t->room * hr_exec_input_len(t->e) * sizeof *t->noise};
     for (int i = 0; t->probed && i < HR_PROBES; i++) {
         hr_eval_work *w = &t->probe[i];
         *b++ = (hr_block){"probe", &w->done, sizeof w->done};

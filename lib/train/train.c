@@ -218,25 +218,41 @@ static void move_noise(hr_trainer *t, int n)
     }
 }
 
-static void fill(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n)
+/* Marks what belongs to the extra data: counters of its noise and of its order, which are others then. */
+#define EXTRA 0x80000000u
+
+/* Put images rows[0..n) of ds at place `at` of the batch. Those of the extra data have noise of their own. */
+static void fill(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n, int at)
 {
     const hr_train_opts *o = t->o;
-    hr_batch_fill(ds, rows, n, t->x, t->y);
-    if (o->augment_pad > 0 || o->flip)
-        hr_batch_augment(ds, rows, n, t->x, o->augment_pad, o->flip, o->seed, (uint32_t)t->at.epoch);
+    float *x = t->x + (size_t)at * hr_exec_input_len(t->e);
+    hr_batch_fill(ds, rows, n, x, t->y + at);
+    if (o->resized_crop)
+        hr_batch_resized_crop(ds, rows, n, x, o->flip, o->seed, (uint32_t)t->at.epoch);
+    else if (o->augment_pad > 0 || o->flip)
+        hr_batch_augment(ds, rows, n, x, o->augment_pad, o->flip, o->seed, (uint32_t)t->at.epoch);
     for (int i = 0; i < n; i++)
-        t->index[i] = ds->index[rows[i]];
+        t->index[at + i] = ds->index[rows[i]] | (ds == o->extra ? EXTRA : 0);
 }
 
-/* One step on n images. HR_EINTR: a signal came, and everything is as before the step. */
-static int train_batch(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n, double lr)
+/* The images of a step: of the data, and of the extra data. */
+struct step {
+    const uint32_t *rows, *extra;
+    int n, nextra;
+};
+
+/* One step. HR_EINTR: a signal came, and everything is as before the step. */
+static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *images, double lr)
 {
     const hr_train_opts *o = t->o;
+    int n = images->n + images->nextra;
     enum hr_objective objective = objective_of(o, t->at.epoch);
     bool natural = objective == HR_OBJ_NATURAL, free_noise = objective == HR_OBJ_FREE;
     hr_tally got = {.n = (uint64_t)n};
     remember(t);
-    fill(t, ds, rows, n);
+    fill(t, ds, images->rows, images->n, 0);
+    if (images->nextra > 0)
+        fill(t, o->extra, images->extra, images->nextra, images->n);
     t->paired = hr_objective_pairs(objective);
     if (!natural && !t->paired && o->log_clean) {
         memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
@@ -279,7 +295,7 @@ static int score_by_snip(hr_trainer *t, const hr_dataset *ds, const uint32_t *ro
             for (int64_t k = 0; k < t->list[i].layer->n; k++)
                 t->list[i].mask[k] = 1.0f;
     hr_exec_params(t->e);
-    fill(t, ds, rows, n);
+    fill(t, ds, rows, n, 0);
     run_images(t, t->x, n, HR_BN_BATCH);
     hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, t->m->classes, 1.0f / (float)n, NULL, hr_exec_dlogits(t->e));
     hr_exec_backward(t->e, 0, n, HR_BN_BATCH, HR_DW);
@@ -335,10 +351,19 @@ static uint32_t repeats_of(const hr_train_opts *o, int epoch)
 }
 
 /* Steps of an epoch: a last, smaller batch counts when it holds two images. */
-static uint32_t steps_of(const hr_train_opts *o, const hr_dataset *ds, int epoch)
+static uint32_t steps_of(const hr_trainer *t, const hr_dataset *ds, int epoch)
 {
-    uint32_t batch = (uint32_t)o->batch;
-    return (ds->n / batch + (ds->n % batch >= 2)) * repeats_of(o, epoch);
+    uint32_t batch = (uint32_t)t->o->batch, steps = ds->n / batch + (ds->n % batch >= 2);
+    if (t->extra) {
+        uint32_t others = (t->nextra + batch - 1) / batch;
+        steps = steps < others ? steps : others;
+    }
+    return steps * repeats_of(t->o, epoch);
+}
+
+static uint32_t at_most(uint32_t n, uint32_t most)
+{
+    return n < most ? n : most;
 }
 
 /* ADMM's line of the log. */
@@ -363,33 +388,35 @@ static int report_admm(hr_trainer *t, hr_err *err)
     return rc;
 }
 
-/* What is left of the running epoch, and its line. */
-static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_err *err)
+/* The order of the extra images in an epoch. */
+static void shuffle_extra(hr_trainer *t, int epoch)
+{
+    uint32_t *place = hr_xmalloc(t->nextra * sizeof *place);
+    hr_permutation(place, t->nextra, t->o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch | EXTRA);
+    for (uint32_t i = 0; i < t->nextra; i++)
+        t->extra[i] = t->chosen[place[i]];
+    free(place);
+}
+
+/* The images of step s of an epoch. */
+static struct step step_of(const hr_trainer *t, const hr_dataset *ds, const uint32_t *order, uint32_t s)
+{
+    uint32_t batch = (uint32_t)t->o->batch, first = s / repeats_of(t->o, t->at.epoch) * batch;
+    struct step images = {.rows = order + first, .n = (int)at_most(batch, ds->n - first)};
+    if (t->extra) {
+        images.extra = t->extra + first;
+        images.nextra = (int)at_most(batch, t->nextra - first);
+    }
+    return images;
+}
+
+/* The epoch's training is over: its line. */
+static int end_epoch(hr_trainer *t, uint32_t steps, hr_err *err)
 {
     const hr_train_opts *o = t->o;
     const hr_tally *sum = &t->at.sum;
     int epoch = t->at.epoch;
-    uint32_t batch = (uint32_t)o->batch, steps = steps_of(o, ds, epoch), repeats = repeats_of(o, epoch);
     bool natural = o->objective == HR_OBJ_NATURAL;
-    if (t->noise && o->reset_noise && t->at.step == 0)
-        memset(t->noise, 0, batch * hr_exec_input_len(t->e) * sizeof *t->noise);
-    hr_permutation(order, ds->n, o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch);
-    while (t->at.step < steps) {
-        uint32_t s = t->at.step, first = s / repeats * batch, left = ds->n - first;
-        double lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
-        if (hr_interrupted() || train_batch(t, ds, order + first, (int)(left < batch ? left : batch), lr))
-            return HR_EINTR;
-        if (!isfinite(sum->loss))
-            return hr_fail(err, HR_EDIVERGED,
-                           "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
-                           sum->loss, s + 1, epoch + 1);
-        if (o->on_step)
-            o->on_step(o->ctx, epoch + 1, (uint32_t)(sum->n / repeats),
-                       percent(natural ? sum->clean : sum->robust, sum->n));
-        int rc = t->at.step < steps && hr_job_due(o->job) ? hr_trainer_save(t, err) : HR_OK;
-        if (rc)
-            return rc;
-    }
     int rc = check_finite(t, epoch, err);
     if (rc)
         return rc;
@@ -404,6 +431,39 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
     line.robust = natural ? NAN : percent(sum->robust, sum->n);
     rc = report(t, &line, err);
     return !rc && o->stage == HR_STAGE_ADMM ? report_admm(t, err) : rc;
+}
+
+/* What is left of the running epoch, and its line. */
+static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_err *err)
+{
+    const hr_train_opts *o = t->o;
+    const hr_tally *sum = &t->at.sum;
+    int epoch = t->at.epoch;
+    uint32_t steps = steps_of(t, ds, epoch), repeats = repeats_of(o, epoch);
+    bool natural = o->objective == HR_OBJ_NATURAL;
+    if (t->noise && o->reset_noise && t->at.step == 0)
+        memset(t->noise, 0, (size_t)t->room * hr_exec_input_len(t->e) * sizeof *t->noise);
+    hr_permutation(order, ds->n, o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch);
+    if (t->extra)
+        shuffle_extra(t, epoch);
+    while (t->at.step < steps) {
+        uint32_t s = t->at.step;
+        struct step images = step_of(t, ds, order, s);
+        double lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
+        if (hr_interrupted() || train_batch(t, ds, &images, lr))
+            return HR_EINTR;
+        if (!isfinite(sum->loss))
+            return hr_fail(err, HR_EDIVERGED,
+                           "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
+                           sum->loss, s + 1, epoch + 1);
+        if (o->on_step)
+            o->on_step(o->ctx, epoch + 1, (uint32_t)(sum->n / repeats),
+                       percent(natural ? sum->clean : sum->robust, sum->n));
+        int rc = t->at.step < steps && hr_job_due(o->job) ? hr_trainer_save(t, err) : HR_OK;
+        if (rc)
+            return rc;
+    }
+    return end_epoch(t, steps, err);
 }
 
 /* What is left of measuring the probe, clean and attacked, and its line. */
@@ -456,7 +516,7 @@ static int run(hr_trainer *t, const hr_dataset *train, const hr_dataset *probe, 
     while (!rc && t->at.epoch < o->schedule.warmup_epochs + o->schedule.epochs) {
         if (!t->at.measuring)
             rc = train_epoch(t, train, order, err);
-        uint32_t steps = steps_of(o, train, t->at.epoch);
+        uint32_t steps = steps_of(t, train, t->at.epoch);
         if (!rc && probe)
             rc = measure(t, probe, hr_schedule_lr(&o->schedule, t->at.epoch, steps - 1, steps), err);
         if (!rc) {
@@ -485,6 +545,8 @@ static void release(hr_trainer *t)
     free(t->index);
     free(t->loss);
     free(t->noise);
+    free(t->chosen);
+    free(t->extra);
     free(t->attacked);
     free(t->clean_logits);
     free(t->dclean);
@@ -509,6 +571,17 @@ static void beside(const hr_trainer *t, hr_exec_opts *eo)
     eo->beside_per_image = images * (size_t)in->c * (size_t)in->h * (size_t)in->w * sizeof(float);
 }
 
+/* The share of the extra images that is used, drawn once. */
+static void choose_extra(hr_trainer *t)
+{
+    const hr_train_opts *o = t->o;
+    t->chosen = hr_xmalloc((size_t)o->extra->n * sizeof *t->chosen);
+    hr_permutation(t->chosen, o->extra->n, o->seed, HR_STREAM_SUBSET, EXTRA);
+    t->nextra = (uint32_t)(o->extra_share * o->extra->n);
+    t->nextra = t->nextra ? t->nextra : 1;
+    t->extra = hr_xmalloc((size_t)t->nextra * sizeof *t->extra);
+}
+
 int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, const hr_train_opts *o,
              hr_err *err)
 {
@@ -518,11 +591,16 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
     if (!rc && (train->n < 2 || o->batch < 2))
         rc = hr_fail(err, HR_EINVAL, "training needs at least 2 images and batches of 2: %u images, batch %d",
                      train->n, o->batch);
+    if (!rc && o->extra && o->extra->n == 0)
+        rc = hr_fail(err, HR_EINVAL, "there are no extra images");
     if (rc)
         goto out;
 
+    if (o->extra)
+        choose_extra(&t);
     hr_stage_begin(&t);
-    hr_exec_opts eo = {.batch = o->batch, .threads = o->threads, .train = true, .exact = o->exact};
+    t.room = o->extra ? 2 * o->batch : o->batch;
+    hr_exec_opts eo = {.batch = t.room, .threads = o->threads, .train = true, .exact = o->exact};
     beside(&t, &eo);
     t.e = hr_exec_new(m, &eo, err);
     if (!t.e) {
@@ -530,7 +608,7 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         goto out;
     }
     hr_stage_trainees(&t);
-    size_t batch = (size_t)o->batch, len = hr_exec_input_len(t.e), classes = (size_t)m->classes;
+    size_t batch = (size_t)t.room, len = hr_exec_input_len(t.e), classes = (size_t)m->classes;
     if (o->objective == HR_OBJ_FREE)
         t.noise = hr_xaligned(batch * len, sizeof *t.noise);
     if (!o->log && !o->on_epoch)

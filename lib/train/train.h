@@ -242,12 +242,18 @@ typedef struct hr_train_opts {
     int admm_every;        /* admm: epochs between updates, at least 1 */
     bool freeze_bn;        /* prune: batch norm's scale and shift are not trained */
     int augment_pad;       /* random crop from this many zeros around the image; 0: none */
+    bool resized_crop;     /* random resized crop instead of that */
     bool flip, log_clean;  /* log_clean: an extra pass per batch for the train line's clean accuracy */
     uint32_t seed;
     const char *name; /* the model's file, for messages */
-    hr_job *job;      /* where the run is saved and goes on from; NULL: nowhere */
-    hr_log *log;      /* NULL: none is wanted */
-    hr_buf *profile;  /* hr_profile_table of the run is added here at its end; NULL: none */
+    /* Semi-supervised training (Carmon et al. 2019, arXiv:1905.13736; ALG 3.4): every batch is followed by as
+     * many images of extra, whose labels are taken as they are (pseudo-labels), and the epoch ends with the
+     * shorter of the two. NULL: none. extra_share in (0,1] of them are used, drawn once. */
+    const hr_dataset *extra;
+    double extra_share;
+    hr_job *job;     /* where the run is saved and goes on from; NULL: nowhere */
+    hr_log *log;     /* NULL: none is wanted */
+    hr_buf *profile; /* hr_profile_table of the run is added here at its end; NULL: none */
 
     void *ctx; /* of the two functions below; both may be NULL */
     /* after every epoch, once per split; a non-zero return (with err set) ends the training with it */

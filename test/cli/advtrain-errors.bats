@@ -56,6 +56,10 @@ setup() {
     [[ "$stderr" == "advtrain: cut.tfrecord: "* ]]
     $RUN -d "$D/train.tfrecord" -e cut.tfrecord -o out.nn "$D/net.nn"
     assert_refused out.nn
+    $RUN -d "$D/train.tfrecord" --extra cut.tfrecord -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    $RUN -d "$D/train.tfrecord" --extra missing.tfrecord -o out.nn "$D/net.nn"
+    assert_refused out.nn
     $RUN -d "$D/net.nn" -o out.nn "$D/net.nn"
     assert_refused out.nn
     $RUN -d "$D/train.tfrecord" -o out.nn "$D/train.tfrecord"

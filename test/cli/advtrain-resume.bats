@@ -64,7 +64,8 @@ assert_same_run() { # assert_same_run a b
         "--warmup-epochs 1 --warmup-steps 3 --epochs 1 $D/net.nn" "--optimizer rmsprop --lr 0.001 $D/net.nn" \
         "--stage admm --admm-every 1 --rho 0.1 $D/planned.nn" "--loss trades --nesterov $D/net.nn" \
         "--stage prune --loss mart $D/planned.nn" "--stage prune --scores snip --loss free --repeats 2 $D/planned.nn" \
-        "--loss free --repeats 2 --reset-noise $D/net.nn" "--loss trades-l2 --eps 0.5 --lr 0.01 $D/net.nn"; do
+        "--loss free --repeats 2 --reset-noise $D/net.nn" "--loss trades-l2 --eps 0.5 --lr 0.01 $D/net.nn" \
+        "--extra $D/test.tfrecord --augment resized-flip $D/net.nn"; do
         train a $o
         killed write:3 train b $o
         killed renamed:6 train b $o

@@ -131,12 +131,13 @@ setup() {
     adveval -q -d "$D/test.tfrecord" --attacks clean a.nn >eval.json
     for o in "--optimizer adam --lr 0.001" "--momentum 0.5" "--weight-decay 0.1" "--schedule step" \
         "--schedule cosine-epoch --epochs 3" "--schedule multistep --milestones 1,2 --gamma 0.5 --epochs 3" \
-        "--schedule step --epochs 3" "--augment crop" "--augment crop-flip" "--loss natural" "--attack-bn batch" \
+        "--schedule step --epochs 3" "--augment crop" "--augment crop-flip" "--augment resized" "--augment resized-flip" "--loss natural" "--attack-bn batch" \
         "--attack-bn batch+update" "--warmup-epochs 1 --warmup-lr 0.01" "--warmup-steps 2" "--no-random-start" \
         "--loss fgsm" "--loss fgsm-rs" "--loss trades" "--loss trades --beta 1" "--loss trades-l2" "--loss mart" \
         "--loss free" "--loss free --repeats 2" "--loss free --epochs 2" "--loss free --epochs 2 --reset-noise" \
         "--optimizer rmsprop --lr 0.001" "--nesterov" "--schedule cycle --admm-every 3 --epochs 3" \
         "--warmup-epochs 1 --warmup-lr 0.01 --warmup-ramp" "--fgsm-epochs 1 --epochs 2" \
+        "--extra $D/test.tfrecord" "--extra $D/test.tfrecord --extra-share 0.1" \
         "--mean 0.286 --std 0.353" "--eps 0.05" "--step 0.02" "--steps 3" "--seed 2" "--batch 16" "--stratified"; do
         advtrain $SHORT --threads 1 --limit 64 $o --arch resS -d "$D/train.tfrecord" -o a.nn || fail "$o"
         adveval -q -d "$D/test.tfrecord" --attacks clean a.nn >>eval.json

@@ -1,6 +1,7 @@
 /* test/unit/test_batch.c -- batches of images and their augmentation. */
 #include "numbered.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,12 +118,90 @@ static void test_augmentation_belongs_to_image_epoch_and_seed(void **state)
     hr_dataset_release(&ds);
 }
 
+/* On an image whose value is a linear function of the place, a crop's value is one too, away from its edges:
+ * its slopes tell the rectangle's sides, its values the place. */
+static void test_resized_crops_are_rectangles_of_torchvisions_sizes(void **state)
+{
+    (void)state;
+    enum { SIDE = 32, VALUES = SIDE * SIDE, N = 2000 };
+    hr_dataset ds = numbered(N, 1, SIDE, SIDE, 2);
+    float *x = hr_xmalloc(VALUES * sizeof *x);
+    int mirrored = 0, small = 0, wide = 0;
+    double least = 1, most = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        for (int p = 0; p < VALUES; p++)
+            x[p] = (float)(p % SIDE) + 100.0f * (float)(p / SIDE);
+        hr_batch_resized_crop(&ds, &i, 1, x, true, 7, 1);
+        /* slopes at the middle, where nothing is cut at an edge; floats of up to 3131 */
+        const float *mid = x + SIDE / 2 * SIDE + SIDE / 2;
+        double dx = (double)mid[4] - mid[-4], dy = ((double)mid[4 * SIDE] - mid[-4 * SIDE]) / 100;
+        double w = fabs(dx) / 8 * SIDE, h = dy / 8 * SIDE, area = w * h / VALUES;
+        mirrored += dx < 0;
+        assert_near(w, nearbyint(w), 2e-2);
+        assert_near(h, nearbyint(h), 2e-2);
+        /* the sides are rounded: 9 pixels may be 8.5 */
+        assert_true(w / h > 0.75 * 0.9 && w / h < 4.0 / 3.0 / 0.9);
+        assert_true(area > 0.08 * 0.85 && area < 1.001);
+        small += area < 0.54;
+        wide += w > h;
+        least = fmin(least, area);
+        most = fmax(most, area);
+        /* all of it lies in the image */
+        for (int p = 0; p < VALUES; p++)
+            assert_true(x[p] >= 0 && x[p] <= 100 * (SIDE - 1) + SIDE - 1 + 1e-3);
+    }
+    /* five standard deviations of 2000 coins are 112; large rectangles that do not fit are drawn again, and
+     * so a little more than half is small */
+    assert_near(mirrored, N / 2, 112);
+    assert_true(small > N / 2 && small < N * 7 / 10);
+    assert_true(wide > N * 4 / 10 && wide < N / 2 + 112);
+    assert_true(least < 0.1 && most > 0.95);
+
+    /* 8 of 101 pixels in a row are too many for one of a ratio up to 4/3: what is left is the middle one */
+    hr_dataset flat = numbered(1, 1, 1, 101, 2);
+    float line[101], before[101];
+    int32_t y;
+    uint32_t row = 0;
+    hr_batch_fill(&flat, &row, 1, line, &y);
+    memcpy(before, line, sizeof line);
+    hr_batch_resized_crop(&flat, &row, 1, line, false, 7, 1);
+    for (int p = 0; p < 101; p++)
+        assert_near(line[p], before[50], 1e-7);
+    hr_dataset_release(&flat);
+    hr_dataset_release(&ds);
+    free(x);
+}
+
+static void test_a_resized_crop_belongs_to_image_epoch_and_seed(void **state)
+{
+    (void)state;
+    enum { VALUES = 3 * 8 * 8 };
+    hr_dataset ds = numbered(40, 3, 8, 8, 2);
+    const uint32_t forward[] = {3, 5, 7, 9}, backward[] = {9, 7, 5, 3};
+    float a[4 * VALUES], b[4 * VALUES];
+    int32_t y[4];
+    hr_batch_fill(&ds, forward, 4, a, y);
+    hr_batch_resized_crop(&ds, forward, 4, a, true, 1, 2);
+    hr_batch_fill(&ds, backward, 4, b, y);
+    hr_batch_resized_crop(&ds, backward, 4, b, true, 1, 2);
+    for (int i = 0; i < 4; i++)
+        assert_memory_equal(a + i * VALUES, b + (3 - i) * VALUES, VALUES * sizeof *a);
+    for (uint32_t k = 0; k < 2; k++) {
+        hr_batch_fill(&ds, forward, 4, b, y);
+        hr_batch_resized_crop(&ds, forward, 4, b, true, 1 + k, 3 - k);
+        assert_memory_not_equal(a, b, sizeof a);
+    }
+    hr_dataset_release(&ds);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_is_pixels_over_255_of_the_rows_asked_for),
         cmocka_unit_test(test_augmented_images_are_shifted_and_mirrored_evenly),
         cmocka_unit_test(test_augmentation_belongs_to_image_epoch_and_seed),
+        cmocka_unit_test(test_resized_crops_are_rectangles_of_torchvisions_sizes),
+        cmocka_unit_test(test_a_resized_crop_belongs_to_image_epoch_and_seed),
     };
     return cmocka_run_group_tests_name("batch", tests, NULL, NULL);
 }

@@ -792,6 +792,71 @@ static void test_first_epochs_train_on_fgsm_where_they_are_told_to(void **state)
     hr_dataset_release(&ds);
 }
 
+static void count_step(void *ctx, int epoch, uint32_t done, double accuracy)
+{
+    (void)epoch;
+    (void)accuracy;
+    uint32_t *seen = ctx;
+    seen[0]++;
+    seen[1] = done;
+}
+
+/* Batches of 8 and as many extra ones; the shorter of the two ends the epoch. */
+static void test_extra_images_double_the_batches(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t n, extra;
+        double share;
+        uint32_t steps, images;
+    } cases[] = {{37, 100, 1, 5, 74 + 3}, /* 5 + 8 in the last step */
+                 {37, 20, 1, 3, 24 + 20},
+                 {37, 100, 0.16, 2, 32},
+                 {37, 100, 0.001, 1, 9}};
+    for (size_t i = 0; i < HR_COUNT(cases); i++) {
+        hr_dataset ds = new_images(cases[i].n), extra = new_images(cases[i].extra);
+        hr_model *m = new_net();
+        uint32_t seen[2] = {0};
+        hr_train_opts o = defaults(HR_STAGE_PRETRAIN, HR_OBJ_PGD);
+        o.batch = 8;
+        o.extra = &extra;
+        o.extra_share = cases[i].share;
+        o.on_step = count_step;
+        o.ctx = seen;
+        must_train(m, &ds, &o);
+        assert_int_equal(seen[0], cases[i].steps);
+        assert_int_equal(seen[1], cases[i].images);
+        hr_model_free(m);
+        hr_dataset_release(&ds);
+        hr_dataset_release(&extra);
+    }
+}
+
+/* One batch of 8 images and 8 extra ones is one batch of 16, for a loss that nothing random enters. */
+static void test_extra_images_count_like_others(void **state)
+{
+    (void)state;
+    hr_dataset all = new_images(16), ds = new_images(8), extra = new_images(16);
+    memmove(extra.pixels, extra.pixels + 8 * LEN, 8 * LEN);
+    memmove(extra.labels, extra.labels + 8, 8 * sizeof *extra.labels);
+    extra.n = 8;
+    hr_model *a = new_net(), *b = new_net();
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN, HR_OBJ_NATURAL);
+    must_train(a, &all, &o);
+    o.batch = 8;
+    o.extra = &extra;
+    o.extra_share = 1;
+    must_train(b, &ds, &o);
+    for (int t = 0; t < a->ntensors; t++)
+        for (int64_t i = 0; i < hr_tensor_count(&a->tensors[t]); i++) /* the order of float sums */
+            assert_near(hr_tensor_f32(&a->tensors[t])[i], hr_tensor_f32(&b->tensors[t])[i], 1e-6);
+    hr_model_free(a);
+    hr_model_free(b);
+    hr_dataset_release(&all);
+    hr_dataset_release(&ds);
+    hr_dataset_release(&extra);
+}
+
 struct watched {
     int evals;
     bool collapsed[8];
@@ -854,6 +919,8 @@ int main(void)
         cmocka_unit_test(test_random_scores_have_the_spread_of_their_rule),
         cmocka_unit_test(test_snip_keeps_what_the_first_batch_needs),
         cmocka_unit_test(test_first_epochs_train_on_fgsm_where_they_are_told_to),
+        cmocka_unit_test(test_extra_images_double_the_batches),
+        cmocka_unit_test(test_extra_images_count_like_others),
         cmocka_unit_test(test_a_collapse_of_the_attacked_accuracy_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
