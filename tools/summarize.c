@@ -9,13 +9,18 @@ static void warning(const char *sentence, void *user)
     hr_warn("%s", sentence);
 }
 
-static void save(const hr_records *rs, enum hr_accuracy acc, enum hr_table_format format, const char *path)
+/* paper: NULL for the table with a row per network */
+static void save(const hr_records *rs, const hr_paper *paper, enum hr_accuracy acc,
+                 enum hr_table_format format, const char *path)
 {
     hr_err err = HR_ERR_INIT;
     hr_out *out;
     if (hr_out_open(&out, path, 0, &err))
         hr_die("%s", err.msg);
-    hr_table_write(rs, acc, format, hr_out_file(out));
+    if (paper)
+        hr_paper_write(paper, format, hr_out_file(out));
+    else
+        hr_table_write(rs, acc, format, hr_out_file(out));
     if (hr_out_commit(out, &err))
         hr_die("%s", err.msg);
 }
@@ -47,7 +52,9 @@ int main(int argc, char **argv)
 {
     int format = HR_TABLE_TEXT, accuracy = HR_ACC_STANDARD;
     const char *output = "-", *csv = NULL, *latex = NULL;
-    bool history = false;
+    bool history = false, compare = false;
+    double margin = 0.5;
+    hr_list sheets = {0};
     const hr_opt opts[] = {
         {"format", 'f', HR_OPT_CHOICE, &format, 0, "FORMAT", "rendering of the output", 0, 0,
          hr_table_format_names},
@@ -55,25 +62,35 @@ int main(int argc, char **argv)
         {"csv", 0, HR_OPT_STRING, &csv, 0, "FILE", "write the CSV rendering too", 0, 0, NULL},
         {"latex", 0, HR_OPT_STRING, &latex, 0, "FILE", "write the LaTeX rendering too", 0, 0, NULL},
         {"accuracy", 'a', HR_OPT_CHOICE, &accuracy, 0, "KIND", "which accuracy", 0, 0, hr_accuracy_names},
+        {"compare", 0, HR_OPT_FLAG, &compare, 0, NULL,
+         "uniform against searched strategies, as in the paper's tables", 0, 0, NULL},
+        {"sheet", 0, HR_OPT_STRING, &sheets, HR_OPT_REPEAT, "FILE",
+         "compare: add a published raw sheet (CSV)", 0, 0, NULL},
+        {"margin", 0, HR_OPT_REAL, &margin, 0, "X", "compare: bold within so many points of the best", 0, 100,
+         NULL},
         {"history", 0, HR_OPT_FLAG, &history, 0, NULL, "print how the files were made instead of a table", 0,
          0, NULL},
         {NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, NULL},
     };
     const hr_tool tool = {
         .name = "summarize",
-        .synopsis = "[OPTION]... RECORD...",
+        .synopsis = "[OPTION]... RECORD... | --compare [--sheet FILE]... [RECORD]...",
         .summary =
             "Make one table of the evaluation records that adveval wrote: a row per network, dense ones\n"
             "first, a column per attack. '-' reads standard input.\n",
         .example = "summarize --csv table.csv --latex table.tex runs/*/eval.json",
         .opts = opts,
-        .min_args = 1,
+        .min_args = 0,
         .max_args = -1,
     };
     int first = hr_tool_start(&tool, argc, argv);
     hr_records rs = {0};
     hr_err err = HR_ERR_INIT;
 
+    if (first == argc && !sheets.n)
+        hr_usage("a record is missing");
+    if (sheets.n && !compare)
+        hr_usage("--sheet goes with --compare");
     if (history) {
         show_histories(argv + first, argc - first, output);
         return hr_tool_finish();
@@ -82,14 +99,22 @@ int main(int argc, char **argv)
         if (hr_records_read(&rs, argv[i], warning, NULL, &err))
             hr_die("%s", err.msg);
     hr_records_compare(&rs, warning, NULL);
+    hr_paper *paper = compare ? hr_paper_new(margin) : NULL;
+    if (paper && hr_paper_add_records(paper, &rs, accuracy, warning, NULL, &err))
+        hr_die("%s", err.msg);
+    for (size_t i = 0; i < sheets.n; i++)
+        if (hr_paper_add_sheet(paper, sheets.items[i], warning, NULL, &err))
+            hr_die("%s", err.msg);
     hr_outs_hold();
     if (csv)
-        save(&rs, accuracy, HR_TABLE_CSV, csv);
+        save(&rs, paper, accuracy, HR_TABLE_CSV, csv);
     if (latex)
-        save(&rs, accuracy, HR_TABLE_LATEX, latex);
-    save(&rs, accuracy, format, output);
+        save(&rs, paper, accuracy, HR_TABLE_LATEX, latex);
+    save(&rs, paper, accuracy, format, output);
     if (hr_outs_publish(&err))
         hr_die("%s", err.msg);
     hr_records_release(&rs);
+    hr_paper_free(paper);
+    free(sheets.items);
     return hr_tool_finish();
 }

@@ -86,6 +86,27 @@ extern const char *const hr_table_format_names[4]; /* "text", "csv", "latex", NU
  * facts unrounded, every column always there, for programs. LaTeX: a tabular for booktabs, to be \input. */
 void hr_table_write(const hr_records *rs, enum hr_accuracy acc, enum hr_table_format format, FILE *out);
 
+/* ---- the paper's tables (paper.c) -----------------------------------------------------------------------
+ */
+
+typedef struct hr_paper hr_paper; /* rows of uniform against searched strategies */
+/* margin, in points: which numbers are bold (paper.c). Release it with hr_paper_free; NULL is allowed. */
+hr_paper *hr_paper_new(double margin);
+void hr_paper_free(hr_paper *p);
+/* Add the pruned networks among rs: one run of a row each. Those whose strategy is neither uniform nor
+ * searched are left out, with a warning. HR_EFORMAT: a network is there twice, too many strategies in a row.
+ */
+HR_MUST_CHECK int hr_paper_add_records(hr_paper *p, const hr_records *rs, enum hr_accuracy acc,
+                                       hr_warning *warn, void *user, hr_err *err);
+/* Add the rows of a published raw sheet in CSV, whose name tells the data set and, unless it has a column
+ * preg, the kind of pruning. Warns of means and deviations that are not those of the runs, of collapsed
+ * networks, and of PGD-20 doing less than FGSM or PGD-10. HR_EIO, HR_EINVAL (the name), HR_EFORMAT (a cell
+ * that is no accuracy, a missing column). */
+HR_MUST_CHECK int hr_paper_add_sheet(hr_paper *p, const char *path, hr_warning *warn, void *user,
+                                     hr_err *err);
+/* Text for a terminal, CSV (RFC 4180) with unrounded numbers, or a tabular for booktabs. */
+void hr_paper_write(const hr_paper *p, enum hr_table_format format, FILE *out);
+
 /* Columns that s takes on a terminal: UTF-8, wide characters count two, combining ones none. */
 int hr_text_width(const char *s);
 
