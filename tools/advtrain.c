@@ -8,7 +8,7 @@
 #include <string.h>
 
 static struct {
-    const char *data, *extra, *eval, *arch, *mean, *std, *milestones, *log, *output;
+    const char *data, *extra, *eval, *arch, *mean, *std, *milestones, *log, *tensorboard, *output;
     int stage, objective, optimizer, schedule, attack_bn, augment, scores;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     int64_t repeats, fgsm_epochs, admm_every;
@@ -49,6 +49,7 @@ static const hr_opt options[] = {
     {"eval-limit", 0, HR_OPT_INT, &a.eval_limit, 0, "N", "use N of them, 0: all", 0, 1e9, NULL},
     {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the trained network ('-' is stdout)", 0, 0, NULL},
     {"log", 0, HR_OPT_STRING, &a.log, 0, "FILE", "one JSON line per epoch and split", 0, 0, NULL},
+    {"tensorboard", 0, HR_OPT_STRING, &a.tensorboard, 0, "DIR", "the same as TensorBoard events", 0, 0, NULL},
     {"log-clean", 0, HR_OPT_FLAG, &a.log_clean, 0, NULL, "clean training accuracy too (costs a pass)", 0, 0,
      NULL},
     {"arch", 0, HR_OPT_STRING, &a.arch, HR_OPT_RESULT, "NAME", "build a new network instead of NET", 0, 0,
@@ -392,6 +393,8 @@ int main(int argc, char **argv)
     int rc = open_job(&job, digest, &train, &extra, &probe, &err);
     if (!rc)
         rc = hr_log_open(&log, a.log, &err);
+    if (!rc && a.tensorboard)
+        rc = hr_log_tensorboard(&log, a.tensorboard, &err);
     if (!rc) {
         o.job = job;
         o.log = &log;

@@ -31,8 +31,9 @@ int hr_log_open(hr_log *log, const char *path, hr_err *err)
 
 static int write_lines(hr_log *log, size_t from, hr_err *err)
 {
-    if (!log->fp)
-        return HR_OK;
+    int rc = hr_log_events(log, err);
+    if (rc || !log->fp)
+        return rc;
     errno = 0;
     fwrite(log->lines.data + from, 1, log->lines.len - from, log->fp);
     if (fflush(log->fp) || ferror(log->fp))
@@ -44,6 +45,9 @@ int hr_log_cut(hr_log *log, hr_err *err)
 {
     struct stat st;
     size_t n = log->lines.len;
+    int rc = hr_log_events(log, err);
+    if (rc)
+        return rc;
     if (!log->fp || (n == 0 && log->fp == stdout))
         return HR_OK;
     int fd = fileno(log->fp);
@@ -92,5 +96,6 @@ void hr_log_close(hr_log *log)
     if (log->fp && log->fp != stdout)
         fclose(log->fp);
     hr_buf_release(&log->lines);
+    free(log->events_name);
     *log = (hr_log){0};
 }

@@ -1,9 +1,9 @@
 /* lib/train/train.h -- training robust networks, pruning them with HYDRA, and measuring what they are worth.
  *
  * One header: optimisers and schedules (optim.c), losses of pairs (loss.c), HYDRA's scores (hydra.c), ADMM's
- * variables (admm.c), the log (log.c), the training loop of all stages (train.c; stage.c says what a stage
- * trains, resume.c saves where it is), and evaluation, as one record (eval.c) or as a service for the search
- * (serve.c).
+ * variables (admm.c), the log (log.c, events.c), the training loop of all stages (train.c; stage.c says what
+ * a stage trains, resume.c saves where it is), and evaluation, as one record (eval.c) or as a service for the
+ * search (serve.c).
  *
  * Pixels, eps and step are in [0,1]; rates are fractions kept; accuracies are percentages. */
 #ifndef HR_TRAIN_H
@@ -155,11 +155,17 @@ typedef struct hr_log {
     FILE *fp; /* NULL: the lines are only kept */
     const char *name;
     hr_buf lines;
+    char *events_name; /* the lines as a TensorBoard event file, or NULL */
 } hr_log;
 /* Open the file path ("-": stdout; NULL: none), borrowed, without touching what it holds. Returns 0 or
  * HR_EIO.
  */
 HR_MUST_CHECK int hr_log_open(hr_log *log, const char *path, hr_err *err);
+/* From now on DIR/events.out.tfevents.heracles holds the lines too, for TensorBoard (events.c); the directory
+ * is made. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_log_tensorboard(hr_log *log, const char *dir, hr_err *err);
+/* Bring that file up to the lines; hr_log_cut and hr_log_add do it. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_log_events(const hr_log *log, hr_err *err);
 /* Make the file hold exactly the lines: it is cut behind them, or written anew when it begins otherwise. A
  * pipe gets all lines. Returns 0 or HR_EIO. */
 HR_MUST_CHECK int hr_log_cut(hr_log *log, hr_err *err);
