@@ -83,6 +83,9 @@ $(BUILD)/lib/compute/cpu/%-$1.o: lib/compute/cpu/%.c $(BUILD)/flags
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
+# The agent's networks: loops over parameters become vectors, square roots included; the bits stay the same.
+$(BUILD)/lib/search/mlp.o: ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
+
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)
 	$(call say,PROTO)protoc-c --proto_path=lib/data --c_out=$(BUILD)/gen $<
