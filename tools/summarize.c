@@ -25,6 +25,34 @@ static void save(const hr_records *rs, const hr_paper *paper, enum hr_accuracy a
         hr_die("%s", err.msg);
 }
 
+/* The CSV rendering as a spreadsheet. */
+static void save_xlsx(const hr_records *rs, const hr_paper *paper, enum hr_accuracy acc, const char *path)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_out *out;
+    char *csv = NULL;
+    size_t size = 0;
+    FILE *memory = open_memstream(&csv, &size);
+    if (!memory)
+        hr_die("out of memory for a table");
+    if (paper)
+        hr_paper_write(paper, HR_TABLE_CSV, memory);
+    else
+        hr_table_write(rs, acc, HR_TABLE_CSV, memory);
+    if (fclose(memory))
+        hr_die("out of memory for a table");
+    if (hr_out_open(&out, path, HR_OUT_BINARY, &err))
+        hr_die("%s", err.msg);
+    if (hr_xlsx_write(csv, out, &err)) {
+        hr_out_abort(out);
+        hr_outs_drop();
+        hr_die("%s", err.msg);
+    }
+    if (hr_out_commit(out, &err))
+        hr_die("%s", err.msg);
+    free(csv);
+}
+
 /* All the histories or none: the text goes out when every file has been read. */
 static void show_histories(char **paths, int n, const char *path)
 {
@@ -51,7 +79,7 @@ static void show_histories(char **paths, int n, const char *path)
 int main(int argc, char **argv)
 {
     int format = HR_TABLE_TEXT, accuracy = HR_ACC_STANDARD;
-    const char *output = "-", *csv = NULL, *latex = NULL;
+    const char *output = "-", *csv = NULL, *latex = NULL, *xlsx = NULL;
     bool history = false, compare = false;
     double margin = 0.5;
     hr_list sheets = {0};
@@ -61,6 +89,7 @@ int main(int argc, char **argv)
         {"output", 'o', HR_OPT_STRING, &output, 0, "FILE", "where it goes", 0, 0, NULL},
         {"csv", 0, HR_OPT_STRING, &csv, 0, "FILE", "write the CSV rendering too", 0, 0, NULL},
         {"latex", 0, HR_OPT_STRING, &latex, 0, "FILE", "write the LaTeX rendering too", 0, 0, NULL},
+        {"xlsx", 0, HR_OPT_STRING, &xlsx, 0, "FILE", "write a spreadsheet too", 0, 0, NULL},
         {"accuracy", 'a', HR_OPT_CHOICE, &accuracy, 0, "KIND", "which accuracy", 0, 0, hr_accuracy_names},
         {"compare", 0, HR_OPT_FLAG, &compare, 0, NULL,
          "uniform against searched strategies, as in the paper's tables", 0, 0, NULL},
@@ -110,6 +139,8 @@ int main(int argc, char **argv)
         save(&rs, paper, accuracy, HR_TABLE_CSV, csv);
     if (latex)
         save(&rs, paper, accuracy, HR_TABLE_LATEX, latex);
+    if (xlsx)
+        save_xlsx(&rs, paper, accuracy, xlsx);
     save(&rs, paper, accuracy, format, output);
     if (hr_outs_publish(&err))
         hr_die("%s", err.msg);

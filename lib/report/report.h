@@ -107,6 +107,10 @@ HR_MUST_CHECK int hr_paper_add_sheet(hr_paper *p, const char *path, hr_warning *
 /* Text for a terminal, CSV (RFC 4180) with unrounded numbers, or a tabular for booktabs. */
 void hr_paper_write(const hr_paper *p, enum hr_table_format format, FILE *out);
 
+/* Write a CSV text of ours to out as a spreadsheet (xlsx.c). The same text gives the same bytes. Returns 0 or
+ * HR_EIO (no room for the temporary file that this takes). */
+HR_MUST_CHECK int hr_xlsx_write(const char *csv, hr_out *out, hr_err *err);
+
 /* Columns that s takes on a terminal: UTF-8, wide characters count two, combining ones none. */
 int hr_text_width(const char *s);
 

@@ -112,3 +112,45 @@ near(("ImageNet", "weight", "ResNet50", "hydra", "0.1"), "clean_mean", 48.71)
 assert rows["ImageNet", "weight", "ResNet50", "hydra", "0.1"]["clean_std"] == ""
 EOF
 }
+
+@test "summarize --xlsx: the cells of the CSV, and the same bytes every time" {
+    records uniform:0.1:70:40 'search-"0", <&>:72:41' search-1:74:40.5 >r.json
+    summarize --xlsx a.xlsx --csv a.csv r.json
+    summarize --compare --xlsx c.xlsx --csv c.csv r.json >c.txt
+    sleep 1.1 # a time in it would be another now
+    summarize --xlsx b.xlsx r.json
+    cmp a.xlsx b.xlsx
+    python3 - <<'EOF'
+import csv, re, zipfile
+from xml.etree import ElementTree
+NS = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+def cells(path):
+    z = zipfile.ZipFile(path)
+    strings = ["".join(t.text or "" for t in si.iter(NS + "t")) for si in ElementTree.fromstring(z.read("xl/sharedStrings.xml"))]
+    out = {}
+    for c in ElementTree.fromstring(z.read("xl/worksheets/sheet1.xml")).iter(NS + "c"):
+        column, row = re.match("([A-Z]+)([0-9]+)", c.get("r")).groups()
+        at = 0
+        for letter in column:
+            at = 26 * at + ord(letter) - 64
+        v = c.find(NS + "v").text
+        out[int(row) - 1, at - 1] = strings[int(v)] if c.get("t") == "s" else float(v)
+    return out
+for name in "ac":
+    want = {}
+    for i, row in enumerate(csv.reader(open(name + ".csv", newline=""))):
+        for k, v in enumerate(row):
+            if v:
+                try:
+                    want[i, k] = float(v) if len(v) < 64 else v # a digest of digits stays text
+                except ValueError:
+                    want[i, k] = v
+    got = cells(name + ".xlsx")
+    assert set(got) == set(want), set(got) ^ set(want)
+    for at, v in want.items():
+        assert got[at] == v or (type(v) is float and abs(got[at] - v) < 1e-9), (at, got[at], v)
+print("fine")
+EOF
+    TMPDIR=$PWD/nowhere run -1 --separate-stderr summarize --xlsx d.xlsx r.json
+    assert_refused d.xlsx
+}
