@@ -12,7 +12,7 @@ static double tolerance = 0.01, target = NAN;
 
 static const hr_opt options[] = {
     {"strategy", 's', HR_OPT_STRING, &spec, 0, "SPEC",
-     "uniform:K, uniform+:K, erk:K, lamp:K, global:K or FILE[:ARCH/REG/ID]", 0, 0, NULL},
+     "uniform:K, uniform+:K, erk:K, lamp:K, global:K or FILE[:ARCH/REG/ID[@torch]]", 0, 0, NULL},
     {"reg", 'r', HR_OPT_CHOICE, &reg, HR_OPT_RESULT, "REG", "what is kept or dropped", 0, 0, hr_reg_names},
     {"plan", 0, HR_OPT_FLAG, &plan, HR_OPT_RESULT, NULL, "write the rates only: no masks, weights stay dense",
      0, 0, NULL},

@@ -21,22 +21,6 @@ struct audit {
     const hr_layers *ls;
 };
 
-/* s with the rates of `list` taken in PyTorch's order; false when that is the same. */
-static bool in_torch_order(hr_strategy *s, const hr_layers *ls, const json_t *list)
-{
-    bool differs = false;
-    if (!json_is_array(list) || s->reg != HR_REG_WEIGHT)
-        return false;
-    for (int i = 0; i < ls->n; i++) {
-        double rate = json_number_value(json_array_get(list, (size_t)ls->l[i].torch_index));
-        int64_t kept = hr_kept(rate, ls->l[i].n);
-        differs |= kept != s->kept[i];
-        s->kept[i] = kept;
-        s->rate[i] = (double)kept / (double)ls->l[i].n;
-    }
-    return differs;
-}
-
 /* Searches stop at the budget, so that many strategies meet it but for whole weights. */
 #define EXACT 1e-4
 
@@ -112,9 +96,11 @@ static void audit_entry(const struct audit *a, const char *arch, enum hr_reg reg
     double published = published_cost(a, &s);
     double allowed = s.target > 0 ? hr_budget_target(a->m, a->ls, reg, s.target, first, a->measure) : 0;
     if (allowed > 0) {
-        if (hr_strategy_entry(&t, a->file, a->root, arch, reg, id, a->ls, first, &none))
-            BUG("%s", none.msg);
-        int torch = in_torch_order(&t, a->ls, entry) ? which_order(a, &s, &t, allowed) : 0;
+        char *other = hr_xasprintf("%s" HR_TORCH_ORDER, id);
+        int torch = 0; /* entries with names have no other order */
+        if (!hr_strategy_entry(&t, a->file, a->root, arch, reg, other, a->ls, first, &none))
+            torch = which_order(a, &s, &t, allowed);
+        free(other);
         order = torch > 0 ? "torch" : torch < 0 ? "strategy" : "-";
         if (torch > 0) {
             hr_strategy swap = s;
@@ -145,7 +131,7 @@ static int reg_called(const char *name)
 }
 
 /* All entries of one architecture. */
-static void audit_arch(struct audit *a, const char *arch, const json_t *regs)
+static void audit_arch(const struct audit *file, const char *arch, const json_t *regs)
 {
     hr_model *m = NULL;
     hr_err err = HR_ERR_INIT;
@@ -155,8 +141,9 @@ static void audit_arch(struct audit *a, const char *arch, const json_t *regs)
     hr_layers ls = {0};
     if (known)
         ls = hr_layers_of(m);
-    a->m = m;
-    a->ls = &ls;
+    struct audit one = *file, *a = &one;
+    one.m = m;
+    one.ls = &ls;
     json_object_foreach ((json_t *)regs, reg, ids) {
         json_object_foreach (ids, id, entry) {
             int r = reg_called(reg);

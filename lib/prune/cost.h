@@ -28,6 +28,9 @@ bool hr_layer_is_fixed(const hr_layers *ls, int i, enum hr_reg reg, bool prune_f
 bool hr_rule_known(const char *rule);
 HR_MUST_CHECK int hr_rule_solve(hr_strategy *s, const char *rule, double k, const hr_model *m,
                                 const hr_layers *ls, bool prune_first, enum hr_measure measure, hr_err *err);
+/* Behind an ID: the bare list is in PyTorch's order of layers. */
+#define HR_TORCH_ORDER "@torch"
+
 /* As hr_strategy_make for the entry arch/reg/id of a file that is read already; file is for messages. */
 HR_MUST_CHECK int hr_strategy_entry(hr_strategy *s, const char *file, const json_t *root, const char *arch,
                                     enum hr_reg reg, const char *id, const hr_layers *ls, bool prune_first,

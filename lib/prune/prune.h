@@ -71,14 +71,16 @@ void hr_layer_readers(const hr_model *m, const hr_layers *ls, int *reader);
  *               sum over the layer's weights that are at least as large
  *   global:K    global threshold on |w|
  *   FILE:ARCH/REG/ID  an entry of a strategy file; FILE alone when it holds one entry. Both the published
- *               bare list and our entry with names are read (ARCHITECTURE 4, "Strategy")
- * K is in (0,1]. In channel mode lamp and global work on input channels (L1 norm of the channel in the place
- * of |w|). All rules but uniform are solved such that the kept counts cost, in `measure`, as much as the
- * uniform rate K does before rounding, and not more: rates are rounded down and then single weights or
- * channels are added where the remainder was largest, as long as the budget holds. m supplies the weights.
- * In channel mode the first layer's rate is 1 whatever the spec says, unless prune_first.
- * Returns 0, HR_EINVAL (bad spec, wrong reg, a budget that cannot be met), HR_EIO, HR_EFORMAT (not JSON,
- * wrong length, unknown names, rates outside (0,1]). *s is released on failure. */
+ *               bare list and our entry with names are read (ARCHITECTURE 4, "Strategy"). With ID@torch a
+ * bare list of weight rates has its layers in PyTorch's order, a block's shortcut behind its convolutions,
+ * and not in strategy order (hr_strategy_audit tells which of them do) K is in (0,1]. In channel mode lamp
+ * and global work on input channels (L1 norm of the channel in the place of |w|). All rules but uniform are
+ * solved such that the kept counts cost, in `measure`, as much as the uniform rate K does before rounding,
+ * and not more: rates are rounded down and then single weights or channels are added where the remainder was
+ * largest, as long as the budget holds. m supplies the weights. In channel mode the first layer's rate is 1
+ * whatever the spec says, unless prune_first. Returns 0, HR_EINVAL (bad spec, wrong reg, a budget that cannot
+ * be met), HR_EIO, HR_EFORMAT (not JSON, wrong length, unknown names, rates outside (0,1]). *s is released on
+ * failure. */
 HR_MUST_CHECK int hr_strategy_make(hr_strategy *s, const char *spec, enum hr_reg reg, const hr_model *m,
                                    const hr_layers *ls, bool prune_first, enum hr_measure measure,
                                    hr_err *err);

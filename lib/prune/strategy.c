@@ -190,6 +190,7 @@ struct entry {
     const hr_layers *ls;
     enum hr_reg reg;
     const char *file, *name; /* for messages */
+    bool torch;              /* a list is in PyTorch's order */
     int n;                   /* decision layers */
     double *rate;            /* n, 0: not seen yet */
 };
@@ -220,7 +221,7 @@ static int read_list(struct entry *e, const json_t *list, hr_err *err)
     if (json_array_size(list) != (size_t)e->n)
         return wrong_length(e, json_array_size(list), err);
     for (int i = 0; i < e->n; i++) {
-        const json_t *v = json_array_get(list, (size_t)i);
+        const json_t *v = json_array_get(list, (size_t)(e->torch ? e->ls->l[i].torch_index : i));
         e->rate[i] = json_number_value(v);
         if (!json_is_number(v) || !(e->rate[i] > 0 && e->rate[i] <= 1))
             return bad_entry(e, err, "rate", i);
@@ -328,6 +329,9 @@ static int from_root(hr_strategy *s, const struct spec *p, const json_t *root, c
 {
     const json_t *arch = NULL, *reg = NULL, *j = NULL;
     int rc = HR_OK;
+    size_t len = strlen(p->id), mark = strlen(HR_TORCH_ORDER);
+    bool torch = len > mark && strcmp(p->id + len - mark, HR_TORCH_ORDER) == 0;
+    char *id = hr_xasprintf("%.*s", (int)(torch ? len - mark : len), p->id);
     if (p->reg != s->reg)
         rc = hr_fail(err, HR_EINVAL, "%s: strategy %s/%s/%s is for %s pruning, not for %s", p->file, p->arch,
                      hr_reg_names[p->reg], p->id, hr_reg_names[p->reg], hr_reg_names[s->reg]);
@@ -336,13 +340,17 @@ static int from_root(hr_strategy *s, const struct spec *p, const json_t *root, c
     if (rc == HR_OK)
         rc = member(arch, p->file, "kind of pruning", hr_reg_names[p->reg], &reg, err);
     if (rc == HR_OK)
-        rc = member(reg, p->file, "strategy", p->id, &j, err);
+        rc = member(reg, p->file, "strategy", id, &j, err);
+    if (rc == HR_OK && torch && (s->reg != HR_REG_WEIGHT || !json_is_array(j)))
+        rc = hr_fail(err, HR_EINVAL, "%s: %s/%s/%s: %s is for bare lists of weight rates", p->file, p->arch,
+                     hr_reg_names[p->reg], p->id, HR_TORCH_ORDER);
+    s->target = rc ? 0 : hr_id_rate(id);
+    free(id);
     if (rc)
         return rc;
     s->id = hr_xstrdup(p->id);
     s->name = hr_xasprintf("%s/%s/%s", p->arch, hr_reg_names[p->reg], p->id);
-    s->target = hr_id_rate(p->id);
-    struct entry e = {.ls = ls, .reg = s->reg, .file = p->file, .name = s->name};
+    struct entry e = {.ls = ls, .reg = s->reg, .file = p->file, .name = s->name, .torch = torch};
     e.n = s->reg == HR_REG_WEIGHT ? ls->n : ls->channel_n;
     e.rate = hr_xcalloc((size_t)e.n + 1, sizeof *e.rate);
     rc = read_entry(s, &e, j, prune_first, err);

@@ -45,6 +45,31 @@ published() {
     assert_equal "$(published resnet18/weight/001_erk order hydra-nonuniform/CIFAR10.json)" torch
 }
 
+@test "maskapply: a list in PyTorch's order is read as ID@torch, and keeps its budget then" {
+    local file=${REFERENCE:-$ROOT/../shared/reference}/strategies/heracles/CIFAR10.json
+    published x rates heracles/CIFAR10.json
+    "$MKNN" resnet18 1 net.nn
+    run --separate-stderr maskapply -q --plan -s "$file:resnet18/weight/001_0" -o a.nn net.nn
+    assert_refused a.nn
+    run --separate-stderr maskapply --plan -s "$file:resnet18/weight/001_0@torch" --report a.json -o a.nn net.nn
+    assert_success
+    assert_regex "$stderr" "001_0@torch weight inout asked 0.01 kept 0.01"
+    # torch's fifth, sixth and seventh entries are layer2.0's conv1, conv2 and shortcut; ours begin with the shortcut
+    run python3 - "$file" <<'P'
+import json, sys
+rates = json.load(open(sys.argv[1]))["resnet18"]["weight"]["001_0"]
+kept = {l["name"]: l["kept"] / l["of"] for l in json.load(open("a.json"))["layers"]}
+names = ["layer2.0.conv1", "layer2.0.conv2"]
+shortcut = [n for n in kept if n.startswith("layer2.0.") and n not in names]
+for name, rate in zip(names + shortcut, rates[5:8]):
+    assert abs(kept[name] - rate) < 1e-4, (name, kept[name], rate)
+P
+    assert_success
+    run --separate-stderr maskapply -q -r channel -s "$file:resnet18/channel/05_0@torch" -o b.nn net.nn
+    assert_refused b.nn
+    assert_regex "$stderr" "@torch is for bare lists of weight rates"
+}
+
 @test "maskapply --audit: every published file is read to the end" {
     local file
     for file in heracles/CIFAR10.json heracles/SVHN.json heracles/imagenet.json harp/strategies.json; do
