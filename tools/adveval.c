@@ -10,7 +10,8 @@ enum { BN_AUTO, BN_RUNNING, BN_BATCH, BN_RECALIBRATE };
 static const char *const bn_names[] = {"auto", "running", "batch", "recalibrate", NULL};
 
 static struct {
-    const char *data, *attacks, *label, *data_name, *output, *outcomes, *curve;
+    int64_t reward_after;
+    const char *train, *data, *attacks, *label, *data_name, *output, *outcomes, *curve;
     int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
     int bn, reg, norm;
@@ -76,6 +77,10 @@ static const hr_opt options[] = {
     {"serve", 0, HR_OPT_FLAG, &a.serve, 0, NULL, "answer strategies, JSON lines stdin to stdout", 0, 0, NULL},
     {"reg", 'r', HR_OPT_CHOICE, &a.reg, 0, "REG", "serve: what strategies keep", 0, 0, hr_reg_names},
     {"steps", 0, HR_OPT_INT, &a.steps, 0, "N", "serve: steps of pgd", 0, 100000, NULL},
+    {"reward-after", 0, HR_OPT_INT, &a.reward_after, 0, "N",
+     "serve: learn scores for N steps of 128 images first", 0, 1000000, NULL},
+    {"train", 0, HR_OPT_STRING, &a.train, 0, "FILE", "serve: the images for --reward-after (tfrecord)", 0, 0,
+     NULL},
     {0}};
 
 static const hr_tool tool = {
@@ -318,9 +323,26 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
     return rc;
 }
 
+/* As many training images as --reward-after asks for. */
+static int load_train(hr_dataset *train, const hr_model *m, const char *name, hr_err *err)
+{
+    const hr_node *in = &m->nodes[0];
+    int64_t images = a.reward_after * HR_LEARN_BATCH;
+    int rc = hr_dataset_load_sized(train, a.train, m->classes, in->h, in->w, err);
+    if (rc == HR_OK)
+        rc = hr_dataset_fits(train, a.train, in->c, in->h, in->w, m->classes, name, err);
+    if (rc == HR_OK && train->n < images)
+        rc = hr_fail(err, HR_EINVAL, "%s: %u images, --reward-after %lld needs %lld", a.train, train->n,
+                     (long long)a.reward_after, (long long)images);
+    return rc ? rc : hr_dataset_subset(train, (uint32_t)images, false, (uint32_t)a.seed, err);
+}
+
 static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *ds, hr_err *err)
 {
-    int rc = hr_dataset_subset(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, err);
+    hr_dataset train = {0};
+    int rc = a.train ? load_train(&train, m, name, err) : HR_OK;
+    if (rc == HR_OK)
+        rc = hr_dataset_subset(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, err);
     hr_serve_opts o = {.reg = (enum hr_reg)a.reg,
                        .bn = a.bn == BN_RUNNING || a.bn == BN_RECALIBRATE ? HR_BN_FOLDED : HR_BN_BATCH,
                        .recalibrate = a.bn == BN_RECALIBRATE,
@@ -332,8 +354,12 @@ static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *
                        .exact = a.exact,
                        .seed = (uint32_t)a.seed,
                        .name = name,
-                       .digest = digest};
-    return rc ? rc : hr_serve(m, ds, &o, stdin, stdout, err);
+                       .digest = digest,
+                       .learn = a.train ? &train : NULL};
+    if (rc == HR_OK)
+        rc = hr_serve(m, ds, &o, stdin, stdout, err);
+    hr_dataset_release(&train);
+    return rc;
 }
 
 static void check_options(const char *net)
@@ -355,6 +381,10 @@ static void check_options(const char *net)
         hr_usage("--profile is for the record, not for --serve");
     if (a.serve && a.restart)
         hr_usage("--serve keeps no state, --restart is for the record");
+    if (!!a.train != (a.reward_after > 0))
+        hr_usage("--reward-after N and --train FILE need each other");
+    if (a.train && !a.serve)
+        hr_usage("--reward-after is for --serve");
     if (!a.serve && a.bn == BN_RECALIBRATE)
         hr_usage("--bn recalibrate is for --serve, not for the record");
     if (!folded && a.batch < 3)

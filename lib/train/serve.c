@@ -51,6 +51,7 @@ struct server {
     struct ranked *r; /* one per layer */
     int decisions;
     hr_exec *e;
+    hr_model *now;   /* what e runs: m, or the copy that has learnt */
     uint32_t *begin; /* first image of every batch, and the end */
     uint32_t batches;
     hr_eval_attack clean, pgd;
@@ -177,8 +178,8 @@ static int take_batch(struct server *s, uint32_t b)
 static void recalibrate(struct server *s)
 {
     for (uint32_t b = 0; b < s->batches && b < CALIBRATION; b++) {
-        for (int i = 0; i < s->m->nnodes; i++)
-            s->m->nodes[i].bn_momentum = 1.0 / (b + 1);
+        for (int i = 0; i < s->now->nnodes; i++)
+            s->now->nodes[i].bn_momentum = 1.0 / (b + 1);
         int n = take_batch(s, b);
         memcpy(hr_exec_input(s->e), s->x, (size_t)n * hr_exec_input_len(s->e) * sizeof *s->x);
         hr_exec_forward(s->e, 0, n, HR_BN_BATCH_UPDATE);
@@ -186,7 +187,74 @@ static void recalibrate(struct server *s)
     hr_exec_params(s->e);
 }
 
-static json_t *evaluate(struct server *s, const struct request *q)
+static int plan(struct server *s, hr_err *err)
+{
+    const hr_serve_opts *o = s->o;
+    hr_exec_opts eo = {.batch = o->batch,
+                       .threads = o->threads,
+                       .batch_stats = o->recalibrate || o->bn != HR_BN_FOLDED,
+                       .exact = o->exact};
+    s->e = hr_exec_new(s->now, &eo, err);
+    return s->e ? HR_OK : err->code;
+}
+
+/* A copy of the dense network learns which weights the counts in s->r are best spent on, and is measured from
+ * now on. */
+static int learn(struct server *s, hr_err *err)
+{
+    const hr_serve_opts *o = s->o;
+    hr_strategy plan_of = {.reg = o->reg, .n = s->layers.n};
+    plan_of.rate = hr_xcalloc((size_t)s->layers.n, sizeof *plan_of.rate);
+    plan_of.kept = hr_xcalloc((size_t)s->layers.n, sizeof *plan_of.kept);
+    for (int i = 0; i < s->layers.n; i++) {
+        plan_of.kept[i] = s->r[i].kept;
+        plan_of.rate[i] = (double)s->r[i].kept / (double)s->r[i].n;
+    }
+    hr_exec_free(s->e);
+    s->e = NULL;
+    if (s->now != s->m)
+        hr_model_free(s->now);
+    s->now = hr_model_copy(s->m);
+    hr_layers ls = hr_layers_of(s->now);
+    hr_model_set_strategy(s->now, &ls, &plan_of, false, HR_SCORE_L1);
+    hr_layers_release(&ls);
+    hr_strategy_release(&plan_of);
+    hr_train_opts t = {.stage = HR_STAGE_PRUNE,
+                       .objective = HR_OBJ_PGD,
+                       .schedule = {.kind = HR_LR_COSINE, .lr = 0.1, .epochs = 1},
+                       .momentum = 0.9,
+                       .weight_decay = 5e-4,
+                       .exact = o->exact,
+                       .batch = HR_LEARN_BATCH,
+                       .threads = o->threads,
+                       .eps = o->eps,
+                       .step = o->step,
+                       .steps = o->steps,
+                       .random_start = true,
+                       .attack_bn = HR_BN_FOLDED,
+                       .seed = o->seed,
+                       .name = o->name};
+    int rc = hr_train(s->now, o->learn, NULL, &t, err);
+    return rc ? rc : plan(s, err);
+}
+
+/* The network of these counts, ready to be measured. A failure leaves it such that the next request, too,
+ * begins anew. */
+static int prepare(struct server *s, hr_err *err)
+{
+    int rc = HR_OK;
+    if (s->o->learn)
+        rc = learn(s, err);
+    else
+        hr_exec_params(s->e);
+    for (int i = 0; rc && i < s->layers.n; i++)
+        s->r[i].kept = 0;
+    if (rc == HR_OK && s->o->recalibrate)
+        recalibrate(s);
+    return rc;
+}
+
+static json_t *evaluate(struct server *s, const struct request *q, hr_err *err)
 {
     int64_t params = 0, macs = 0;
     bool changed = false;
@@ -199,10 +267,8 @@ static json_t *evaluate(struct server *s, const struct request *q)
         params += weights;
         macs += weights * l->hout * l->wout;
     }
-    if (changed)
-        hr_exec_params(s->e);
-    if (changed && s->o->recalibrate)
-        recalibrate(s);
+    if (changed && prepare(s, err))
+        return NULL;
 
     uint32_t images = 0, clean = 0, robust = 0;
     int32_t first = -1;
@@ -238,13 +304,12 @@ static json_t *answer(struct server *s, const char *line, size_t n)
                         json_is_integer(id) ? json_integer(json_integer_value(id)) : json_null());
     if (!request)
         hr_fail(&err, HR_EFORMAT, "not JSON: %s", je.text);
-    if (request && parse_request(s, request, &q, &err) == HR_OK) {
-        json_t *result = evaluate(s, &q);
+    json_t *result = request && parse_request(s, request, &q, &err) == HR_OK ? evaluate(s, &q, &err) : NULL;
+    if (result)
         json_object_update(reply, result);
-        json_decref(result);
-    } else {
+    else
         json_object_set_new(reply, "error", json_string(err.msg));
-    }
+    json_decref(result);
     json_decref(request);
     return reply;
 }
@@ -300,6 +365,10 @@ static json_t *greeting(const struct server *s)
                   o->step, o->steps, o->batch, o->seed);
     for (uint32_t i = 0; i < s->ds->n; i++) /* a subset keeps its places in the file, which key the noise */
         hr_buf_printf(&b, " %u", s->ds->index[i]);
+    if (o->learn)
+        hr_buf_printf(&b, " after %s", o->learn->digest);
+    for (uint32_t i = 0; o->learn && i < o->learn->n; i++)
+        hr_buf_printf(&b, " %u", o->learn->index[i]);
     char hex[65];
     hr_sha256 *h = hr_sha256_new();
     hr_sha256_add(h, b.data, b.len);
@@ -330,6 +399,8 @@ static void cut_batches(struct server *s)
 static void release(struct server *s)
 {
     hr_exec_free(s->e);
+    if (s->now != s->m)
+        hr_model_free(s->now);
     for (int i = 0; s->r && i < s->layers.n; i++) {
         free(s->r[i].rank);
         free(s->r[i].chosen);
@@ -347,17 +418,13 @@ static void release(struct server *s)
 
 int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in, FILE *out, hr_err *err)
 {
-    struct server s = {.m = m, .ds = ds, .o = o, .layers = hr_layers_of(m)};
+    struct server s = {.m = m, .now = m, .ds = ds, .o = o, .layers = hr_layers_of(m)};
     int rc = HR_OK;
     for (int i = 0; !rc && i < s.layers.n; i++)
         if (m->prune[s.layers.l[i].node].active)
             rc = hr_fail(err, HR_EINVAL, "%s: the network is pruned; a search needs the dense one", o->name);
-    hr_exec_opts eo = {.batch = o->batch,
-                       .threads = o->threads,
-                       .batch_stats = o->recalibrate || o->bn != HR_BN_FOLDED,
-                       .exact = o->exact};
-    if (!rc && !(s.e = hr_exec_new(m, &eo, err)))
-        rc = err->code;
+    if (!rc)
+        rc = plan(&s, err);
     if (rc)
         goto out;
 

@@ -427,7 +427,11 @@ typedef struct hr_serve_opts {
     bool exact; /* hr_exec_opts.exact */
     uint32_t seed;
     const char *name, *digest; /* of the model: its file for messages, its SHA-256 */
+    /* Not NULL: before a strategy is measured, HYDRA's scores are learnt for it, one step for every
+     * HR_LEARN_BATCH of these images (serve.c). */
+    const hr_dataset *learn;
 } hr_serve_opts;
+enum { HR_LEARN_BATCH = 128 };
 
 /* Answer strategies, JSON lines from `in` to `out`, until the end of input (ARCHITECTURE 4, "Evaluator
  * protocol"; serve.c). Masks are made from the dense weights, |w| or L1 of the input channel. Batches and

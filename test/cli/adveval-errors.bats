@@ -25,7 +25,7 @@ setup() {
 @test "adveval: wrong usage is status 2 with a hint" {
     local args
     for args in "" "net.nn" "-d x" "-d x a b" "-d - -" "-d x --serve -" "-d x --serve -o y a" "-d x --batch 0 a" \
-        "-d x --bn batch --batch 2 a" "-d x --serve --batch 2 a" "-d x --bn odd a" "-d x --bn recalibrate a" "-d x --serve --bn recalibrate --batch 2 a" "-d x --eps 2 a" "-d x -r rows a" \
+        "-d x --bn batch --batch 2 a" "-d x --serve --batch 2 a" "-d x --bn odd a" "-d x --bn recalibrate a" "-d x --serve --reward-after 2 a" "-d x --serve --train x a" "-d x --train x --reward-after 2 a" "-d x --serve --bn recalibrate --batch 2 a" "-d x --eps 2 a" "-d x -r rows a" \
         "-d x --restarts 0 a"; do
         run --separate-stderr adveval $args
         assert_equal "$status: $args" "2: $args"

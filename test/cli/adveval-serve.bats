@@ -86,3 +86,16 @@ setup() {
     done
     cmp 1.json 2.json
 }
+
+@test "adveval --serve --reward-after: the reward is taken after learning scores, with enough images only" {
+    local asked="{\"id\":1,\"kept\":[$HALF]}"
+    echo "$asked" | $SERVE -r weight --reward-after 2 --train "$D/train.tfrecord" "$D/net.nn" >one
+    echo "$asked" | $SERVE -r weight --reward-after 2 --train "$D/train.tfrecord" --threads 2 "$D/net.nn" >two
+    cmp one two
+    echo "$asked" | $SERVE -r weight --reward-after 1 --train "$D/train.tfrecord" "$D/net.nn" >other
+    run cmp -s one other
+    assert_failure
+    run --separate-stderr $SERVE -r weight --reward-after 1000 --train "$D/train.tfrecord" "$D/net.nn" </dev/null
+    assert_refused
+    assert_regex "$stderr" "train.tfrecord: [0-9]+ images, --reward-after 1000 needs 128000"
+}

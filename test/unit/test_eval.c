@@ -380,6 +380,67 @@ static void test_recalibration_measures_the_statistics_of_each_strategy(void **s
     hr_dataset_release(&ds);
 }
 
+/* What --reward-after means, made the long way: plan, learn scores, measure. Two steps on 45 images would be
+ * too few for a claim about accuracies; that the counts are these, whatever was asked before, is the claim.
+ */
+static void test_the_reward_after_learning_is_that_of_a_pruned_network(void **state)
+{
+    (void)state;
+    hr_err err = HR_ERR_INIT;
+    hr_dataset ds = new_images(N);
+    hr_model *dense = trained_net(&ds), *m = hr_model_copy(dense);
+    hr_layers ls = hr_layers_of(m);
+    double rate[3] = {9.0 / 54, 60.0 / 300, 300.0 / 300};
+    int64_t kept[3] = {9, 60, 300};
+    hr_strategy s = {.reg = HR_REG_WEIGHT, .n = 3, .rate = rate, .kept = kept};
+    hr_serve_opts o = serve_opts(HR_REG_WEIGHT, 2);
+    hr_model_set_strategy(m, &ls, &s, false, HR_SCORE_L1);
+    hr_train_opts t = {.stage = HR_STAGE_PRUNE,
+                       .objective = HR_OBJ_PGD,
+                       .schedule = {.kind = HR_LR_COSINE, .lr = 0.1, .epochs = 1},
+                       .momentum = 0.9,
+                       .weight_decay = 5e-4,
+                       .batch = HR_LEARN_BATCH,
+                       .threads = 1,
+                       .eps = o.eps,
+                       .step = o.step,
+                       .steps = o.steps,
+                       .random_start = true,
+                       .seed = o.seed,
+                       .name = "net"};
+    assert_ok(hr_train(m, &ds, NULL, &t, &err), err);
+    hr_exec *e = new_exec(m, BATCH, 1);
+    hr_eval_attack list[HR_MAX_ATTACKS];
+    parse(list, "clean,pgd3", 1, HR_BN_BATCH);
+    list[1].opts.c0 = 0;
+    uint32_t clean = hr_eval_run(e, BATCH, &ds, &list[0]).correct;
+    uint32_t robust = hr_eval_run(e, BATCH, &ds, &list[1]).correct;
+
+    const char *asked = "{\"id\":1,\"kept\":[54,300,300]}\n"
+                        "{\"id\":2,\"kept\":[9,60,300]}\n"
+                        "{\"id\":3,\"kept\":[54,30,300]}\n"
+                        "{\"id\":4,\"kept\":[9,60,300],\"batches\":[0,1]}\n"
+                        "{\"id\":5,\"kept\":[9,60,300],\"batches\":[1,3]}\n";
+    json_t *plain = talk(dense, &ds, &o, asked);
+    o.learn = &ds;
+    json_t *r = talk(dense, &ds, &o, asked);
+    assert_int_equal(number(r, 2, "clean"), clean);
+    assert_int_equal(number(r, 2, "robust"), robust);
+    assert_int_equal(number(r, 2, "params"), 369);
+    assert_int_equal(number(r, 4, "clean") + number(r, 5, "clean"), clean);
+    assert_int_equal(number(r, 4, "robust") + number(r, 5, "robust"), robust);
+    assert_false(json_equal(r, plain));
+    assert_string_not_equal(json_string_value(json_object_get(json_array_get(r, 0), "digest")),
+                            json_string_value(json_object_get(json_array_get(plain, 0), "digest")));
+    json_decref(r);
+    json_decref(plain);
+    hr_exec_free(e);
+    hr_layers_release(&ls);
+    hr_model_free(m);
+    hr_model_free(dense);
+    hr_dataset_release(&ds);
+}
+
 static void test_a_constant_predictor_is_called_so(void **state)
 {
     (void)state;
@@ -510,6 +571,7 @@ int main(void)
         cmocka_unit_test(test_replies_are_what_the_masked_network_measures),
         cmocka_unit_test(test_counts_add_up_over_batch_ranges_and_repeat),
         cmocka_unit_test(test_recalibration_measures_the_statistics_of_each_strategy),
+        cmocka_unit_test(test_the_reward_after_learning_is_that_of_a_pruned_network),
         cmocka_unit_test(test_a_constant_predictor_is_called_so),
         cmocka_unit_test(test_bad_requests_get_an_error_and_serving_goes_on),
         cmocka_unit_test(test_record_says_what_was_pruned_and_measured),
