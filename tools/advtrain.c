@@ -9,7 +9,7 @@
 
 static struct {
     const char *data, *extra, *eval, *arch, *mean, *std, *milestones, *log, *tensorboard, *output;
-    int stage, objective, optimizer, schedule, attack_bn, augment, scores;
+    int stage, objective, optimizer, schedule, attack_bn, augment, scores, reference;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     int64_t repeats, fgsm_epochs, admm_every;
     double extra_share, beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
@@ -24,8 +24,8 @@ static struct {
        .gamma = 0.1,
        .momentum = 0.9,
        .weight_decay = 1e-4,
-       .eps = 8.0 / 255.0,
-       .step = 2.0 / 255.0,
+       .eps = NAN,
+       .step = NAN,
        .save_every = 60,
        .extra_share = 1.0,
        .beta = 6.0,
@@ -37,6 +37,9 @@ static struct {
 
 enum { AUGMENT_NONE, AUGMENT_CROP, AUGMENT_CROP_FLIP, AUGMENT_RESIZED, AUGMENT_RESIZED_FLIP };
 static const char *const augment_names[] = {"none", "crop", "crop-flip", "resized", "resized-flip", NULL};
+
+enum { REFERENCE_NONE, REFERENCE_HYDRA };
+static const char *const reference_names[] = {"none", "hydra", NULL};
 
 static const hr_opt options[] = {
     {"stage", 0, HR_OPT_CHOICE, &a.stage, HR_OPT_RESULT, "STAGE", "what to do", 0, 0, hr_stage_names},
@@ -95,8 +98,9 @@ static const hr_opt options[] = {
     {"repeats", 0, HR_OPT_INT, &a.repeats, HR_OPT_RESULT, "N", "free: steps on each batch", 1, 1000, NULL},
     {"reset-noise", 0, HR_OPT_FLAG, &a.reset_noise, HR_OPT_RESULT, NULL, "free: no noise at an epoch's begin",
      0, 0, NULL},
-    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attack, pixels in [0,1]", 0, 1, NULL},
-    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "its step size", 0, 1, NULL},
+    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attack, pixels in [0,1] (8/255)", 0, 1,
+     NULL},
+    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "its step size (2/255)", 0, 1, NULL},
     {"steps", 0, HR_OPT_INT, &a.steps, HR_OPT_RESULT, "N", "its steps", 0, 100000, NULL},
     {"no-random-start", 0, HR_OPT_FLAG, &a.no_random_start, HR_OPT_RESULT, NULL, "it starts at the image", 0,
      0, NULL},
@@ -111,6 +115,8 @@ static const hr_opt options[] = {
      1, 100000, NULL},
     {"freeze-bn", 0, HR_OPT_FLAG, &a.freeze_bn, HR_OPT_RESULT, NULL, "prune: fixed scale and shift", 0, 0,
      NULL},
+    {"reference", 0, HR_OPT_CHOICE, &a.reference, HR_OPT_RESULT, "WHOSE",
+     "hydra: as its program did: eps .031, step .0078, cosines late", 0, 0, reference_names},
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
     {"exact", 0, HR_OPT_FLAG, &a.exact, HR_OPT_RESULT, NULL, "plain sums, no Winograd transforms (slower)", 0,
      0, NULL},
@@ -192,8 +198,21 @@ static int parse_list(const char *option, const char *text, double *v, int max)
     return n;
 }
 
+/* What was not given. With --reference, what the published numbers were made with (ALG 3.3, Q14, 3.4). */
+static void fill_in(void)
+{
+    bool hydra = a.reference == REFERENCE_HYDRA;
+    if (!isfinite(a.eps))
+        a.eps = hydra ? 0.031 : 8.0 / 255.0;
+    if (!isfinite(a.step))
+        a.step = hydra ? 0.0078 : 2.0 / 255.0;
+    if (hydra)
+        a.reset_noise = true;
+}
+
 static hr_train_opts train_options(void)
 {
+    fill_in();
     hr_train_opts o = {.stage = (enum hr_stage)a.stage,
                        .objective = (enum hr_objective)a.objective,
                        .optimizer = (enum hr_optimizer)a.optimizer,
@@ -230,6 +249,7 @@ static hr_train_opts train_options(void)
                                .warmup_epochs = (int)a.warmup_epochs,
                                .warmup_ramp = a.warmup_ramp,
                                .warmup_lr = a.warmup_lr,
+                               .late = a.reference == REFERENCE_HYDRA ? 1.0 : 0.0,
                                .cycle = (int)a.admm_every,
                                .gamma = a.gamma};
     if (a.milestones) {
@@ -311,7 +331,10 @@ static int fits(const hr_dataset *ds, const char *path, const hr_model *m, const
 static json_t *history_of(const char *net_digest, const json_t *net_history, const hr_dataset *train,
                           const hr_dataset *extra)
 {
-    json_t *h = hr_history_new();
+    json_t *h = hr_history_new(), *told = json_object_get(h, "options");
+    json_object_set_new(told, "eps", json_real(a.eps)); /* as filled in */
+    json_object_set_new(told, "step", json_real(a.step));
+    json_object_set_new(told, "reset-noise", json_boolean(a.reset_noise));
     if (*net_digest)
         hr_history_input(h, "model", net_digest, net_history);
     hr_history_input(h, "data", train->digest, NULL);

@@ -54,10 +54,10 @@ double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t ste
     int e = epoch - s->warmup_epochs;
     switch (s->kind) {
     case HR_LR_COSINE:
-        lr *= 0.5 * (1.0 + cos(M_PI * (e + within) / s->epochs));
+        lr *= 0.5 * (1.0 + cos(M_PI * (e + within - s->late) / s->epochs));
         break;
     case HR_LR_COSINE_EPOCH:
-        lr *= 0.5 * (1.0 + cos(M_PI * e / s->epochs));
+        lr *= 0.5 * (1.0 + cos(M_PI * (e - s->late) / s->epochs));
         break;
     case HR_LR_STEP:
         lr *= e >= 0.9 * s->epochs ? 0.01 : e >= 0.75 * s->epochs ? 0.1 : 1.0;

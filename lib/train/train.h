@@ -60,7 +60,8 @@ typedef struct hr_schedule {
     bool warmup_ramp;  /* in them the rate rises linearly from warmup_lr, step by step, to lr behind them
                           (R-ADMM's retraining, ALG 5.2) */
     double warmup_lr;
-    int cycle; /* epochs, at least 1, of HR_LR_CYCLE */
+    double late; /* cosines run so many epochs late: 1 is the published programs' (ALG 10, Q14) */
+    int cycle;   /* epochs, at least 1, of HR_LR_CYCLE */
     double gamma;
     int milestones[HR_MAX_MILESTONES], nmilestones; /* epochs, ascending */
 } hr_schedule;

@@ -95,6 +95,26 @@ setup() {
     done
 }
 
+@test "advtrain --reference hydra is its program's eps, step, late cosine and fresh noise, unless told otherwise" {
+    local o="-q --batch 32 --epochs 2 --limit 64 --steps 2 --threads 1 --arch resS -d $D/train.tfrecord"
+    advtrain $o --reference hydra -o a.nn
+    advtrain $o --reference hydra --eps 0.031 --step 0.0078 -o b.nn
+    advtrain $o --reference hydra --eps 8/255 --step 2/255 -o c.nn
+    advtrain $o --eps 0.031 --step 0.0078 -o d.nn
+    advtrain $o -o e.nn
+    advtrain $o --eps 8/255 --step 2/255 -o f.nn
+    local net
+    for net in a b c d e f; do
+        adveval -q -d "$D/test.tfrecord" --attacks clean $net.nn
+    done >eval.json
+    assert_equal "$(pick eval.json '[[r["history"]["inputs"][0]["history"]["options"][k] for k in ("eps", "step")] for r in (l[0], l[4])]')" \
+        "[[0.031, 0.0078], [0.0313725490196078, 0.00784313725490196]]"
+    # a is b, e is f, and there are no others alike
+    assert_equal "$(pick eval.json 'l[0]["model"]["digest"] == l[1]["model"]["digest"]')" True
+    assert_equal "$(pick eval.json 'l[4]["model"]["digest"] == l[5]["model"]["digest"]')" True
+    assert_equal "$(pick eval.json 'len({r["model"]["digest"] for r in l})')" 4
+}
+
 @test "advtrain: SNIP and magnitude without training: --epochs 0 of the prune stage" {
     maskapply -q --plan -s uniform:0.3 -o planned.nn "$D/net.nn"
     maskapply -q -s uniform:0.3 -o magnitude.nn "$D/net.nn"

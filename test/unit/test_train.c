@@ -80,6 +80,11 @@ static void test_schedules_follow_their_formulas(void **state)
     assert_near(hr_schedule_lr(&s, 3, 5, 10), 0.05 * (1 + cos(M_PI * 3.5 / 4)), 1e-12);
     s.kind = HR_LR_COSINE_EPOCH;
     assert_near(hr_schedule_lr(&s, 3, 5, 10), 0.05 * (1 + cos(M_PI * 3 / 4)), 1e-12);
+    s.late = 1; /* published: epochs 0 and 2 have the same rate, a little below that of epoch 1 */
+    assert_near(hr_schedule_lr(&s, 1, 5, 10), 0.1, 0);
+    assert_near(hr_schedule_lr(&s, 0, 0, 10), 0.05 * (1 + cos(M_PI / 4)), 1e-12);
+    assert_near(hr_schedule_lr(&s, 2, 0, 10), 0.05 * (1 + cos(M_PI / 4)), 1e-12);
+    s.late = 0;
     s.warmup_steps = 15; /* runs over into the second epoch */
     assert_near(hr_schedule_lr(&s, 0, 0, 10), 0.1 / 15, 1e-12);
     assert_near(hr_schedule_lr(&s, 1, 4, 10), 0.05 * (1 + cos(M_PI / 4)) * 15 / 15, 1e-12);
