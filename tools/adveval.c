@@ -11,7 +11,7 @@ static const char *const bn_names[] = {"auto", "running", "batch", "recalibrate"
 
 static struct {
     int64_t reward_after;
-    const char *train, *data, *attacks, *label, *data_name, *output, *outcomes, *curve;
+    const char *train, *data, *attacks, *label, *data_name, *output, *outcomes, *curve, *save_adv;
     int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
     int bn, reg, norm;
@@ -35,6 +35,8 @@ static const hr_opt options[] = {
      0, 0, NULL},
     {"confusion", 0, HR_OPT_FLAG, &a.confusion, HR_OPT_RESULT, NULL,
      "the record counts classes by given classes", 0, 0, NULL},
+    {"save-adv", 0, HR_OPT_STRING, &a.save_adv, 0, "FILE", "the points that the last attack found (tfrecord)",
+     0, 0, NULL},
     {"curve", 0, HR_OPT_STRING, &a.curve, HR_OPT_RESULT, "LIST",
      "adds min-norm: accuracy at these radii, by\n                                smallest perturbations", 0,
      0, NULL},
@@ -149,6 +151,8 @@ static int open_job(hr_job **job, const char *digest, const hr_dataset *ds, enum
     hr_history_input(run, "data", ds->digest, NULL);
     if (bn != HR_BN_FOLDED) /* the outcome depends on the batches */
         json_object_set_new(json_object_get(run, "options"), "batch", json_integer(a.batch));
+    if (a.save_adv) /* its points are in the state */
+        json_object_set_new(json_object_get(run, "options"), "save-adv", json_true());
     json_object_set_new(run, "kernels", json_string(hr_compute_isa()));
     const char *output = a.output ? a.output : "-";
     int rc = hr_job_open(
@@ -182,6 +186,13 @@ static void parse_attacks(hr_eval_attack *list, int *n, enum hr_bn_mode bn, hr_e
     char *names = hr_xasprintf("%s%s", a.attacks, a.curve ? ",min-norm" : "");
     int rc = hr_eval_parse(list, n, names, &how, err);
     free(names);
+    int last = rc ? -1 : *n - 1;
+    while (last >= 0 && (list[last].clean || list[last].whole))
+        last--;
+    if (!rc && a.save_adv && last < 0)
+        hr_usage("--save-adv: there is no attack");
+    if (!rc && a.save_adv)
+        list[last].keep = true;
     if (!rc && a.masking)
         rc = hr_masking_probes(list, n, &how, err);
     if (rc)
@@ -231,7 +242,32 @@ static void print_profile(const hr_exec *e)
     hr_buf_release(&profile);
 }
 
-/* The record, and the outcomes beside it: both or none. */
+static int write_outcomes(const struct whole *all, const hr_dataset *ds, const hr_eval_attack *list,
+                          const hr_eval_work *work, int n, hr_err *err)
+{
+    hr_out *out;
+    int rc = hr_out_open(&out, a.outcomes, 0, err);
+    if (rc)
+        return rc;
+    hr_eval_outcomes(hr_out_file(out), all->labels, all->images, ds, list, work, n);
+    return hr_out_commit(out, err);
+}
+
+static int write_points(const hr_dataset *ds, const hr_eval_work *w, hr_err *err)
+{
+    hr_out *out;
+    int rc = hr_out_open(&out, a.save_adv, HR_OUT_BINARY, err);
+    if (rc)
+        return rc;
+    rc = hr_adversarial_write(ds, w->adv, w->pred, out, err);
+    if (rc) {
+        hr_out_abort(out);
+        return rc;
+    }
+    return hr_out_commit(out, err);
+}
+
+/* The record, and what is wanted beside it: all or none. */
 static int write_products(hr_model *m, const char *digest, const struct whole *all, const hr_dataset *ds,
                           const hr_eval_attack *list, const hr_eval_work *work, const hr_eval_result *results,
                           int n, hr_job *job, hr_err *err)
@@ -258,13 +294,11 @@ static int write_products(hr_model *m, const char *digest, const struct whole *a
                                (int)a.batch, more, masking);
     hr_json_write(j, hr_job_out(job), 0);
     json_decref(j);
-    hr_out *out = NULL;
     hr_outs_hold();
-    int rc = a.outcomes ? hr_out_open(&out, a.outcomes, 0, err) : HR_OK;
-    if (!rc && out) {
-        hr_eval_outcomes(hr_out_file(out), all->labels, all->images, ds, list, work, n);
-        rc = hr_out_commit(out, err);
-    }
+    int rc = a.outcomes ? write_outcomes(all, ds, list, work, n, err) : HR_OK;
+    for (int i = 0; i < n && !rc; i++)
+        if (list[i].keep)
+            rc = write_points(ds, &work[i], err);
     if (rc) {
         hr_job_abort(job);
         hr_outs_drop();
@@ -289,7 +323,8 @@ static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
             return err->code;
         strong |= list[i].nparts > 0;
     }
-    if (a.outcomes && hr_out_try(a.outcomes, 0, err))
+    if ((a.outcomes && hr_out_try(a.outcomes, 0, err)) ||
+        (a.save_adv && hr_out_try(a.save_adv, HR_OUT_BINARY, err)))
         return err->code;
     hr_exec_opts eo = {.batch = (int)a.batch,
                        .threads = (int)a.threads,
@@ -373,10 +408,12 @@ static void check_options(const char *net)
         hr_usage("stdin can be only one of the network, the images and the requests");
     if (a.serve && a.output)
         hr_usage("--serve answers on stdout, -o is for the record");
-    if (a.serve && (a.outcomes || a.confusion || a.curve || a.masking))
-        hr_usage("--outcomes, --confusion, --curve and --masking are for the record, not for --serve");
+    if (a.serve && (a.outcomes || a.save_adv || a.confusion || a.curve || a.masking))
+        hr_usage("--outcomes, --save-adv, --confusion, --curve and --masking are not for --serve");
     if (a.outcomes && !strcmp(a.outcomes, "-") && (!a.output || !strcmp(a.output, "-")))
         hr_usage("stdout can be only one of the record and the outcomes");
+    if (a.save_adv && !strcmp(a.save_adv, "-"))
+        hr_usage("--save-adv needs a file");
     if (a.serve && a.profile)
         hr_usage("--profile is for the record, not for --serve");
     if (a.serve && a.restart)

@@ -55,6 +55,10 @@ void hr_dataset_release(hr_dataset *ds); /* a zeroed one is allowed */
 /* Write ds as a tfrecord file with the keys image/encoded (raw H,W,C bytes), image/format, image/class/label,
  * image/height, image/width. Atomic. */
 HR_MUST_CHECK int hr_dataset_save(const hr_dataset *ds, const char *path, hr_err *err);
+/* Write points (n, h, w, c), one for each image of ds, with the class that a network gave them, as a tfrecord
+ * file (adversarial.c). points are only read. Returns 0 or HR_EIO. */
+HR_MUST_CHECK int hr_adversarial_write(const hr_dataset *ds, float *points, const int32_t *given, hr_out *out,
+                                       hr_err *err);
 /* Keep limit images: the first ones in file order, or, stratified, as equal a number of each class as can be
  * (drawn with stream HR_STREAM_SUBSET; file order is kept). limit 0 or >= n keeps all. HR_EINVAL when
  * stratified and limit < classes present. */

@@ -158,6 +158,7 @@ void hr_eval_work_release(hr_eval_work *w)
     free(w->by);
     free(w->pred);
     free(w->norm);
+    free(w->adv);
     free(w->top5);
     free(w->loss);
     *w = (hr_eval_work){0};
@@ -170,6 +171,9 @@ void hr_eval_note(const hr_exec *e, hr_eval_work *w, uint32_t row, int s, int32_
     for (int k = 0; k < classes; k++)
         before += !(z[k] < z[y] || (z[k] == z[y] && k >= y)); /* NaN comes first */
     w->top5[row] &= before < 5;
+    size_t len = hr_exec_input_len(e);
+    if (w->adv && w->pred[row] == y)
+        memcpy(w->adv + row * len, hr_exec_input((hr_exec *)e) + (size_t)s * len, len * sizeof *w->adv);
     if (w->pred[row] == y)
         w->pred[row] = pred;
 }
@@ -238,7 +242,7 @@ hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr
 
 /* ---- a list of attacks --------------------------------------------------------------------------------- */
 
-enum { BLOCKS = 8 }; /* of one attack */
+enum { BLOCKS = 9 }; /* of one attack */
 
 struct measuring {
     hr_exec *e;
@@ -308,6 +312,7 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
 {
     struct measuring m = {
         .e = e, .batch = batch, .n = n, .list = list, .work = work, .job = job, .watch = watch};
+    int rc = HR_OK;
     uint32_t some = limit->images && limit->images < ds->n ? limit->images : ds->n;
     for (int i = 0; i < n; i++) {
         size_t images = m.images[i] = list[i].clean ? ds->n : some;
@@ -319,10 +324,16 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
         *b++ = (hr_block){"by", m.work[i].by, images};
         *b++ = (hr_block){"loss", m.work[i].loss, images * sizeof(double)};
         *b++ = (hr_block){"pred", m.work[i].pred, images * sizeof(int32_t)};
+        size_t kept = list[i].keep ? images * hr_exec_input_len(e) : 0;
+        if (kept && (double)kept * sizeof(float) > hr_memory_left())
+            rc = hr_fail(err, HR_EINVAL, "no memory to keep the points of %zu images", images);
+        else if (kept)
+            m.work[i].adv = hr_xaligned(kept, sizeof(float));
+        *b++ = (hr_block){"adv", m.work[i].adv, m.work[i].adv ? kept * sizeof(float) : 0};
         *b++ = (hr_block){"norm", m.work[i].norm, images * sizeof(float)};
         *b++ = (hr_block){"top5", m.work[i].top5, images};
     }
-    int rc = load(&m, err);
+    rc = rc ? rc : load(&m, err);
     for (int pass = 0; pass < 2; pass++) { /* clean ones first: the subset cuts ds */
         bool clean = pass == 0;
         if (!rc && !clean)

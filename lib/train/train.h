@@ -316,6 +316,7 @@ typedef struct hr_eval_attack {
     enum hr_part part[HR_PARTS];
     hr_eval_opts strong;
     bool whole; /* min-norm: fab-t to its end, for the smallest perturbation of every image */
+    bool keep;  /* the points that it found are wanted */
     bool probe; /* measured for hr_masking_json, no entry of the record */
 } hr_eval_attack;
 typedef struct hr_eval_result {
@@ -353,6 +354,7 @@ typedef struct hr_eval_work {
     int32_t *pred; /* (n) the class that the network gives it, the first wrong one where there is one */
     float *norm;   /* (n) of min-norm: smallest wrong perturbation so far; INFINITY: none; 0: wrong without */
     uint8_t *top5; /* (n) 1 where the true class is among the five likeliest at every point looked at */
+    float *adv; /* (n,h,w,c) or NULL: where pred was given; the last point looked at, where that is right */
 } hr_eval_work;
 hr_eval_work hr_eval_work_new(uint32_t n); /* for n images, nothing done yet */
 void hr_eval_work_release(hr_eval_work *w);

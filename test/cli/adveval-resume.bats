@@ -119,3 +119,19 @@ assert_same_run() { # assert_same_run a b
     measure b $o "$D/net.nn"
     assert_same_run a b
 }
+
+@test "adveval: a killed run writes the same points and outcomes beside its record" {
+    local o="--attacks clean,pgd3,aa --iterations 4 --queries 5 --targets 2 --restarts 1 --eps 0.01" at
+    measure a $o --save-adv a.tfrecord --outcomes a.tsv "$D/net.nn"
+    for at in write:4 attack:6 write:5 rename:3; do
+        killed "$at" measure b $o --save-adv b.tfrecord --outcomes b.tsv "$D/net.nn"
+        assert_not_exists b.tsv
+        assert_not_exists b.tfrecord
+    done
+    run --separate-stderr measure b $o --outcomes b.tsv "$D/net.nn"
+    assert_refused b.json b.tsv
+    measure b $o --save-adv b.tfrecord --outcomes b.tsv "$D/net.nn"
+    cmp a.json b.json
+    cmp a.tsv b.tsv
+    cmp a.tfrecord b.tfrecord
+}

@@ -171,3 +171,43 @@ EOF
     run -2 --separate-stderr adveval -d "$D/test.tfrecord" --curve 0.1,x "$D/net.nn"
     assert_regex "$stderr" "--curve: 'x' is none of at most"
 }
+
+@test "adveval: --save-adv writes points that anyone can check: in the ball, and where the record counts them" {
+    local attack
+    for attack in pgd5 apgd-ce,aa; do
+        adveval -q -d "$D/test.tfrecord" --eps 0.05 --step 0.02 --limit 40 --attacks clean,$attack --restarts 2 \
+            --iterations 8 --queries 20 --targets 2 --save-adv adv.tfrecord --outcomes out.tsv "$D/net.nn" >eval.json
+        tfrec-convert --dump adv.tfrecord >dump.json
+        tfrec-convert --dump "$D/test.tfrecord" >images.json
+        python3 - "$ROOT/test" "$D/test.tfrecord" >checked <<'EOF'
+import json, struct, sys
+sys.path.insert(0, sys.argv[1])
+import tfrecord
+record = json.load(open("eval.json"))
+name, eps = record["attacks"][-1]["name"], record["attacks"][-1]["eps"]
+lines = [l.split("\t") for l in open("out.tsv").read().splitlines()]
+outcome = {int(r[0]): r for r in lines[1:] if r[lines[0].index(name)] != "-"}
+images = [tfrecord.example(r)["image/encoded"] for r in tfrecord.records(sys.argv[2])]
+points = 0
+for data in tfrecord.records("adv.tfrecord", 3):
+    (features,) = (v for n, v in tfrecord.fields(data) if n == 1)
+    ex = {}
+    for _, entry in tfrecord.fields(features):
+        entry = dict(tfrecord.fields(entry))
+        ((kind, values),) = tfrecord.fields(entry[2])
+        ((_, value),) = tfrecord.fields(values)
+        ex[entry[1].decode()] = struct.unpack("<%df" % (len(value) // 4), value) if kind == 2 else \
+            tfrecord.varint(value, 0)[0] if isinstance(value, bytes) else value
+    row = outcome[ex["image/index"]]
+    point, image = ex["image/adversarial"], images[ex["image/index"]]
+    assert len(point) == len(image) == ex["image/height"] * ex["image/width"] * ex["image/channels"]
+    assert all(0 <= p <= 1 and abs(p - b / 255) <= eps + 1e-6 for p, b in zip(point, image))
+    assert int(row[1]) == ex["image/class/label"] and int(row[lines[0].index(name)]) == ex["image/class/given"]
+    points += 1
+assert points == 40
+print("fine")
+EOF
+        assert_equal "$(cat checked)" fine
+    done
+    run -2 --separate-stderr adveval -d "$D/test.tfrecord" --attacks clean --save-adv adv.tfrecord "$D/net.nn"
+}
