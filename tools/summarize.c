@@ -9,6 +9,12 @@ static void warning(const char *sentence, void *user)
     hr_warn("%s", sentence);
 }
 
+static void finding(const char *sentence, void *user)
+{
+    ++*(int *)user;
+    puts(sentence);
+}
+
 /* paper: NULL for the table with a row per network */
 static void save(const hr_records *rs, const hr_paper *paper, enum hr_accuracy acc,
                  enum hr_table_format format, const char *path)
@@ -80,7 +86,8 @@ int main(int argc, char **argv)
 {
     int format = HR_TABLE_TEXT, accuracy = HR_ACC_STANDARD;
     const char *output = "-", *csv = NULL, *latex = NULL, *xlsx = NULL;
-    bool history = false, compare = false;
+    bool history = false, compare = false, lint = false;
+    int64_t claim = 0;
     double margin = 0.5;
     hr_list sheets = {0};
     const hr_opt opts[] = {
@@ -97,6 +104,10 @@ int main(int argc, char **argv)
          "compare: add a published raw sheet (CSV)", 0, 0, NULL},
         {"margin", 0, HR_OPT_REAL, &margin, 0, "X", "compare: bold within so many points of the best", 0, 100,
          NULL},
+        {"lint", 0, HR_OPT_FLAG, &lint, 0, NULL,
+         "instead of a table, print what cannot be right; then status 1", 0, 0, NULL},
+        {"claim", 0, HR_OPT_INT, &claim, 0, "N", "lint: N searched strategies of every rate are claimed", 0,
+         1000, NULL},
         {"history", 0, HR_OPT_FLAG, &history, 0, NULL, "print how the files were made instead of a table", 0,
          0, NULL},
         {NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, NULL},
@@ -118,22 +129,32 @@ int main(int argc, char **argv)
 
     if (first == argc && !sheets.n)
         hr_usage("a record is missing");
-    if (sheets.n && !compare)
-        hr_usage("--sheet goes with --compare");
+    if (sheets.n && !compare && !lint)
+        hr_usage("--sheet goes with --compare and --lint");
     if (history) {
         show_histories(argv + first, argc - first, output);
         return hr_tool_finish();
     }
+    int found = 0;
+    hr_paper *paper = compare || (lint && sheets.n) ? hr_paper_new(margin) : NULL;
     for (int i = first; i < argc; i++)
-        if (hr_records_read(&rs, argv[i], warning, NULL, &err))
+        if (hr_records_read(&rs, argv[i], lint ? NULL : warning, NULL, &err))
             hr_die("%s", err.msg);
+    for (size_t i = 0; i < sheets.n; i++)
+        if (hr_paper_add_sheet(paper, sheets.items[i], lint ? finding : warning, &found, &err))
+            hr_die("%s", err.msg);
+    if (lint) {
+        hr_lint(&rs, (int)claim, finding, &found);
+        hr_records_release(&rs);
+        hr_paper_free(paper);
+        free(sheets.items);
+        if (found && hr_tool_finish() == 0)
+            hr_die("%d findings", found);
+        return hr_tool_finish();
+    }
     hr_records_compare(&rs, warning, NULL);
-    hr_paper *paper = compare ? hr_paper_new(margin) : NULL;
     if (paper && hr_paper_add_records(paper, &rs, accuracy, warning, NULL, &err))
         hr_die("%s", err.msg);
-    for (size_t i = 0; i < sheets.n; i++)
-        if (hr_paper_add_sheet(paper, sheets.items[i], warning, NULL, &err))
-            hr_die("%s", err.msg);
     hr_outs_hold();
     if (csv)
         save(&rs, paper, accuracy, HR_TABLE_CSV, csv);

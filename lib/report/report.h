@@ -75,6 +75,11 @@ HR_MUST_CHECK int hr_history_show(const char *path, FILE *out, hr_err *err);
 typedef int hr_json_each(const json_t *value, const char *where, void *user, hr_err *err);
 HR_MUST_CHECK int hr_json_lines(const char *path, hr_json_each *each, void *user, hr_err *err);
 
+/* Call found with one line for everything in the records that cannot be right or proves too little (lint.c
+ * lists the rules, which begin the lines). claim: how many searched strategies each network and rate is said
+ * to have; 0: nothing is claimed. Returns how many lines there were. */
+int hr_lint(const hr_records *rs, int claim, hr_warning *found, void *user);
+
 /* ---- tables ------------------------------------------------------------------------------------------ */
 
 enum hr_accuracy { HR_ACC_STANDARD, HR_ACC_BALANCED, HR_ACC_BOTH };

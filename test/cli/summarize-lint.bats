@@ -1,0 +1,117 @@
+# summarize --lint: each rule has records that break that rule alone, and records in order break none.
+setup() {
+    load ../helpers
+    SHEETS=${REFERENCE:-$ROOT/../shared/reference}/results
+}
+
+# lint CHANGE [OPTION]...: two networks' records, sound but for what the Python statement CHANGE does to them
+# (a: uniform, b: search-0; A(r, name): an attack of record r; H(r): the history of its network)
+lint() {
+    python3 - "$1" >r.json <<'EOF'
+import json, sys
+def record(i, strategy, clean, fgsm, pgd10, pgd20, cw, aa):
+    attacks = []
+    for name, steps, value in (("clean", 0, clean), ("fgsm", 1, fgsm), ("pgd10", 10, pgd10), ("pgd20", 20, pgd20),
+                               ("cw", 20, cw), ("aa", 100, aa)):
+        x = dict(name=name, images=1000, correct=value, accuracy=value / 10, balanced=value / 10)
+        if steps:
+            x.update(eps=0.1, step=0.02, steps=steps, restarts=1)
+        attacks.append(x)
+    digest = "%064x" % i
+    made = dict(tool="advtrain", options={}, inputs=[dict(role="data", sha256="%064x" % 77)])
+    return dict(record="eval", version=1, model=dict(arch="resS", digest=digest, params=100, label=strategy),
+                pruning=dict(reg="weight", strategy=strategy, rate=0.1, density=0.1,
+                             budget=dict(inout=.1, masked=.1, macs=.2)),
+                data=dict(name="D", images=1000, digest="%064x" % 99), attacks=attacks,
+                history=dict(tool="adveval", options={}, inputs=[dict(role="model", sha256=digest, history=made),
+                                                                  dict(role="data", sha256="%064x" % 99)]))
+def A(r, name):
+    return next(x for x in r["attacks"] if x["name"] == name)
+def put(r, name, correct):
+    A(r, name).update(correct=correct, accuracy=correct / 10, balanced=correct / 10)
+def H(r):
+    return r["history"]["inputs"][0]["history"]
+a, b = record(1, "uniform:0.1", 800, 600, 550, 545, 540, 500), record(2, "search-0", 810, 610, 560, 555, 550, 510)
+exec(sys.argv[1])
+print(json.dumps(a))
+print(json.dumps(b))
+EOF
+    shift
+    run --separate-stderr summarize --lint "$@" r.json
+}
+
+found() { # found RULE...: those are the findings, in any order, and the status says so
+    assert_equal "$(cut -d: -f1 <<<"$output" | sort | tr '\n' ' ')" "$(printf '%s\n' "$@" | sort | tr '\n' ' ')"
+    assert_equal "$status" 1
+    assert_equal "$stderr" "summarize: $# findings"
+}
+
+@test "summarize --lint: records in order pass, also those that differ by chance" {
+    lint 'pass' --claim 1
+    assert_success
+    assert_equal "$output$stderr" ""
+    lint 'put(a, "pgd20", 560)' # one point above PGD-10, whose interval is 3 points wide
+    assert_success
+}
+
+@test "summarize --lint: attacks out of order beyond the interval" {
+    lint 'put(a, "aa", 574)'
+    found order
+    assert_output "order: r.json: line 1: uniform:0.1: aa leaves 57.40, the weaker cw 54.00 +- 3.09"
+    lint 'put(b, "pgd20", 595)' # above PGD-10 by more than its interval, not above FGSM
+    found order
+    assert_output "order: r.json: line 2: search-0: pgd20 leaves 59.50, the weaker pgd10 56.00 +- 3.08"
+}
+
+@test "summarize --lint: a network that says the same to everything" {
+    lint 'for x in b["attacks"]: put(b, x["name"], 100)'
+    found collapsed
+    assert_output --partial "search-0: 10.00 clean, and no attack leaves less"
+}
+
+@test "summarize --lint: a budget that is not met, by weights and by channels" {
+    lint 'b["pruning"]["density"] = b["pruning"]["budget"]["masked"] = 0.102'
+    found budget
+    lint 'for r in a, b: r["pruning"]["reg"] = "channel"
+b["pruning"]["budget"]["inout"] = 0.102'
+    found budget
+    lint 'for r in a, b: r["pruning"]["reg"] = "channel"
+b["pruning"]["budget"]["inout"] = 0.09; b["pruning"]["density"] = b["pruning"]["budget"]["masked"] = 0.3'
+    assert_success # fewer parameters with more channels: what is searched for
+}
+
+@test "summarize --lint: one column with different eps or numbers of images" {
+    lint 'A(b, "pgd20")["eps"] = 0.05'
+    found mixed
+    lint 'A(b, "pgd20").update(images=500, correct=278, accuracy=55.6, balanced=55.6)'
+    found mixed
+}
+
+@test "summarize --lint: fewer strategies than claimed" {
+    lint 'pass' --claim 5
+    found claim
+    assert_output "claim: r.json: line 2: search-0: 1 searched strategies of resS weight 0.1, 5 are claimed"
+}
+
+@test "summarize --lint: a network that was trained on, or selected by, the images it is measured on" {
+    lint 'H(b)["inputs"].append(dict(role="probe", sha256=b["data"]["digest"]))'
+    found "test set"
+    assert_output --partial "search-0: advtrain had the images of D among its inputs"
+}
+
+@test "summarize --lint: another network than its history is of" {
+    lint 'b["model"]["digest"] = "ab" * 32'
+    found digest
+}
+
+@test "summarize --lint: the published raw results: known rows, no others" {
+    [ -e "$SHEETS/adveval_weight_cifar10.csv" ] || skip "no published results"
+    local s sheets=()
+    for s in "$SHEETS"/*.csv; do sheets+=(--sheet "$s"); done
+    run --separate-stderr summarize --lint "${sheets[@]}"
+    assert_equal "$status" 1
+    assert_equal "$stderr" "summarize: 39 findings"
+    assert_equal "$(grep -c "deviation of" <<<"$output")" 20 # vgg16_bn radmm at the higher rate, five attacks, four sheets
+    assert_equal "$(grep -c "collapsed" <<<"$output")" 17
+    assert_equal "$(grep -c "ResNet50 radmm 0.5: .*PGD-20 leaves" <<<"$output")" 2
+}
