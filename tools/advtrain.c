@@ -9,7 +9,7 @@
 
 static struct {
     const char *data, *extra, *eval, *arch, *mean, *std, *milestones, *log, *tensorboard, *output;
-    int stage, objective, optimizer, schedule, attack_bn, augment, scores, reference;
+    int stage, objective, optimizer, schedule, attack_bn, augment, scores, reference, selection;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     int64_t repeats, fgsm_epochs, admm_every;
     double extra_share, beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
@@ -38,6 +38,8 @@ static struct {
 enum { AUGMENT_NONE, AUGMENT_CROP, AUGMENT_CROP_FLIP, AUGMENT_RESIZED, AUGMENT_RESIZED_FLIP };
 static const char *const augment_names[] = {"none", "crop", "crop-flip", "resized", "resized-flip", NULL};
 
+enum { SELECT_LAST, SELECT_BEST };
+static const char *const selection_names[] = {"last", "best", NULL};
 enum { REFERENCE_NONE, REFERENCE_HYDRA };
 static const char *const reference_names[] = {"none", "hydra", NULL};
 
@@ -49,6 +51,8 @@ static const hr_opt options[] = {
     {"extra-share", 0, HR_OPT_REAL, &a.extra_share, HR_OPT_RESULT, "X", "use this share of them", 1e-9, 1,
      NULL},
     {"eval", 'e', HR_OPT_STRING, &a.eval, 0, "FILE", "images to measure after every epoch", 0, 0, NULL},
+    {"select", 0, HR_OPT_CHOICE, &a.selection, HR_OPT_RESULT, "EPOCH", "which one is written: best on --eval",
+     0, 0, selection_names},
     {"eval-limit", 0, HR_OPT_INT, &a.eval_limit, 0, "N", "use N of them, 0: all", 0, 1e9, NULL},
     {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the trained network ('-' is stdout)", 0, 0, NULL},
     {"log", 0, HR_OPT_STRING, &a.log, 0, "FILE", "one JSON line per epoch and split", 0, 0, NULL},
@@ -232,6 +236,7 @@ static hr_train_opts train_options(void)
                        .repeats = (int)a.repeats,
                        .reset_noise = a.reset_noise,
                        .fgsm_epochs = (int)a.fgsm_epochs,
+                       .best = a.selection == SELECT_BEST,
                        .scores = (enum hr_scores)a.scores,
                        .rho = a.rho,
                        .rho_grows = !a.fixed_rho,
@@ -329,9 +334,11 @@ static int fits(const hr_dataset *ds, const char *path, const hr_model *m, const
 
 /* The record of this run: what made the network. */
 static json_t *history_of(const char *net_digest, const json_t *net_history, const hr_dataset *train,
-                          const hr_dataset *extra)
+                          const hr_dataset *extra, const hr_dataset *probe)
 {
     json_t *h = hr_history_new(), *told = json_object_get(h, "options");
+    if (a.selection == SELECT_BEST)
+        json_object_set_new(told, "eval-limit", json_integer(a.eval_limit));
     json_object_set_new(told, "eps", json_real(a.eps)); /* as filled in */
     json_object_set_new(told, "step", json_real(a.step));
     json_object_set_new(told, "reset-noise", json_boolean(a.reset_noise));
@@ -340,6 +347,8 @@ static json_t *history_of(const char *net_digest, const json_t *net_history, con
     hr_history_input(h, "data", train->digest, NULL);
     if (extra->n)
         hr_history_input(h, "extra", extra->digest, NULL);
+    if (a.selection == SELECT_BEST)
+        hr_history_input(h, "selection", probe->digest, NULL);
     return h;
 }
 
@@ -348,7 +357,7 @@ static json_t *history_of(const char *net_digest, const json_t *net_history, con
 static int open_job(hr_job **job, const char *net_digest, const hr_dataset *train, const hr_dataset *extra,
                     const hr_dataset *probe, hr_err *err)
 {
-    json_t *run = history_of(net_digest, NULL, train, extra), *told = json_object_get(run, "options");
+    json_t *run = history_of(net_digest, NULL, train, extra, probe), *told = json_object_get(run, "options");
     if (probe->n)
         hr_history_input(run, "eval", probe->digest, NULL);
     json_object_set_new(told, "eval-limit", json_integer(a.eval ? a.eval_limit : 0));
@@ -386,6 +395,10 @@ int main(int argc, char **argv)
         hr_usage("either NET or --arch NAME is needed, and not both");
     if (net && (a.classes || a.mean || a.std))
         hr_usage("--classes, --mean and --std are for --arch; NET has its own");
+    if (a.selection == SELECT_BEST && !a.eval)
+        hr_usage("--select best needs --eval");
+    char split[32] = "";
+    bool overlap = a.eval && hr_manifest_overlap(a.data, a.eval, split);
     if (is_dash(net) + is_dash(a.data) + is_dash(a.eval) + is_dash(a.extra) > 1)
         hr_usage("only one input can be stdin");
     if (is_dash(a.output) + is_dash(a.log) > 1)
@@ -404,6 +417,9 @@ int main(int argc, char **argv)
         hr_die("%s", err.msg);
     if (a.extra && (load_images(&extra, a.extra, 0, m, &err) || fits(&extra, a.extra, m, o.name, &err)))
         hr_die("%s", err.msg);
+    if (a.selection == SELECT_BEST && overlap)
+        hr_die("%s: has images of %s in it, says the manifest: the best epoch must be chosen by others",
+               a.eval, a.data);
     o.extra = a.extra ? &extra : NULL;
 
     hr_job *job = NULL;
@@ -427,8 +443,13 @@ int main(int argc, char **argv)
         if (profile.len) /* with nothing in it there is no data either */
             fwrite(profile.data, 1, profile.len, stderr);
     }
+    if (!rc && json_object_get(m->meta, "selection") && a.selection == SELECT_BEST)
+        json_object_set_new(json_object_get(m->meta, "selection"), "on",
+                            json_string(*split ? split : "eval"));
+    if (!rc && a.selection == SELECT_LAST && m->meta)
+        json_object_del(m->meta, "selection"); /* of a stage before this one */
     if (!rc) {
-        json_t *history = history_of(digest, m->history, &train, &extra);
+        json_t *history = history_of(digest, m->history, &train, &extra, &probe);
         json_decref(m->history);
         m->history = history;
         rc = hr_nn_write(m, hr_job_out(job), NULL, &err);

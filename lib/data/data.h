@@ -141,4 +141,8 @@ typedef struct hr_manifest {
  * Returns 0, HR_EIO, or HR_EFORMAT. */
 HR_MUST_CHECK int hr_manifest_beside(hr_manifest *m, const char *tfrecord, hr_err *err);
 
+/* Does the manifest say that the tfrecord files a and b of one directory have images in common: the same
+ * split, or one a subset of the other? split receives b's ("test"), or "" when no manifest tells. */
+bool hr_manifest_overlap(const char *a, const char *b, char split[32]);
+
 #endif

@@ -119,6 +119,49 @@ int hr_manifest_vouch(const char *tfrecord, uint32_t n, const char *digest, bool
     return rc;
 }
 
+/* The split whose file is called base. */
+static const char *split_of(const json_t *splits, const char *base)
+{
+    const char *name;
+    json_t *split;
+    json_object_foreach ((json_t *)splits, name, split) {
+        const char *file = json_string_value(json_object_get(split, "file"));
+        if (file && strcmp(file, base) == 0)
+            return name;
+    }
+    return NULL;
+}
+
+static const char *parent_of(const json_t *splits, const char *name)
+{
+    const char *parent = json_string_value(json_object_get(json_object_get(splits, name), "subset_of"));
+    return parent ? parent : "";
+}
+
+bool hr_manifest_overlap(const char *a, const char *b, char split[32])
+{
+    char *beside_a = path_beside(a), *beside_b = path_beside(b);
+    const char *slash_a = strrchr(a, '/'), *slash_b = strrchr(b, '/');
+    json_t *j = NULL;
+    bool overlap = false;
+    split[0] = '\0';
+    if (strcmp(b, "-") != 0 && hr_json_load(beside_b, &j, NULL) == HR_OK) {
+        const json_t *splits = json_object_get(j, "splits");
+        const char *in_b = split_of(splits, slash_b ? slash_b + 1 : b);
+        const char *in_a =
+            strcmp(beside_a, beside_b) == 0 ? split_of(splits, slash_a ? slash_a + 1 : a) : NULL;
+        if (in_b)
+            snprintf(split, 32, "%s", in_b);
+        overlap = in_a && in_b &&
+                  (strcmp(in_a, in_b) == 0 || strcmp(parent_of(splits, in_a), in_b) == 0 ||
+                   strcmp(parent_of(splits, in_b), in_a) == 0);
+    }
+    json_decref(j);
+    free(beside_a);
+    free(beside_b);
+    return overlap;
+}
+
 /* {"mean": [one number per channel], "std": [...]}, or NULL */
 static int read_normalize(hr_manifest *m, const json_t *j, const char *path, hr_err *err)
 {

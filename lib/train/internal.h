@@ -15,6 +15,7 @@ typedef struct hr_trainee {
     size_t n;
     size_t weights;    /* of the tensor whose gradient the executor has */
     float *gradient;   /* (n); NULL for PLAIN */
+    float *best;       /* (n) values of the best epoch; NULL where the last one counts */
     float *first;      /* (weights) gradient of the first pass of two; NULL where there is but one */
     float *buf, *buf2; /* (n) the optimiser's; buf2 is NULL for SGD */
     int tensor;        /* whose gradient the executor has */
@@ -34,6 +35,7 @@ typedef struct hr_moving {
     const char *name;
     float *value; /* n numbers in the model */
     size_t n;
+    float *best;   /* (n) as a trainee's */
     float *before; /* (n) what they were when the step began: a step that is dropped puts them back */
 } hr_moving;
 
@@ -49,6 +51,8 @@ typedef struct hr_place {
     uint64_t steps;     /* done since the beginning */
     uint64_t measuring; /* 1: its training is over and in the log, the probe is being measured */
     double best;        /* the probe's best robust accuracy so far, percent */
+    double score;       /* of the best epoch */
+    int64_t selected;   /* the best epoch, from 1; 0: none yet */
     hr_tally sum;       /* of the running epoch */
 } hr_place;
 

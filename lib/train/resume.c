@@ -4,6 +4,7 @@
  *
  *     place           epoch, step, the running epoch's tallies
  *     per trainee     its values, the optimiser's one or two buffers, ADMM's Z and U
+ *     best            trainees and running statistics of the best epoch, where that one counts
  *     noise           of free adversarial training
  *     per batch norm  running mean and variance
  *     per probe       how many images are measured, what was right, the losses
@@ -24,7 +25,7 @@ enum { MAX_LOG = 64 << 20 };
 /* The blocks in their one order, lines last; *n receives their number. Caller frees the list. */
 static hr_block *list_blocks(hr_trainer *t, size_t *n)
 {
-    hr_block *list = hr_xcalloc(3 + 5 * (size_t)t->n + 3 * HR_PROBES + (size_t)t->nmoving, sizeof *list);
+    hr_block *list = hr_xcalloc(3 + 6 * (size_t)t->n + 3 * HR_PROBES + 2 * (size_t)t->nmoving, sizeof *list);
     hr_block *b = list;
     *b++ = (hr_block){"place", &t->at, sizeof t->at};
     for (int i = 0; i < t->n; i++) {
@@ -33,13 +34,19 @@ static hr_block *list_blocks(hr_trainer *t, size_t *n)
         *b++ = (hr_block){"optimiser", p->buf, p->n * sizeof *p->buf};
         if (p->buf2)
             *b++ = (hr_block){"optimiser 2", p->buf2, p->n * sizeof *p->buf2};
+        if (p->best)
+            *b++ = (hr_block){"best", p->best, p->n * sizeof *p->best};
         if (p->z) {
             *b++ = (hr_block){"admm z", p->z, p->n * sizeof *p->z};
             *b++ = (hr_block){"admm u", p->u, p->n * sizeof *p->u};
         }
     }
-    for (int i = 0; i < t->nmoving; i++)
-        *b++ = (hr_block){t->moving[i].name, t->moving[i].value, t->moving[i].n * sizeof(float)};
+    for (int i = 0; i < t->nmoving; i++) {
+        hr_moving *v = &t->moving[i];
+        *b++ = (hr_block){v->name, v->value, v->n * sizeof(float)};
+        if (v->best)
+            *b++ = (hr_block){"best", v->best, v->n * sizeof(float)};
+    }
     if (t->noise)
         *b++ = (hr_block){"noise", t->noise, (size_t)t->room * hr_exec_input_len(t->e) * sizeof *t->noise};
     for (int i = 0; t->probed && i < HR_PROBES; i++) {

@@ -88,6 +88,8 @@ static hr_trainee *add_trainee(hr_trainer *t, enum hr_rule rule, int tensor, hr_
     p->buf = hr_xaligned(n, sizeof(float));
     if (t->o->optimizer != HR_SGD)
         p->buf2 = hr_xaligned(n, sizeof(float));
+    if (t->o->best)
+        p->best = hr_xaligned(n, sizeof(float));
     p->weights = (size_t)hr_tensor_count(&t->m->tensors[tensor]);
     if (hr_objective_pairs(t->o->objective))
         p->first = hr_xaligned(p->weights, sizeof(float));
@@ -139,8 +141,11 @@ static void add_layer(hr_trainer *t, const hr_layer *l)
 static void add_moving(hr_trainer *t, const hr_tensor *value)
 {
     size_t n = (size_t)hr_tensor_count(value);
-    t->moving[t->nmoving++] =
-        (hr_moving){value->name, hr_tensor_f32(value), n, hr_xaligned(n, sizeof(float))};
+    t->moving[t->nmoving++] = (hr_moving){.name = value->name,
+                                          .value = hr_tensor_f32(value),
+                                          .n = n,
+                                          .best = t->o->best ? hr_xaligned(n, sizeof(float)) : NULL,
+                                          .before = hr_xaligned(n, sizeof(float))};
 }
 
 void hr_stage_trainees(hr_trainer *t)
@@ -206,6 +211,7 @@ void hr_stage_release(hr_trainer *t)
         hr_trainee *p = &t->list[i];
         free(p->gradient);
         free(p->first);
+        free(p->best);
         free(p->buf);
         free(p->buf2);
         free(p->mask);
@@ -215,7 +221,9 @@ void hr_stage_release(hr_trainer *t)
         free(p->chosen);
     }
     free(t->list);
-    for (int i = 0; i < t->nmoving; i++)
+    for (int i = 0; i < t->nmoving; i++) {
+        free(t->moving[i].best);
         free(t->moving[i].before);
+    }
     free(t->moving);
 }

@@ -466,6 +466,36 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
     return end_epoch(t, steps, err);
 }
 
+/* Keep this epoch when none was better. */
+static void select_epoch(hr_trainer *t, double score)
+{
+    if (t->at.selected && score <= t->at.score)
+        return;
+    t->at.score = score;
+    t->at.selected = t->at.epoch + 1;
+    for (int i = 0; i < t->n; i++)
+        memcpy(t->list[i].best, t->list[i].value, t->list[i].n * sizeof(float));
+    for (int i = 0; i < t->nmoving; i++)
+        memcpy(t->moving[i].best, t->moving[i].value, t->moving[i].n * sizeof(float));
+}
+
+/* Make the model that of the best epoch. */
+static void take_best(hr_trainer *t)
+{
+    if (!t->at.selected)
+        return;
+    for (int i = 0; i < t->n; i++)
+        memcpy(t->list[i].value, t->list[i].best, t->list[i].n * sizeof(float));
+    for (int i = 0; i < t->nmoving; i++)
+        memcpy(t->moving[i].value, t->moving[i].best, t->moving[i].n * sizeof(float));
+    if (!t->m->meta)
+        t->m->meta = json_object();
+    json_object_set_new(t->m->meta, "selection",
+                        json_pack("{s:I, s:s, s:f}", "epoch", (json_int_t)t->at.selected, "by",
+                                  t->o->objective == HR_OBJ_NATURAL ? "clean" : "robust", "accuracy",
+                                  t->at.score));
+}
+
 /* What is left of measuring the probe, clean and attacked, and its line. */
 static int measure(hr_trainer *t, const hr_dataset *probe, double lr, hr_err *err)
 {
@@ -493,12 +523,18 @@ static int measure(hr_trainer *t, const hr_dataset *probe, double lr, hr_err *er
                      .lr = lr,
                      .collapsed = r[1].accuracy < 0.5 * t->at.best};
     t->at.best = fmax(t->at.best, r[1].accuracy);
+    if (o->best)
+        select_epoch(t, o->objective == HR_OBJ_NATURAL ? r[0].accuracy : r[1].accuracy);
     return report(t, &line, err);
 }
 
 static void next_epoch(hr_trainer *t)
 {
-    t->at = (hr_place){.epoch = t->at.epoch + 1, .steps = t->at.steps, .best = t->at.best};
+    t->at = (hr_place){.epoch = t->at.epoch + 1,
+                       .steps = t->at.steps,
+                       .best = t->at.best,
+                       .score = t->at.score,
+                       .selected = t->at.selected};
     for (int i = 0; i < HR_PROBES; i++)
         t->probe[i].done = 0;
 }
@@ -593,6 +629,8 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
                      train->n, o->batch);
     if (!rc && o->extra && o->extra->n == 0)
         rc = hr_fail(err, HR_EINVAL, "there are no extra images");
+    if (!rc && o->best && !probe)
+        rc = hr_fail(err, HR_EINVAL, "the best epoch needs images to measure");
     if (rc)
         goto out;
 
@@ -611,7 +649,7 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
     size_t batch = (size_t)t.room, len = hr_exec_input_len(t.e), classes = (size_t)m->classes;
     if (o->objective == HR_OBJ_FREE)
         t.noise = hr_xaligned(batch * len, sizeof *t.noise);
-    if (!o->log && !o->on_epoch)
+    if (!o->log && !o->on_epoch && !o->best)
         probe = NULL;
     t.probed = probe ? probe->n : 0;
     for (int i = 0; probe && i < HR_PROBES; i++)
@@ -638,6 +676,8 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
     rc = run(&t, train, probe, err);
     if (o->profile)
         hr_profile_table(t.e, o->profile);
+    if (!rc && o->best)
+        take_best(&t);
     if (!rc && o->stage == HR_STAGE_PRUNE)
         hr_stage_masks(&t);
 out:

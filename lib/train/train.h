@@ -253,6 +253,9 @@ typedef struct hr_train_opts {
     bool flip, log_clean;  /* log_clean: an extra pass per batch for the train line's clean accuracy */
     uint32_t seed;
     const char *name; /* the model's file, for messages */
+    bool best; /* the result is that of the epoch in which the probe was best, the first of equal ones: by
+                  attacked accuracy, natural training by the clean one; its number goes into meta.selection.
+                  Needs a probe. Else that of the last epoch */
     /* Semi-supervised training (Carmon et al. 2019, arXiv:1905.13736; ALG 3.4): every batch is followed by as
      * many images of extra, whose labels are taken as they are (pseudo-labels), and the epoch ends with the
      * shorter of the two. NULL: none. extra_share in (0,1] of them are used, drawn once. */

@@ -28,7 +28,7 @@ setup() {
         "-d x -o y --lr 0 a" "-d x -o y --lr 1x a" "-d x -o y --epochs 0 a" "-d x -o y --epochs 0 --stage admm a" \
         "-d x -o y --loss trads a" "-d x -o y --repeats 0 a" "-d x -o y --admm-every 0 a" "-d x -o y --scores none a" "-d x -o y --batch 1 a" \
         "-d x -o y --schedule multistep a" "-d x -o y --milestones 3,2 a" "-d x -o y --milestones 1.5 a" \
-        "-d x -o y --classes 3 a" "-d x -o y --frobnicate a" "-d - -o y -" "-d x -o - --log - a"; do
+        "-d x -o y --classes 3 a" "-d x -o y --frobnicate a" "-d x -o y --select best a" "-d - -o y -" "-d x -o - --log - a"; do
         run --separate-stderr advtrain $args
         assert_equal "$status: $args" "2: $args"
         [[ "$stderr" == *"Try 'advtrain --help'"* ]]
@@ -88,6 +88,30 @@ setup() {
     maskapply -q -s uniform:0.5 -o pruned.nn "$D/net.nn"
     $RUN -d "$D/train.tfrecord" --stage pretrain -o out.nn pruned.nn
     assert_refused out.nn
+}
+
+@test "advtrain: the best epoch must not be chosen on training images, says the manifest; else it is recorded" {
+    mkdir data
+    cp "$D"/t*.tfrecord data
+    local parent
+    for parent in '"train"' null; do
+        cat >data/manifest.json <<X
+{"version": 1, "name": "F", "classes": 10, "shape": {"channels": 1, "height": 28, "width": 28}, "splits": {
+"train": {"file": "train.tfrecord", "images": 100, "subset_of": null},
+"holdout": {"file": "test.tfrecord", "images": 20, "subset_of": $parent}}}
+X
+        $RUN -d data/train.tfrecord -e data/test.tfrecord --select best -o out.nn "$D/net.nn"
+        [ "$parent" = null ] || assert_refused out.nn
+        [ "$parent" = null ] || [[ "$stderr" == *"data/test.tfrecord: has images of data/train.tfrecord"* ]]
+        [ "$parent" != null ] || assert_success
+    done
+    run -0 grep -aoE 'selection.{120}' out.nn
+    [[ "$output" == *holdout* ]]
+    $RUN -d data/train.tfrecord -e data/train.tfrecord --select best -o two.nn "$D/net.nn"
+    assert_refused two.nn
+    $RUN -d data/train.tfrecord -e data/test.tfrecord -o last.nn out.nn
+    assert_success
+    run ! grep -aqE 'selection.{1,9}epoch' last.nn # it is the last one of its own training
 }
 
 @test "advtrain: divergence is status 1 and says so" {

@@ -65,7 +65,7 @@ assert_same_run() { # assert_same_run a b
         "--stage admm --admm-every 1 --rho 0.1 $D/planned.nn" "--loss trades --nesterov $D/net.nn" \
         "--stage prune --loss mart $D/planned.nn" "--stage prune --scores snip --loss free --repeats 2 $D/planned.nn" \
         "--loss free --repeats 2 --reset-noise $D/net.nn" "--loss trades-l2 --eps 0.5 --lr 0.01 $D/net.nn" \
-        "--extra $D/test.tfrecord --augment resized-flip $D/net.nn"; do
+        "--extra $D/test.tfrecord --augment resized-flip $D/net.nn" "--select best --stage prune $D/planned.nn"; do
         train a $o
         killed write:3 train b $o
         killed renamed:6 train b $o

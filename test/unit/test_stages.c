@@ -900,6 +900,52 @@ static void test_a_collapse_of_the_attacked_accuracy_is_told(void **state)
     hr_model_free(m);
 }
 
+/* The rate of the last epoch spoils the network: the best epoch is one before, and the result is that of a
+ * run that ends with it, in every stage. */
+static void test_the_best_epoch_is_what_a_run_that_ends_there_gives(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(60), probe = new_images(30);
+    for (int stage = HR_STAGE_PRETRAIN; stage <= HR_STAGE_FINETUNE; stage++) {
+        hr_model *m[2] = {new_net(), NULL};
+        if (stage != HR_STAGE_PRETRAIN)
+            prune_all(m[0], HR_REG_WEIGHT, 0.5, stage == HR_STAGE_FINETUNE);
+        m[1] = hr_model_copy(m[0]);
+        hr_err err = HR_ERR_INIT;
+        hr_train_opts o = defaults((enum hr_stage)stage, HR_OBJ_PGD);
+        o.schedule = (hr_schedule){.kind = HR_LR_MULTISTEP,
+                                   .lr = 0.02,
+                                   .epochs = 5,
+                                   .gamma = 1500,
+                                   .milestones = {4},
+                                   .nmilestones = 1};
+        o.best = true;
+        assert_ok(hr_train(m[0], &ds, &probe, &o, &err), err);
+        const json_t *chosen = json_object_get(m[0]->meta, "selection");
+        int epoch = (int)json_integer_value(json_object_get(chosen, "epoch"));
+        assert_in_range(epoch, 1, 4);
+        assert_string_equal(json_string_value(json_object_get(chosen, "by")), "robust");
+        o.best = false;
+        o.schedule.epochs = epoch;
+        must_train(m[1], &ds, &o);
+        assert_int_equal(m[0]->ntensors, m[1]->ntensors);
+        for (int t = 0; t < m[0]->ntensors; t++)
+            assert_memory_equal(m[0]->tensors[t].data, m[1]->tensors[t].data,
+                                (size_t)hr_tensor_count(&m[0]->tensors[t]) *
+                                    hr_dtype_size(m[0]->tensors[t].dtype));
+        hr_model_free(m[0]);
+        hr_model_free(m[1]);
+    }
+    hr_model *m = new_net();
+    hr_err err = HR_ERR_INIT;
+    hr_train_opts o = defaults(HR_STAGE_PRETRAIN, HR_OBJ_PGD);
+    o.best = true;
+    assert_int_equal(hr_train(m, &ds, NULL, &o, &err), HR_EINVAL);
+    hr_model_free(m);
+    hr_dataset_release(&ds);
+    hr_dataset_release(&probe);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -921,6 +967,7 @@ int main(void)
         cmocka_unit_test(test_first_epochs_train_on_fgsm_where_they_are_told_to),
         cmocka_unit_test(test_extra_images_double_the_batches),
         cmocka_unit_test(test_extra_images_count_like_others),
+        cmocka_unit_test(test_the_best_epoch_is_what_a_run_that_ends_there_gives),
         cmocka_unit_test(test_a_collapse_of_the_attacked_accuracy_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
