@@ -459,7 +459,8 @@ static void test_the_layer_document_keeps_its_schema(void **state)
         text,
         "{\"name\":\"layer1.0.conv1\",\"op\":\"conv2d\",\"in\":16,\"out\":16,\"kernel\":[3,3],\"stride\":1,"
         "\"pad\":1,\"hin\":14,\"win\":14,\"hout\":14,\"wout\":14,\"weights\":2304,\"macs\":451584,"
-        "\"kept_weights\":2304,\"kept_macs\":451584,\"tie\":null,\"weight_index\":1,\"channel_index\":1,\"torch_index\":1,"
+        "\"kept_weights\":2304,\"kept_macs\":451584,\"tie\":null,\"weight_index\":1,\"channel_index\":1,"
+        "\"torch_index\":1,"
         "\"prune\":{\"reg\":\"channel\",\"rate\":0.5,\"kept\":8,\"state\":\"planned\"}}");
     free(text);
     l = json_array_get(json_object_get(j, "layers"), 3);
