@@ -4,17 +4,24 @@ setup() {
     MKNN=$(dirname "$BIN")/test/mknn
 }
 
-# published STRATEGY COLUMN FILE: one field of the audit of a published file
+# audited FILE...: audits of published files, in audit-FILE; or the test is skipped
+audited() {
+    local name dir=${REFERENCE:-$ROOT/../shared/reference}/strategies
+    [ -d "$dir" ] || skip "the published strategies are not here ($dir); REFERENCE=DIR names the directory that holds them"
+    for name; do
+        maskapply --audit "$dir/$name" >"audit-${name//\//-}"
+    done
+}
+
+# published STRATEGY COLUMN FILE: one field of an audit
 published() {
-    local file=${REFERENCE:-$ROOT/../shared/reference}/strategies/$3
-    [ -r "$file" ] || skip "the published strategies are not here ($file); REFERENCE=DIR names the directory that holds them"
-    [ -e "audit-${3//\//-}" ] || maskapply --audit "$file" >"audit-${3//\//-}"
     awk -F '\t' -v s="$1" -v c="$2" 'NR == 1 { for (i = 1; i <= NF; i++) n[$i] = i } $1 == s { print $n[c] }' \
         "audit-${3//\//-}"
 }
 
 @test "maskapply --audit: the published CIFAR-10 strategies cost what the paper's search counted" {
     local i file=heracles/CIFAR10.json
+    audited $file
     for i in 0 1 2 3 4; do
         # the search's budgets: 0.25007 and 0.01 of the parameters (ALG 6.3)
         awk -v x="$(published vgg16_bn/channel/05_$i published $file)" 'BEGIN { exit !(x >= 0.2382 && x <= 0.2502) }'
@@ -31,6 +38,7 @@ published() {
 
 @test "maskapply --audit: two published strategies break their budget because their layers stand in PyTorch's order" {
     local file=heracles/CIFAR10.json
+    audited $file harp/strategies.json hydra-nonuniform/CIFAR10.json
     assert_equal "$(published resnet18/weight/010_0 published $file)" 0.174766
     assert_equal "$(published resnet18/weight/010_0 order $file)" torch
     assert_equal "$(published resnet18/weight/010_0 masked $file)" 0.09617
@@ -47,7 +55,7 @@ published() {
 
 @test "maskapply: a list in PyTorch's order is read as ID@torch, and keeps its budget then" {
     local file=${REFERENCE:-$ROOT/../shared/reference}/strategies/heracles/CIFAR10.json
-    published x rates heracles/CIFAR10.json
+    audited heracles/CIFAR10.json
     "$MKNN" resnet18 1 net.nn
     run --separate-stderr maskapply -q --plan -s "$file:resnet18/weight/001_0" -o a.nn net.nn
     assert_refused a.nn
@@ -73,7 +81,7 @@ P
 @test "maskapply --audit: every published file is read to the end" {
     local file
     for file in heracles/CIFAR10.json heracles/SVHN.json heracles/imagenet.json harp/strategies.json; do
-        published x rates $file
+        audited $file
         run ! grep -vE $'\t(ok|below|exceeds|no claim|verdict)$' "audit-${file//\//-}"
     done
 }
