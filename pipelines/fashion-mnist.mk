@@ -9,15 +9,21 @@ ifeq ($(DEMO_SIZE),tiny) # every rule runs, nothing is learnt: for tests
 FashionMNIST_PRETRAIN ?= --epochs 1 --lr 0.1 --limit 256
 FashionMNIST_PRUNE ?= --epochs 1 --lr 0.1 --limit 128
 FashionMNIST_FINETUNE ?= --epochs 1 --lr 0.05 --limit 128
+FashionMNIST_FINETUNE_LONG ?= --epochs 1 --lr 0.05 --limit 256
 FashionMNIST_SEARCH ?= --warmup 3 --episodes 3
+FashionMNIST_RANDOM ?= --warmup 6 --episodes 0
 FashionMNIST_REWARD ?= --steps 1 --limit 100 --batch 100
 FashionMNIST_EVAL ?= --attacks clean,fgsm,pgd20,cw --limit 50 --stratified
 else
 FashionMNIST_PRETRAIN ?= --epochs 8 --lr 0.1 --warmup-steps 40 --limit 10000
 FashionMNIST_PRUNE ?= --epochs 1 --lr 0.1 --limit 6000
 FashionMNIST_FINETUNE ?= --epochs 2 --lr 0.05 --limit 6000
+# The study's second length.
+FashionMNIST_FINETUNE_LONG ?= --epochs 5 --lr 0.05 --limit 10000
 # Actions on a log scale: at this size the published linear ones stay at chance.
 FashionMNIST_SEARCH ?= --warmup 40 --episodes 60 --action log
+# As many evaluations, none of them the agent's.
+FashionMNIST_RANDOM ?= --warmup 100 --episodes 0 --action log
 # What a strategy is worth: accuracy clean and under PGD-3 on 1,000 images that no stage trains on.
 FashionMNIST_REWARD ?= --steps 3 --limit 1000 --batch 100
 # Clean on all 10,000 test images, the attacks on 2,000, as many of each class.

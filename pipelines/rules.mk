@@ -7,6 +7,7 @@
 #   runs/D/A/layers.json                               its prunable layers
 #   runs/D/A/eval.json                                 the dense network, attacked
 #   runs/D/A/REG-RATE/search-N/strategy.json           a search with seed N         $(call search,D,A,REG,RATE,N)
+#   runs/D/A/REG-RATE/random-N/strategy.json           the best of random ones      $(call random,D,A,REG,RATE,N)
 #   runs/D/A/REG-RATE/search-N/best.nn                 the network as the search saw it: masked, not trained
 #   runs/D/A/REG-RATE/ID/strategy.json                 keep-rates by a rule         $(call pruned,D,A,REG,RATE,ID)
 #   runs/D/A/REG-RATE/ID/planned.nn                    keep-rates written in
@@ -77,24 +78,27 @@ $(call stage,$(RUNS)/$1/$2/layers.json,$(RUNS)/$1/$2/pretrain.nn,nninfo,\
 $(call evaluate,$1,$(RUNS)/$1/$2/pretrain.nn,$(RUNS)/$1/$2/eval.json,dense)
 endef
 
-# $(call search,D,A,REG,RATE,N)
-define search
-$(call stage,$(RUNS)/$1/$2/$3-$4/search-$5/strategy.json,\
+# $(call search,D,A,REG,RATE,N), and $(call random,...): as many strategies, none of them by the agent.
+search = $(call searched,$1,$2,$3,$4,search-$5,$($1_SEARCH) --seed $5)
+random = $(call searched,$1,$2,$3,$4,random-$5,$($1_RANDOM) --seed $5)
+# $(call searched,D,A,REG,RATE,ID,OPTIONS)
+define searched
+$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,\
 	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/layers.json $(DATA)/$1/manifest.json,ddpg-search adveval,\
-	ddpg-search --layers $(RUNS)/$1/$2/layers.json --reg $3 --target $4 $($1_SEARCH) --seed $5 --id search-$5\
+	ddpg-search --layers $(RUNS)/$1/$2/layers.json --reg $3 --target $4 $6 --id $5\
 	--evaluator 'adveval --serve -r $3 -d $(DATA)/$1/holdout.tfrecord $($1_ATTACK) $($1_REWARD)\
-	$(RUNS)/$1/$2/pretrain.nn' --csv-dir $(RUNS)/$1/$2/$3-$4/search-$5\
-	-o $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json)
-$(call stage,$(RUNS)/$1/$2/$3-$4/search-$5/best.nn,\
-	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json,maskapply,\
-	maskapply -q -r $3 -s $(RUNS)/$1/$2/$3-$4/search-$5/strategy.json --target $4 --label search-$5\
-	-o $(RUNS)/$1/$2/$3-$4/search-$5/best.nn $(RUNS)/$1/$2/pretrain.nn)
+	$(RUNS)/$1/$2/pretrain.nn' --csv-dir $(RUNS)/$1/$2/$3-$4/$5\
+	-o $(RUNS)/$1/$2/$3-$4/$5/strategy.json)
+$(call stage,$(RUNS)/$1/$2/$3-$4/$5/best.nn,\
+	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/$5/strategy.json,maskapply,\
+	maskapply -q -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json --target $4 --label $5\
+	-o $(RUNS)/$1/$2/$3-$4/$5/best.nn $(RUNS)/$1/$2/pretrain.nn)
 endef
 
 # $(call pruned,D,A,REG,RATE,ID): search-N has its strategy from a search, the others from a rule of maskapply.
 # With --target a strategy that exceeds the budget of the uniform RATE is refused.
 define pruned
-$(if $(filter search-%,$5),,\
+$(if $(filter search-% random-%,$5),,\
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,maskapply,\
 	maskapply -q --plan -r $3 -s $5:$4 --label $5 --strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json\
 	-o /dev/null $(RUNS)/$1/$2/pretrain.nn))
@@ -105,14 +109,19 @@ $(call stage,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,\
 $(call hydra,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/hydra/seed-$(SEED),$5)
 endef
 
-# $(call hydra,D,PLANNED,DIR,LABEL)
+# $(call hydra,D,PLANNED,DIR,LABEL,SEED)
 define hydra
 $(call stage,$3/prune.nn,$2 $(DATA)/$1/manifest.json,advtrain,\
-	advtrain --stage prune -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_PRUNE) --seed $(SEED)\
+	advtrain --stage prune -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_PRUNE) --seed $(or $5,$(SEED))\
 	--log $3/prune.jsonl -o $3/prune.nn $2)
-$(call stage,$3/finetune.nn,$3/prune.nn $(DATA)/$1/manifest.json,advtrain,\
-	advtrain --stage finetune -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_FINETUNE) --seed $(SEED)\
-	--log $3/finetune.jsonl -o $3/finetune.nn $3/prune.nn)
+$(call finetuned,$1,$3/prune.nn,$3,$4,$(or $5,$(SEED)),$($1_FINETUNE))
+endef
+
+# $(call finetuned,D,PRUNED,DIR,LABEL,SEED,OPTIONS): what is left is trained, and attacked
+define finetuned
+$(call stage,$3/finetune.nn,$2 $(DATA)/$1/manifest.json,advtrain,\
+	advtrain --stage finetune -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $6 --seed $5\
+	--log $3/finetune.jsonl -o $3/finetune.nn $2)
 $(call evaluate,$1,$3/finetune.nn,$3/eval.json,$4)
 endef
 
