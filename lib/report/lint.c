@@ -1,16 +1,18 @@
 /* lib/report/lint.c -- numbers that a reviewer would not believe, one line each.
  *
- *     order        a stronger attack leaves more than a weaker one, beyond the weaker one's 95 % interval:
- * FGSM, PGD-10, PGD-20, AutoAttack; C&W, AutoAttack collapsed    every attack leaves exactly the share that
- * is right without one, and that is less than half: the network gives one answer to everything budget
- * weights: what the masks leave is not the rate; channels: it costs more than the uniform strategy of that
- * rate (by parameters, input rate x output rate); both beyond 1 %, maskapply's tolerance mixed        one
- * column was measured with different eps, steps, restarts or numbers of images claim        a rate of a
- * network has fewer searched strategies than claimed test set     the images measured on are among the inputs
- * of a stage that made the network: something was trained on them, or selected by them digest       the
- * network that was measured is not the one that its history describes
+ * - order: a stronger attack leaves more than a weaker one, beyond the weaker one's 95 % interval (FGSM,
+ *   PGD-10, PGD-20, AutoAttack; C&W, AutoAttack)
+ * - collapsed: every attack leaves exactly the share that is right without one, and that is less than half:
+ *   the network gives one answer to everything
+ * - budget: weights: what the masks leave is not the rate; channels: it costs more than the uniform strategy
+ * of that rate (by parameters, input rate x output rate); both beyond 1 %, maskapply's tolerance
+ * - mixed: one column was measured with different eps, steps, restarts or numbers of images
+ * - claim: a rate of a network has fewer searched strategies than claimed
+ * - test set: the images measured on are among the inputs of a stage that made the network: something was
+ *   trained on them, or selected by them
+ * - digest: the network that was measured is not the one that its history describes
  *
- * These are what records alone can show; `make verify` compares digests with the files. */
+ * These are what records alone can show; no file is opened to compare its digest. */
 #include "report/report.h"
 
 #include <math.h>
