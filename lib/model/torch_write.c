@@ -342,25 +342,30 @@ static void put_value(hr_buf *b, const struct items *s, enum hr_torch_layout lay
 
 /* ---- the zip ------------------------------------------------------------------------------------------- */
 
-static la_ssize_t write_block(struct archive *a, void *self, const void *p, size_t n)
-{
-    hr_out *out = self;
-    errno = 0;
-    if (fwrite(p, 1, n, hr_out_file(out)) == n)
-        return (la_ssize_t)n;
-    archive_set_error(a, errno ? errno : EIO, "%s", errno ? strerror(errno) : "write error");
-    return -1;
-}
-
 struct zip {
     struct archive *a;
     hr_out *out;
     hr_err *err;
+    int broken; /* errno of the first write that failed */
 };
 
-static int failed(const struct zip *z)
+/* Failures are noted, not told to libarchive: it would keep its buffer for ever. */
+static la_ssize_t write_block(struct archive *a, void *self, const void *p, size_t n)
 {
-    const char *why = archive_error_string(z->a);
+    struct zip *z = self;
+    (void)a;
+    errno = 0;
+    if (!z->broken && fwrite(p, 1, n, hr_out_file(z->out)) != n)
+        z->broken = errno ? errno : EIO;
+    return (la_ssize_t)n;
+}
+
+/* HR_OK, or what went wrong as HR_EIO; archive: what libarchive says. */
+static int written(const struct zip *z, bool archive)
+{
+    if (archive && !z->broken)
+        return HR_OK;
+    const char *why = z->broken ? strerror(z->broken) : archive_error_string(z->a);
     return hr_fail(z->err, HR_EIO, "%s: writing: %s", hr_out_name(z->out), why ? why : "write error");
 }
 
@@ -372,13 +377,14 @@ static int put_record(const struct zip *z, const char *directory, const char *na
     archive_entry_set_filetype(e, AE_IFREG);
     archive_entry_set_perm(e, 0644);
     archive_entry_set_size(e, (la_int64_t)n);
-    int rc = archive_write_header(z->a, e) == ARCHIVE_OK ? HR_OK : failed(z);
+    int rc = written(z, archive_write_header(z->a, e) == ARCHIVE_OK);
     archive_entry_free(e);
     free(path);
     for (const char *at = p; rc == HR_OK && n > 0;) {
         la_ssize_t put = archive_write_data(z->a, at, n);
-        if (put <= 0)
-            return failed(z);
+        rc = written(z, put > 0);
+        if (rc)
+            break;
         at += put;
         n -= (size_t)put;
     }
@@ -434,7 +440,7 @@ int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, const json_t 
                    hr_err *err)
 {
     struct items s = {.m = m};
-    struct zip z = {archive_write_new(), out, err};
+    struct zip z = {archive_write_new(), out, err, 0};
     hr_buf pickle = {0};
     if (!z.a)
         hr_die("libarchive gives no writer: out of memory");
@@ -444,13 +450,12 @@ int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, const json_t 
     archive_write_zip_set_compression_store(z.a);
     archive_write_set_bytes_per_block(z.a, 1 << 16);
     archive_write_set_bytes_in_last_block(z.a, 1);
-    int rc = archive_write_open(z.a, out, NULL, write_block, NULL) == ARCHIVE_OK ? HR_OK : failed(&z);
+    int rc = written(&z, archive_write_open(z.a, &z, NULL, write_block, NULL) == ARCHIVE_OK);
     if (rc == HR_OK)
         rc = put_all(&z, &s, &pickle, history);
-    if (rc == HR_OK && archive_write_close(z.a) != ARCHIVE_OK)
-        rc = failed(&z);
-    if (rc)
-        archive_write_fail(z.a);
+    bool closed = archive_write_close(z.a) == ARCHIVE_OK; /* frees libarchive's buffer, after a failure too */
+    if (rc == HR_OK)
+        rc = written(&z, closed);
     archive_write_free(z.a);
     hr_buf_release(&pickle);
     release(&s);
