@@ -16,7 +16,8 @@ struct hr_walk {
     char *name; /* of the archive, for messages */
     hr_unpack *u;
     hr_walk *outer;
-    hr_in in; /* opened at one member; one of the three is where the bytes come from */
+    int64_t taken; /* bytes of the outer member so far */
+    hr_in in;      /* opened at one member; one of the three is where the bytes come from */
     struct archive *a;
     struct archive_entry *entry; /* borrowed from a; NULL: none yet, or no more */
     char *where;
@@ -24,18 +25,36 @@ struct hr_walk {
     uint8_t block[1 << 16];
 };
 
+/* The next bytes of the outer walk's member, where they lie; 0 at its end, -1 with w->below set. Blocks, not
+ * archive_read_data: that fills holes with zeros, 2^63 of them if a damaged header says so. */
+static la_ssize_t take(hr_walk *w, const void **bytes)
+{
+    size_t n = 0;
+    la_int64_t offset = 0;
+    int ar;
+    while ((ar = archive_read_data_block(w->outer->a, bytes, &n, &offset)) == ARCHIVE_OK && n == 0)
+        ;
+    if (ar == ARCHIVE_EOF)
+        return 0;
+    const char *why = ar == ARCHIVE_OK ? "it has holes" : archive_error_string(w->outer->a);
+    if (ar != ARCHIVE_OK || offset != w->taken) {
+        hr_fail(&w->below, HR_EFORMAT, "%s: cut short or damaged: %s", w->name,
+                why ? why : "no reason given");
+        return -1;
+    }
+    w->taken += (int64_t)n;
+    return (la_ssize_t)n;
+}
+
 static la_ssize_t read_block(struct archive *a, void *self, const void **bytes)
 {
     hr_walk *w = self;
     size_t got = 0;
     *bytes = w->block;
     if (w->outer) {
-        la_ssize_t n = archive_read_data(w->outer->a, w->block, sizeof w->block);
+        la_ssize_t n = take(w, bytes);
         if (n >= 0)
             return n;
-        const char *why = archive_error_string(w->outer->a);
-        hr_fail(&w->below, HR_EFORMAT, "%s: cut short or damaged: %s", w->name,
-                why ? why : "no reason given");
     } else if (!w->u) {
         got = fread(w->block, 1, sizeof w->block, w->in.fp);
         if (!ferror(w->in.fp))
@@ -158,10 +177,11 @@ static int finish(hr_walk *w, hr_err *err)
     if (!w->outer && !w->u)
         return HR_OK;
     if (w->outer) {
+        const void *bytes;
         la_ssize_t n;
-        while ((n = archive_read_data(w->outer->a, w->block, sizeof w->block)) > 0)
+        while ((n = take(w, &bytes)) > 0)
             ;
-        return n == 0 ? HR_OK : refuse(w->outer, err);
+        return n == 0 ? HR_OK : refuse(w, err);
     }
     while ((rc = hr_unpack_some(w->u, w->block, sizeof w->block, &got, err)) == HR_OK && got)
         ;
