@@ -1,8 +1,10 @@
 /* tools/adveval.c -- measure a network clean and under attack, or serve the search as its evaluator. */
+#include "attack/attack.h"
 #include "data/data.h"
 #include "model/model.h"
 #include "train/train.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +17,7 @@ static struct {
     int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
     int bn, reg, norm;
-    bool stratified, serve, restart, profile, exact, confusion, masking;
+    bool checkpoints, stratified, serve, restart, profile, exact, confusion, masking;
 } a = {.attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
@@ -25,11 +27,13 @@ static struct {
        .iterations = 100,
        .queries = 5000,
        .targets = 9,
-       .eps = 8.0 / 255.0,
-       .step = 2.0 / 255.0};
+       .eps = NAN,
+       .step = NAN};
 
 static const hr_opt options[] = {
     {"data", 'd', HR_OPT_STRING, &a.data, 0, "FILE", "images (tfrecord)", 0, 0, NULL},
+    {"checkpoints", 0, HR_OPT_FLAG, &a.checkpoints, 0, NULL, "several networks: a record each, a line each",
+     0, 0, NULL},
     {"output", 'o', HR_OPT_STRING, &a.output, 0, "FILE", "the record, else on stdout", 0, 0, NULL},
     {"outcomes", 0, HR_OPT_STRING, &a.outcomes, 0, "FILE", "the class of each image under each attack (TSV)",
      0, 0, NULL},
@@ -50,8 +54,10 @@ static const hr_opt options[] = {
      4e9, NULL},
     {"stratified", 0, HR_OPT_FLAG, &a.stratified, HR_OPT_RESULT, NULL, "N takes as many of each class", 0, 0,
      NULL},
-    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attacks, pixels in [0,1]", 0, 1000,
-     NULL},
+    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X",
+     "radius of the attacks, pixels in [0,1], else\n"
+     "                        published: 8/255, ImageNet 4/255, FashionMNIST .1",
+     0, 1000, NULL},
     {"norm", 0, HR_OPT_CHOICE, &a.norm, HR_OPT_RESULT, "NORM", "of the radius (l2: only aa and its parts)", 0,
      0, hr_norm_names},
     {"iterations", 0, HR_OPT_INT, &a.iterations, HR_OPT_RESULT, "N", "steps of apgd and fab", 1, 100000,
@@ -59,7 +65,8 @@ static const hr_opt options[] = {
     {"queries", 0, HR_OPT_INT, &a.queries, HR_OPT_RESULT, "N", "queries of square", 1, 1000000, NULL},
     {"targets", 0, HR_OPT_INT, &a.targets, HR_OPT_RESULT, "N", "classes that apgd-t and fab-t aim at", 1,
      100000, NULL},
-    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "step size of pgd and cw", 0, 1, NULL},
+    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "step size of pgd and cw, else a quarter of that",
+     0, 1, NULL},
     {"restarts", 0, HR_OPT_INT, &a.restarts, HR_OPT_RESULT, "N", "random starts of an attack (fgsm, aa: 1)",
      1, 10000, NULL},
     {"bn", 0, HR_OPT_CHOICE, &a.bn, HR_OPT_RESULT, "MODE",
@@ -87,7 +94,7 @@ static const hr_opt options[] = {
 
 static const hr_tool tool = {
     .name = "adveval",
-    .synopsis = "[OPTION]... -d DATA NET | --serve -r REG -d DATA NET",
+    .synopsis = "[OPTION]... -d DATA NET | --checkpoints -d DATA NET... | --serve -r REG -d DATA NET",
     .summary = "Print one JSON record: accuracy of NET ('-' is stdin) clean and under attack. With --serve,\n"
                "tell ddpg-search what the dense NET is worth under each strategy that it asks about.\n"
                "Interrupted, the same command with -o FILE goes on from FILE.state.\n",
@@ -95,7 +102,7 @@ static const hr_tool tool = {
         "adveval -d test.tfrecord --eps 0.1 --step 0.025 --limit 2000 --stratified -o eval.json net.nn",
     .opts = options,
     .min_args = 1,
-    .max_args = 1};
+    .max_args = -1};
 
 /* "data/FashionMNIST/test.tfrecord" is called "test". A record is JSON, a file may be called anything: bytes
  * beyond ASCII become '?' where the name is not UTF-8. */
@@ -143,11 +150,20 @@ static void on_end(void *ctx, const hr_eval_attack *attack, const hr_eval_result
 
 /* ---- the story ----------------------------------------------------------------------------------------- */
 
-/* Hold the output, and find the saved state of this run: of the same record and the same kernels. */
-static int open_job(hr_job **job, const char *digest, const hr_dataset *ds, enum hr_bn_mode bn, hr_err *err)
+/* A network to be measured. With several of them only its digest is kept until it is its turn. */
+struct net {
+    const char *path, *name;
+    hr_model *m; /* NULL: to be read again */
+    char digest[65];
+};
+
+/* Hold the output, and find the saved state of this run: of the same records and the same kernels. */
+static int open_job(hr_job **job, const struct net *nets, int n, const hr_dataset *ds, enum hr_bn_mode bn,
+                    hr_err *err)
 {
     json_t *run = hr_history_new();
-    hr_history_input(run, "model", digest, NULL);
+    for (int i = 0; i < n; i++)
+        hr_history_input(run, "model", nets[i].digest, NULL);
     hr_history_input(run, "data", ds->digest, NULL);
     if (bn != HR_BN_FOLDED) /* the outcome depends on the batches */
         json_object_set_new(json_object_get(run, "options"), "batch", json_integer(a.batch));
@@ -159,7 +175,10 @@ static int open_job(hr_job **job, const char *digest, const hr_dataset *ds, enum
         job, &(hr_job_opts){.output = output, .run = run, .every = a.save_every, .restart = a.restart}, err);
     json_decref(run);
     const json_t *at = rc ? NULL : hr_job_saved(*job);
-    if (at)
+    size_t done = json_array_size(json_object_get(at, "before"));
+    if (done && done < (size_t)n)
+        hr_note("%s.state: going on with %s", output, nets[done].name);
+    if (json_object_get(at, "attack"))
         hr_note("%s.state: going on in %s behind image %lld", output,
                 json_string_value(json_object_get(at, "attack")),
                 (long long)json_integer_value(json_object_get(at, "images")));
@@ -217,21 +236,11 @@ static int parse_radii(double *radii)
     return n;
 }
 
-/* What is said of the data set, which is cut to the images that are attacked. */
-struct whole {
-    char *name, digest[65];
-    uint32_t images;
-    int32_t *labels;
+/* The images: all of them, which attacks of none are measured on, and those that are attacked. */
+struct images {
+    const hr_dataset *all, *some;
+    char *name;
 };
-
-static struct whole whole_of(const hr_dataset *ds)
-{
-    struct whole all = {.name = a.data_name ? hr_xstrdup(a.data_name) : plain_name(a.data), .images = ds->n};
-    memcpy(all.digest, ds->digest, sizeof all.digest);
-    all.labels = hr_xmalloc(ds->n * sizeof *all.labels);
-    memcpy(all.labels, ds->labels, ds->n * sizeof *all.labels);
-    return all;
-}
 
 static void print_profile(const hr_exec *e)
 {
@@ -242,14 +251,14 @@ static void print_profile(const hr_exec *e)
     hr_buf_release(&profile);
 }
 
-static int write_outcomes(const struct whole *all, const hr_dataset *ds, const hr_eval_attack *list,
-                          const hr_eval_work *work, int n, hr_err *err)
+static int write_outcomes(const struct images *d, const hr_eval_attack *list, const hr_eval_work *work, int n,
+                          hr_err *err)
 {
     hr_out *out;
     int rc = hr_out_open(&out, a.outcomes, 0, err);
     if (rc)
         return rc;
-    hr_eval_outcomes(hr_out_file(out), all->labels, all->images, ds, list, work, n);
+    hr_eval_outcomes(hr_out_file(out), d->all->labels, d->all->n, d->some, list, work, n);
     return hr_out_commit(out, err);
 }
 
@@ -267,38 +276,61 @@ static int write_points(const hr_dataset *ds, const hr_eval_work *w, hr_err *err
     return hr_out_commit(out, err);
 }
 
-/* The record, and what is wanted beside it: all or none. */
-static int write_products(hr_model *m, const char *digest, const struct whole *all, const hr_dataset *ds,
-                          const hr_eval_attack *list, const hr_eval_work *work, const hr_eval_result *results,
-                          int n, hr_job *job, hr_err *err)
+/* What to measure, and what was found of one network. */
+struct plan {
+    hr_eval_attack list[HR_MAX_ATTACKS];
+    hr_eval_work work[HR_MAX_ATTACKS];
+    hr_eval_result results[HR_MAX_ATTACKS];
+    double radii[MAX_RADII];
+    int n, nradii;
+    enum hr_bn_mode bn;
+    bool strong;
+};
+
+static struct plan make_plan(hr_err *err)
+{
+    struct plan p = {.bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED};
+    parse_attacks(p.list, &p.n, p.bn, err);
+    p.nradii = parse_radii(p.radii);
+    for (int i = 0; i < p.n; i++)
+        p.strong |= p.list[i].nparts > 0;
+    return p;
+}
+
+static json_t *record_of(const struct plan *p, const hr_model *m, const char *digest, const struct images *d)
 {
     json_t *more[HR_MAX_ATTACKS] = {0};
-    double radii[MAX_RADII];
-    int nradii = parse_radii(radii);
-    for (int i = 0; i < n; i++) {
-        const int32_t *labels = list[i].clean ? all->labels : ds->labels;
-        uint32_t images = list[i].clean ? all->images : ds->n;
+    for (int i = 0; i < p->n; i++) {
+        const hr_dataset *ds = p->list[i].clean ? d->all : d->some;
         more[i] = json_object();
         if (a.confusion)
             json_object_set_new(more[i], "confusion",
-                                hr_eval_confusion(labels, &work[i], images, m->classes));
-        if (list[i].whole && nradii)
-            json_object_set_new(more[i], "curve", hr_eval_curve(&work[i], images, radii, nradii));
+                                hr_eval_confusion(ds->labels, &p->work[i], ds->n, m->classes));
+        if (p->list[i].whole && p->nradii)
+            json_object_set_new(more[i], "curve", hr_eval_curve(&p->work[i], ds->n, p->radii, p->nradii));
     }
-    json_t *masking = a.masking ? hr_masking_json(list, results, n) : NULL;
+    json_t *masking = a.masking ? hr_masking_json(p->list, p->results, p->n) : NULL;
     size_t k;
     const json_t *flag;
     json_array_foreach (json_object_get(masking, "flags"), k, flag)
         hr_warn("%s: gradients may be masked", json_string_value(flag));
-    json_t *j = hr_eval_record(m, digest, a.label, all->name, all->images, all->digest, list, results, n,
-                               (int)a.batch, more, masking);
-    hr_json_write(j, hr_job_out(job), 0);
-    json_decref(j);
+    return hr_eval_record(m, digest, a.label, d->name, d->all->n, d->all->digest, p->list, p->results, p->n,
+                          (int)a.batch, more, masking);
+}
+
+/* The records, and what is wanted beside the one of a single network: all or none. Releases the job. */
+static int write_products(const struct plan *p, const struct images *d, const json_t *records, hr_job *job,
+                          hr_err *err)
+{
+    size_t k;
+    const json_t *j;
+    json_array_foreach (records, k, j)
+        hr_json_write(j, hr_job_out(job), 0);
     hr_outs_hold();
-    int rc = a.outcomes ? write_outcomes(all, ds, list, work, n, err) : HR_OK;
-    for (int i = 0; i < n && !rc; i++)
-        if (list[i].keep)
-            rc = write_points(ds, &work[i], err);
+    int rc = a.outcomes ? write_outcomes(d, p->list, p->work, p->n, err) : HR_OK;
+    for (int i = 0; i < p->n && !rc; i++)
+        if (p->list[i].keep)
+            rc = write_points(d->some, &p->work[i], err);
     if (rc) {
         hr_job_abort(job);
         hr_outs_drop();
@@ -307,54 +339,84 @@ static int write_products(hr_model *m, const char *digest, const struct whole *a
     return hr_job_commit(job, err);
 }
 
-static int record(hr_model *m, const char *digest, hr_dataset *ds, hr_err *err)
+/* Measure one network; its record goes behind the others. */
+static int measure(struct plan *p, struct net *net, const struct images *d, hr_job *job, json_t *records,
+                   hr_err *err)
 {
-    hr_eval_attack list[HR_MAX_ATTACKS];
-    hr_eval_result results[HR_MAX_ATTACKS];
-    hr_eval_work work[HR_MAX_ATTACKS] = {0};
-    double radii[MAX_RADII];
-    int n;
-    enum hr_bn_mode bn = a.bn == BN_BATCH ? HR_BN_BATCH : HR_BN_FOLDED;
-    parse_attacks(list, &n, bn, err);
-    parse_radii(radii);
-    bool strong = false;
-    for (int i = 0; i < n; i++) {
-        if (hr_eval_fits(&list[i], m->classes, err))
-            return err->code;
-        strong |= list[i].nparts > 0;
+    char digest[65];
+    if (!net->m) {
+        int rc = hr_nn_load(net->path, &net->m, digest, err);
+        if (!rc && strcmp(digest, net->digest) != 0)
+            rc = hr_fail(err, HR_EFORMAT, "%s: has changed since this run began", net->name);
+        if (rc)
+            return rc;
     }
+    hr_exec_opts eo = {.batch = (int)a.batch,
+                       .threads = (int)a.threads,
+                       .batch_stats = p->bn != HR_BN_FOLDED,
+                       .exact = a.exact,
+                       .beside_per_image = p->strong ? hr_strong_bytes(input_len(net->m)) : 0};
+    hr_exec *e = hr_exec_new(net->m, &eo, err);
+    if (!e)
+        return err->code;
+    if (a.profile)
+        hr_exec_profile(e);
+    struct watch w = {0};
+    int rc = hr_eval_list(e, (int)a.batch, d->all, d->some, p->list, p->n, job, records,
+                          &(hr_eval_watch){&w, on_begin, on_batch, on_end}, p->work, p->results, err);
+    hr_progress_end(&w.bar);
+    print_profile(e);
+    hr_exec_free(e);
+    if (!rc)
+        json_array_append_new(records, record_of(p, net->m, net->digest, d));
+    hr_model_free(net->m);
+    net->m = NULL;
+    return rc;
+}
+
+static void forget(struct plan *p)
+{
+    for (int i = 0; i < p->n; i++)
+        hr_eval_work_release(&p->work[i]);
+}
+
+static int record(struct net *nets, int n, const hr_dataset *ds, hr_err *err)
+{
+    struct plan p = make_plan(err);
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < p.n; i++)
+            if (hr_eval_fits(&p.list[i], ds->classes, err))
+                return err->code;
     if ((a.outcomes && hr_out_try(a.outcomes, 0, err)) ||
         (a.save_adv && hr_out_try(a.save_adv, HR_OUT_BINARY, err)))
         return err->code;
-    hr_exec_opts eo = {.batch = (int)a.batch,
-                       .threads = (int)a.threads,
-                       .batch_stats = bn != HR_BN_FOLDED,
-                       .exact = a.exact,
-                       .beside_per_image = strong ? hr_strong_bytes(input_len(m)) : 0};
-    hr_exec *e = hr_exec_new(m, &eo, err);
     hr_job *job = NULL;
-    if (!e || open_job(&job, digest, ds, bn, err)) {
-        hr_exec_free(e);
+    hr_dataset some = {0};
+    bool cut = a.limit && a.limit < ds->n;
+    if (open_job(&job, nets, n, ds, p.bn, err) ||
+        (cut && hr_dataset_some(ds, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, &some, err))) {
+        hr_job_abort(job);
         return err->code;
     }
-    struct whole all = whole_of(ds);
-    struct watch w = {0};
-    hr_eval_limit limit = {(uint32_t)a.limit, a.stratified, (uint32_t)a.seed};
-    if (a.profile)
-        hr_exec_profile(e);
-    int rc = hr_eval_list(e, (int)a.batch, ds, &limit, list, n, job,
-                          &(hr_eval_watch){&w, on_begin, on_batch, on_end}, work, results, err);
-    hr_progress_end(&w.bar);
-    print_profile(e);
+    struct images d = {ds, cut ? &some : ds, a.data_name ? hr_xstrdup(a.data_name) : plain_name(a.data)};
+    json_t *records = hr_eval_before(job);
+    int rc = HR_OK;
+    for (int i = (int)json_array_size(records); i < n && !rc; i++) {
+        forget(&p);
+        if (n > 1)
+            hr_note("%s", nets[i].name);
+        rc = measure(&p, &nets[i], &d, job, records, err);
+        if (!rc && n > 1)
+            rc = hr_eval_save_before(job, records, err);
+    }
     if (rc)
         hr_job_abort(job);
     else
-        rc = write_products(m, digest, &all, ds, list, work, results, n, job, err);
-    for (int i = 0; i < n; i++)
-        hr_eval_work_release(&work[i]);
-    free(all.name);
-    free(all.labels);
-    hr_exec_free(e);
+        rc = write_products(&p, &d, records, job, err);
+    forget(&p);
+    json_decref(records);
+    free(d.name);
+    hr_dataset_release(&some);
     return rc;
 }
 
@@ -397,12 +459,35 @@ static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *
     return rc;
 }
 
-static void check_options(const char *net)
+/* Radius and step that were not given are the published ones for the data set, which --data-name or the
+ * manifest beside the images names; the step follows a radius that was given. */
+static int fill_in(hr_err *err)
 {
-    bool stdin_used = strcmp(net, "-") == 0;
+    hr_manifest manifest;
+    int rc = hr_manifest_beside(&manifest, a.data, err);
+    const hr_attack_preset *preset = hr_attack_preset_of(a.data_name ? a.data_name : manifest.name);
+    if (!isfinite(a.eps))
+        hr_tool_filled_in("eps", a.eps = preset->eps);
+    if (!isfinite(a.step))
+        hr_tool_filled_in("step", a.step = a.eps * preset->step / preset->eps);
+    return rc;
+}
+
+static void check_options(char **nets, int n)
+{
+    bool stdin_used = false;
+    for (int i = 0; i < n; i++)
+        stdin_used |= strcmp(nets[i], "-") == 0;
     bool folded = a.serve ? a.bn == BN_RUNNING : a.bn != BN_BATCH;
     if (!a.data)
         hr_usage("-d DATA is needed");
+    if (n > 1 && !a.checkpoints)
+        hr_usage("unexpected argument '%s' (--checkpoints measures several networks)", nets[1]);
+    if (a.checkpoints && (a.serve || a.label || a.outcomes || a.save_adv || a.profile))
+        hr_usage("--serve, --label, --outcomes, --save-adv and --profile are for one network, not for "
+                 "--checkpoints");
+    if (n > 1 && stdin_used)
+        hr_usage("of several networks none can be stdin");
     bool stdin_data = strcmp(a.data, "-") == 0;
     if (stdin_used + stdin_data + a.serve > 1)
         hr_usage("stdin can be only one of the network, the images and the requests");
@@ -432,26 +517,49 @@ static void check_options(const char *net)
         hr_usage("--data-name: '%s' is not UTF-8", a.data_name);
 }
 
+/* Read each network once before the long work; the first one says what images are read, all must fit them. */
+static int load(struct net *nets, int n, hr_dataset *ds, hr_err *err)
+{
+    int rc = HR_OK;
+    for (int i = 0; i < n && !rc; i++) {
+        rc = hr_nn_load(nets[i].path, &nets[i].m, nets[i].digest, err);
+        if (rc)
+            break;
+        const hr_model *m = nets[i].m;
+        const hr_node *in = &m->nodes[0];
+        if (i == 0)
+            rc = hr_dataset_load_sized(ds, a.data, m->classes, in->h, in->w, err);
+        if (!rc && m->classes != ds->classes)
+            rc = hr_fail(err, HR_ESHAPE, "%s: %d classes, %s has %d", nets[i].name, m->classes, nets[0].name,
+                         ds->classes);
+        if (!rc)
+            rc = hr_dataset_fits(ds, a.data, in->c, in->h, in->w, m->classes, nets[i].name, err);
+        if (n > 1) {
+            hr_model_free(nets[i].m);
+            nets[i].m = NULL;
+        }
+    }
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     hr_err err = HR_ERR_INIT;
-    const char *net = argv[hr_tool_start(&tool, argc, argv)];
-    const char *name = strcmp(net, "-") ? net : "<stdin>";
-    check_options(net);
+    int first = hr_tool_start(&tool, argc, argv), n = argc - first;
+    check_options(argv + first, n);
 
-    hr_model *m = NULL;
+    struct net *nets = hr_xcalloc((size_t)n, sizeof *nets);
     hr_dataset ds = {0};
-    char digest[65];
-    if (hr_nn_load(net, &m, digest, &err))
-        hr_die("%s", err.msg);
-    const hr_node *in = &m->nodes[0];
-    if (hr_dataset_load_sized(&ds, a.data, m->classes, in->h, in->w, &err))
-        hr_die("%s", err.msg);
-    if (hr_dataset_fits(&ds, a.data, in->c, in->h, in->w, m->classes, name, &err) ||
-        (a.serve ? serve(m, name, digest, &ds, &err) : record(m, digest, &ds, &err)))
+    for (int i = 0; i < n; i++) {
+        nets[i].path = argv[first + i];
+        nets[i].name = strcmp(nets[i].path, "-") ? nets[i].path : "<stdin>";
+    }
+    if (fill_in(&err) || load(nets, n, &ds, &err) ||
+        (a.serve ? serve(nets[0].m, nets[0].name, nets[0].digest, &ds, &err) : record(nets, n, &ds, &err)))
         hr_die_err(&err);
 
-    hr_model_free(m);
+    hr_model_free(nets[0].m);
+    free(nets);
     hr_dataset_release(&ds);
     return hr_tool_finish();
 }

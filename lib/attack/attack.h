@@ -43,6 +43,15 @@ typedef struct hr_attack_opts {
 void hr_attack_pgd(hr_exec *e, const hr_attack_opts *o, const float *x, const int32_t *y,
                    const uint32_t *index, int n);
 
+/* Published settings for a data set, by the name that its manifest has (preset.c): the defaults of --eps and
+ * --step of every program that attacks. */
+typedef struct hr_attack_preset {
+    const char *data;
+    double eps, step; /* l-inf radius and step of PGD, pixels in [0,1] */
+} hr_attack_preset;
+/* Those of CIFAR-10 where the name is NULL or unknown. Never NULL. */
+const hr_attack_preset *hr_attack_preset_of(const char *data);
+
 /* ---- strong attacks ------------------------------------------------------------------------------------ */
 
 /* The parts of AutoAttack (Croce & Hein 2020, arXiv:2003.01690). Each takes one restart (and one target

@@ -325,6 +325,9 @@ enum { HR_EXIT_INTERRUPTED = 75 };
  * makes their use fail, so that no file of ours takes their number; a file size limit (SIGXFSZ) becomes a
  * write error. Returns the index in argv of the first positional argument. */
 int hr_tool_start(const hr_tool *tool, int argc, char **argv);
+/* Record, for every later hr_history_new, the value that the tool filled in itself for option `name`, which
+ * depends on what was read (the data set's radius). */
+void hr_tool_filled_in(const char *name, double value);
 /* Flush stdout, say so when that fails, and return the exit status 0 or 1. The last call of main. */
 int hr_tool_finish(void);
 /* "NAME: message" on stderr and exit 1. */

@@ -342,6 +342,12 @@ json_t *hr_history_new(void)
     return h;
 }
 
+void hr_tool_filled_in(const char *name, double value)
+{
+    if (options)
+        json_object_set_new(options, name, json_real(value));
+}
+
 int hr_tool_finish(void)
 {
     int rc = 0;

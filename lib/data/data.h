@@ -64,6 +64,9 @@ HR_MUST_CHECK int hr_adversarial_write(const hr_dataset *ds, float *points, cons
  * stratified and limit < classes present. */
 HR_MUST_CHECK int hr_dataset_subset(hr_dataset *ds, uint32_t limit, bool stratified, uint32_t seed,
                                     hr_err *err);
+/* The same as a new data set, *some (release it with hr_dataset_release), where all of ds is needed again. */
+HR_MUST_CHECK int hr_dataset_some(const hr_dataset *ds, uint32_t limit, bool stratified, uint32_t seed,
+                                  hr_dataset *some, hr_err *err);
 /* Does a network with this input shape and class count fit? HR_ESHAPE naming both files and shapes if not. */
 HR_MUST_CHECK int hr_dataset_fits(const hr_dataset *ds, const char *data_name, int c, int h, int w,
                                   int classes, const char *model_name, hr_err *err);

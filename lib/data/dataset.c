@@ -326,10 +326,11 @@ static void spread(const uint32_t *start, int classes, uint32_t limit, uint32_t 
     }
 }
 
-int hr_dataset_subset(hr_dataset *ds, uint32_t limit, bool stratified, uint32_t seed, hr_err *err)
+int hr_dataset_some(const hr_dataset *ds, uint32_t limit, bool stratified, uint32_t seed, hr_dataset *some,
+                    hr_err *err)
 {
-    if (limit == 0 || limit >= ds->n)
-        return HR_OK;
+    if (limit == 0 || limit > ds->n)
+        limit = ds->n;
     uint32_t *chosen = hr_xmalloc(limit * sizeof *chosen), n = 0;
     if (stratified) {
         uint32_t *rows, *start, *take = hr_xmalloc((size_t)ds->classes * sizeof *take), present = 0;
@@ -364,9 +365,19 @@ int hr_dataset_subset(hr_dataset *ds, uint32_t limit, bool stratified, uint32_t 
             n++;
         }
     }
-    hr_dataset part;
-    hr_dataset_pick(ds, chosen, limit, &part);
+    hr_dataset_pick(ds, chosen, limit, some);
     free(chosen);
+    return HR_OK;
+}
+
+int hr_dataset_subset(hr_dataset *ds, uint32_t limit, bool stratified, uint32_t seed, hr_err *err)
+{
+    hr_dataset part;
+    if (limit == 0 || limit >= ds->n)
+        return HR_OK;
+    int rc = hr_dataset_some(ds, limit, stratified, seed, &part, err);
+    if (rc)
+        return rc;
     hr_dataset_release(ds);
     *ds = part;
     return HR_OK;

@@ -252,12 +252,28 @@ struct measuring {
     uint32_t images[HR_MAX_ATTACKS];
     hr_block blocks[BLOCKS * HR_MAX_ATTACKS];
     hr_job *job;
+    const json_t *before;
     const hr_eval_watch *watch;
 };
 
+json_t *hr_eval_before(const hr_job *job)
+{
+    const json_t *saved = json_object_get(hr_job_saved(job), "before");
+    return json_is_array(saved) ? json_deep_copy(saved) : json_array();
+}
+
+int hr_eval_save_before(hr_job *job, const json_t *before, hr_err *err)
+{
+    json_t *at = json_pack("{s:O}", "before", (json_t *)(uintptr_t)before);
+    int rc = hr_job_save(job, at, NULL, 0, err);
+    json_decref(at);
+    return rc;
+}
+
 static int save(const struct measuring *m, int i, hr_err *err)
 {
-    json_t *at = json_pack("{s:s, s:I}", "attack", m->list[i].name, "images", (json_int_t)m->work[i].done);
+    json_t *at = json_pack("{s:s, s:I, s:O*}", "attack", m->list[i].name, "images",
+                           (json_int_t)m->work[i].done, "before", (json_t *)(uintptr_t)m->before);
     int rc = hr_job_save(m->job, at, m->blocks, BLOCKS * (size_t)m->n, err);
     json_decref(at);
     return rc;
@@ -265,8 +281,10 @@ static int save(const struct measuring *m, int i, hr_err *err)
 
 static int load(struct measuring *m, hr_err *err)
 {
-    if (!hr_job_saved(m->job))
-        return HR_OK;
+    const json_t *at = hr_job_saved(m->job);
+    if (!json_object_get(at, "attack") ||
+        json_array_size(json_object_get(at, "before")) != json_array_size(m->before))
+        return HR_OK; /* nothing is, or it is of a network that is finished by now */
     int rc = hr_job_load(m->job, m->blocks, BLOCKS * (size_t)m->n, err);
     for (int i = 0; !rc && i < m->n; i++)
         if (m->work[i].done > m->images[i] ||
@@ -306,16 +324,21 @@ static int measure(struct measuring *m, int i, const hr_dataset *ds, hr_err *err
     return rc ? rc : save(m, i, err);
 }
 
-int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *limit,
-                 const hr_eval_attack *list, int n, hr_job *job, const hr_eval_watch *watch,
-                 hr_eval_work *work, hr_eval_result *results, hr_err *err)
+int hr_eval_list(hr_exec *e, int batch, const hr_dataset *all, const hr_dataset *some,
+                 const hr_eval_attack *list, int n, hr_job *job, const json_t *before,
+                 const hr_eval_watch *watch, hr_eval_work *work, hr_eval_result *results, hr_err *err)
 {
-    struct measuring m = {
-        .e = e, .batch = batch, .n = n, .list = list, .work = work, .job = job, .watch = watch};
+    struct measuring m = {.e = e,
+                          .batch = batch,
+                          .n = n,
+                          .list = list,
+                          .work = work,
+                          .job = job,
+                          .before = before,
+                          .watch = watch};
     int rc = HR_OK;
-    uint32_t some = limit->images && limit->images < ds->n ? limit->images : ds->n;
     for (int i = 0; i < n; i++) {
-        size_t images = m.images[i] = list[i].clean ? ds->n : some;
+        size_t images = m.images[i] = list[i].clean ? all->n : some->n;
         m.work[i] = hr_eval_work_new(m.images[i]);
         hr_block *b = &m.blocks[BLOCKS * i];
         *b++ = (hr_block){"done", &m.work[i].done, sizeof m.work[i].done};
@@ -334,18 +357,15 @@ int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *lim
         *b++ = (hr_block){"top5", m.work[i].top5, images};
     }
     rc = rc ? rc : load(&m, err);
-    for (int pass = 0; pass < 2; pass++) { /* clean ones first: the subset cuts ds */
-        bool clean = pass == 0;
-        if (!rc && !clean)
-            rc = hr_dataset_subset(ds, limit->images, limit->stratified, limit->seed, err);
+    for (int pass = 0; pass < 2; pass++) /* clean ones first */
         for (int i = 0; !rc && i < n; i++) {
-            if (list[i].clean != clean)
+            const hr_dataset *ds = list[i].clean ? all : some;
+            if (list[i].clean != (pass == 0))
                 continue;
             rc = measure(&m, i, ds, err);
             if (!rc)
                 results[i] = hr_eval_result_of(ds, &m.work[i]);
         }
-    }
     return rc;
 }
 

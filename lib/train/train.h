@@ -375,26 +375,28 @@ hr_eval_result hr_eval_result_of(const hr_dataset *ds, const hr_eval_work *w);
 /* Measure all of ds at once, where signals are not caught. */
 hr_eval_result hr_eval_run(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a);
 
-typedef struct hr_eval_limit { /* arguments of hr_dataset_subset */
-    uint32_t images;
-    bool stratified;
-    uint32_t seed;
-} hr_eval_limit;
 typedef struct hr_eval_watch { /* called around every attack that is not finished already; may be NULL */
     void *ctx;
     void (*begin)(void *ctx, const hr_eval_attack *a, uint32_t images);
     void (*batch)(void *ctx, uint32_t done, double accuracy);
     void (*end)(void *ctx, const hr_eval_attack *a, const hr_eval_result *r);
 } hr_eval_watch;
-/* Measure a list of n attacks: clean ones on all of ds, then the others on its subset, which ds is cut to;
- * results in the order of the list. work (n) receives what was found of each image; the caller releases each
- * one, after an error too. The job (may be NULL) is saved after every attack, between batches when
- * it is due, and on a signal; a saved one goes on with the next batch. Returns 0; HR_EINVAL (the subset);
- * HR_EINTR (a signal came; the unfinished batch was dropped, the job is saved); HR_EFORMAT, HR_EIO (the saved
- * state). */
-HR_MUST_CHECK int hr_eval_list(hr_exec *e, int batch, hr_dataset *ds, const hr_eval_limit *limit,
-                               const hr_eval_attack *list, int n, hr_job *job, const hr_eval_watch *watch,
-                               hr_eval_work *work, hr_eval_result *results, hr_err *err);
+/* Measure a list of n attacks: clean ones on all images, the others on some of them; results in the order of
+ * the list. all and some may be the same. work (n) receives what was found of each image; the caller releases
+ * each one, after an error too. The job (may be NULL) is saved after every attack, between batches when it is
+ * due, and on a signal; a saved one goes on with the next batch. A job that measures several networks, one
+ * behind the other, hands over what it found of those before (an array, which is saved too; else NULL), as
+ * hr_eval_before gives it back. Returns 0; HR_EINVAL (no memory to keep points); HR_EINTR (a signal came; the
+ * unfinished batch was dropped, the job is saved); HR_EFORMAT, HR_EIO (the saved state). */
+HR_MUST_CHECK int hr_eval_list(hr_exec *e, int batch, const hr_dataset *all, const hr_dataset *some,
+                               const hr_eval_attack *list, int n, hr_job *job, const json_t *before,
+                               const hr_eval_watch *watch, hr_eval_work *work, hr_eval_result *results,
+                               hr_err *err);
+/* What a saved job had found of the networks that were finished: a new array, empty where nothing is saved.
+ */
+json_t *hr_eval_before(const hr_job *job);
+/* Save the job between two networks. */
+HR_MUST_CHECK int hr_eval_save_before(hr_job *job, const json_t *before, hr_err *err);
 /* Write the outcome of every image to out (outcomes.c). labels (images): of the whole data file; attacked:
  * the images of attacks that are not clean; list and work (n): of hr_eval_list. */
 void hr_eval_outcomes(FILE *out, const int32_t *labels, uint32_t images, const hr_dataset *attacked,

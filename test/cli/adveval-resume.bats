@@ -135,3 +135,28 @@ assert_same_run() { # assert_same_run a b
     cmp a.tsv b.tsv
     cmp a.tfrecord b.tfrecord
 }
+
+@test "adveval --checkpoints: killed in or between two networks, it goes on there" {
+    maskapply -q -s uniform:0.3 -r weight -o pruned.nn "$D/net.nn"
+    set -- --checkpoints "$D/net.nn" pruned.nn "$D/net.nn"
+    measure a "$@"
+    assert_equal "$(wc -l <a.json)" 3
+    local at threads=1
+    # a network alone is saved 9 times, and once more behind it
+    for at in write:2 attack:3 rename:9 write:2 attack:5 renamed:7; do
+        killed "$at" measure b "$@" --threads $((threads = 3 - threads))
+        assert_not_exists b.json
+    done
+    run --separate-stderr measure b --checkpoints "$D/net.nn" "$D/net.nn" pruned.nn
+    assert_refused b.json
+    assert_regex "$stderr" "belongs to another run"
+    measure b "$@"
+    assert_same_run a b
+    killed write:11 measure c "$@"
+    run --separate-stderr adveval --threads 1 -d "$D/test.tfrecord" --limit 50 --eps 0.1 --step 0.05 --batch 30 \
+        --attacks clean,fgsm,pgd3,cw2 --restarts 2 -o c.json "$@"
+    assert_success
+    assert_regex "$stderr" "c.json.state: going on with pruned.nn"
+    refute_regex "$stderr" "going on in"
+    cmp a.json c.json
+}

@@ -211,3 +211,54 @@ EOF
     done
     run -2 --separate-stderr adveval -d "$D/test.tfrecord" --attacks clean --save-adv adv.tfrecord "$D/net.nn"
 }
+
+@test "adveval --checkpoints: a record per network, the one of a run of its own; the images are read once" {
+    local o="$EPS --limit 40 --stratified --attacks clean,pgd2,aa --iterations 3 --queries 4 --targets 2 --curve 0,0.1" n
+    maskapply -q -s uniform:0.3 -r weight -o pruned.nn "$D/net.nn"
+    for n in "$D/net.nn" pruned.nn "$D/net.nn"; do
+        adveval -q -d "$D/test.tfrecord" --data-name D $o "$n"
+    done >single.json
+    adveval -q --checkpoints -d - --data-name D $o -o all.json "$D/net.nn" pruned.nn "$D/net.nn" <"$D/test.tfrecord"
+    cmp single.json all.json
+    run -0 summarize all.json
+    run -2 --separate-stderr adveval -q -d "$D/test.tfrecord" "$D/net.nn" pruned.nn
+    assert_regex "$stderr" "unexpected argument 'pruned.nn'"
+    for o in "--label x" "--outcomes x.tsv" "--save-adv x.tfrecord" --serve; do
+        run -2 adveval -q --checkpoints -d "$D/test.tfrecord" $o "$D/net.nn" pruned.nn
+    done
+    run -2 adveval -q --checkpoints -d "$D/test.tfrecord" "$D/net.nn" - <pruned.nn
+}
+
+@test "adveval --checkpoints: a network that cannot be measured is refused before the first is" {
+    maskapply -q -s uniform:0.3 -r weight -o pruned.nn "$D/net.nn"
+    head -c 2000 pruned.nn >cut.nn
+    advtrain -q --threads 1 --arch resS --classes 12 -d "$D/train.tfrecord" --loss natural --limit 32 --epochs 1 -o other.nn
+    local bad
+    for bad in cut.nn other.nn missing.nn; do
+        run --separate-stderr adveval --checkpoints -d "$D/test.tfrecord" $EPS -o all.json "$D/net.nn" "$bad"
+        assert_refused all.json
+        assert_regex "$stderr" "^adveval: $bad: "
+    done
+}
+
+@test "adveval: eps and step are the published ones for the data set, and recorded" {
+    told() { pick eval.json '(lambda a, o: (a["eps"], a["step"], o["eps"], o["step"]))(j["attacks"][0], j["history"]["options"])'; }
+    local set want o
+    for set in CIFAR10:0.0313725490196078,0.00784313725490196 SVHN:0.0313725490196078,0.00784313725490196 \
+        ImageNet:0.0156862745098039,0.00392156862745098 FashionMNIST:0.1,0.025 \
+        other:0.0313725490196078,0.00784313725490196; do
+        want=${set#*:}
+        adveval -q -d "$D/test.tfrecord" --data-name ${set%:*} --attacks pgd1 --limit 1 -o eval.json "$D/net.nn"
+        assert_equal "$(told)" "(${want/,/, }, ${want/,/, })"
+    done
+    adveval -q -d "$D/test.tfrecord" --data-name FashionMNIST --eps 0.2 --attacks pgd1 --limit 1 -o eval.json "$D/net.nn"
+    assert_equal "$(told)" "(0.2, 0.05, 0.2, 0.05)"
+    adveval -q -d "$D/test.tfrecord" --eps 0.2 --step 0.01 --attacks pgd1 --limit 1 -o eval.json "$D/net.nn"
+    assert_equal "$(told)" "(0.2, 0.01, 0.2, 0.01)"
+    mkdir data # the manifest beside the images names them, too
+    cp "$D/test.tfrecord" data
+    printf '{"version": 1, "name": "FashionMNIST", "classes": 10, "shape": {"channels": 1, "height": 28, "width": 28}, "splits": {}}' \
+        >data/manifest.json
+    adveval -q -d data/test.tfrecord --attacks pgd1 --limit 1 -o eval.json "$D/net.nn"
+    assert_equal "$(told)" "(0.1, 0.025, 0.1, 0.025)"
+}
