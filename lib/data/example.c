@@ -179,7 +179,7 @@ int hr_example_unpack(hr_arena *a, const uint8_t *data, size_t n, int h, int w, 
 
 /* ---- writing ----------------------------------------------------------------------------------------- */
 
-void hr_example_pack(const hr_example *ex, hr_buf *b)
+size_t hr_example_pack(const hr_example *ex, hr_buf *b)
 {
     enum { IMAGE, FORMAT, LABEL, HEIGHT, WIDTH, KEYS };
     static const char *const keys[KEYS] = {KEY_IMAGE, KEY_FORMAT, KEY_LABEL, KEY_HEIGHT, KEY_WIDTH};
@@ -220,10 +220,17 @@ void hr_example_pack(const hr_example *ex, hr_buf *b)
     tf__example__init(&e);
     e.features = &features;
 
-    size_t need = b->len + tf__example__get_packed_size(&e);
+    enum { FOOTER = 16 }; /* for what the caller adds */
+    size_t need = b->len + tf__example__get_packed_size(&e) + FOOTER;
     if (b->cap < need) {
         b->data = hr_xrealloc(b->data, need);
         b->cap = need;
     }
     b->len += tf__example__pack(&e, (uint8_t *)b->data + b->len);
+
+    size_t behind =
+        bytes[0].len; /* the image stands at the end of the first entry; each other one takes its */
+    for (int i = 1; i < KEYS; i++) /* bytes, at most 127, and two more */
+        behind += 2 + tf__feature_entry__get_packed_size(&entries[i]);
+    return b->len - behind;
 }

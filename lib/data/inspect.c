@@ -11,29 +11,45 @@
 
 /* ---- verifying ----------------------------------------------------------------------------------------- */
 
+void hr_scan_start(hr_scan *s)
+{
+    *s = (hr_scan){.sha = hr_sha256_new()};
+}
+
+void hr_scan_end(hr_scan *s)
+{
+    hr_dataset_digest_end(s->sha, s->labels, s->n, s->c, s->h, s->w, s->digest);
+    s->sha = NULL;
+}
+
 void hr_scan_release(hr_scan *s)
 {
+    if (s->sha)
+        hr_scan_end(s);
     free(s->labels);
     *s = (hr_scan){0};
 }
 
-static int add_label(hr_scan *s, const hr_tfrec_reader *r, int64_t label, hr_err *err)
+void hr_scan_add(hr_scan *s, const hr_example *ex, size_t bytes)
 {
-    if (label < 0 || label >= MAX_CLASSES)
-        return hr_tfrec_fail(r, err, HR_ESHAPE, "label %lld is outside 0..%d", (long long)label,
-                             MAX_CLASSES - 1);
-    if (s->n == UINT32_MAX)
-        return hr_tfrec_fail(r, err, HR_EFORMAT, "more than %u images", UINT32_MAX);
+    if (s->n == 0) {
+        s->c = ex->c;
+        s->h = ex->h;
+        s->w = ex->w;
+    }
+    s->one_shape = s->n == 0 || (s->one_shape && ex->c == s->c && ex->h == s->h && ex->w == s->w);
+    s->encoded += ex->encoded;
+    s->bytes += bytes;
+    hr_sha256_add(s->sha, ex->image, (size_t)ex->c * (size_t)ex->h * (size_t)ex->w);
     if ((s->n & (s->n - 1)) == 0) /* full at every power of two */
         s->labels = hr_xrealloc(s->labels, (s->n ? 2 * (size_t)s->n : 1) * sizeof *s->labels);
-    s->labels[s->n++] = (int32_t)label;
-    s->classes = label >= s->classes ? (int)label + 1 : s->classes;
-    return HR_OK;
+    s->labels[s->n++] = (int32_t)ex->label;
+    s->classes = ex->label >= s->classes ? (int)ex->label + 1 : s->classes;
 }
 
-static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *sha, uint32_t *own,
-                     hr_err *err)
+int hr_scan_file(hr_scan *s, const char *path, uint32_t *own, hr_err *err)
 {
+    hr_arena arena = {0};
     hr_tfrec_reader *r;
     const uint8_t *data;
     size_t n;
@@ -45,41 +61,20 @@ static int scan_file(hr_scan *s, const char *path, hr_arena *arena, hr_sha256 *s
     while (rc == HR_OK && (rc = hr_tfrec_next(r, &data, &n, err)) == HR_OK && data) {
         hr_example ex;
         hr_err why = HR_ERR_INIT;
-        if ((rc = hr_example_unpack(arena, data, n, 0, 0, &ex, &why))) {
+        if ((rc = hr_example_unpack(&arena, data, n, 0, 0, &ex, &why)))
             rc = hr_tfrec_fail(r, err, rc, "%s", why.msg);
-            break;
-        }
-        if (s->n == 0) {
-            s->c = ex.c;
-            s->h = ex.h;
-            s->w = ex.w;
-        }
-        s->one_shape = s->n == 0 || (s->one_shape && ex.c == s->c && ex.h == s->h && ex.w == s->w);
-        s->encoded += ex.encoded;
-        s->bytes += n;
-        size_t image = (size_t)ex.c * (size_t)ex.h * (size_t)ex.w;
-        hr_sha256_add(sha, ex.image, image);
-
-        rc = add_label(s, r, ex.label, err);
+        else if (ex.label < 0 || ex.label >= MAX_CLASSES)
+            rc = hr_tfrec_fail(r, err, HR_ESHAPE, "label %lld is outside 0..%d", (long long)ex.label,
+                               MAX_CLASSES - 1);
+        else if (s->n == UINT32_MAX)
+            rc = hr_tfrec_fail(r, err, HR_EFORMAT, "more than %u images", UINT32_MAX);
+        else
+            hr_scan_add(s, &ex, n);
     }
     hr_tfrec_close(r);
+    hr_arena_release(&arena);
     if (own)
         *own = s->n - first;
-    return rc;
-}
-
-int hr_scan_files(hr_scan *s, const char *const *paths, int n, uint32_t *each, hr_err *err)
-{
-    hr_arena arena = {0};
-    hr_sha256 *sha = hr_sha256_new();
-    int rc = HR_OK;
-    *s = (hr_scan){0};
-    for (int i = 0; i < n && rc == HR_OK; i++)
-        rc = scan_file(s, paths[i], &arena, sha, each ? &each[i] : NULL, err);
-    hr_dataset_digest_end(sha, s->labels, s->n, s->c, s->h, s->w, s->digest);
-    hr_arena_release(&arena);
-    if (rc)
-        hr_scan_release(s);
     return rc;
 }
 
@@ -87,7 +82,9 @@ int hr_tfrec_check(const char *path, FILE *out, hr_err *err)
 {
     hr_scan s;
     bool listed = false;
-    int rc = hr_scan_files(&s, &path, 1, NULL, err);
+    hr_scan_start(&s);
+    int rc = hr_scan_file(&s, path, NULL, err);
+    hr_scan_end(&s);
     if (rc == HR_OK && s.n == 0)
         rc = hr_fail(err, HR_EFORMAT, "%s: holds no images", strcmp(path, "-") ? path : "<stdin>");
     if (rc == HR_OK)

@@ -17,8 +17,9 @@ int hr_tfrec_fail(const hr_tfrec_reader *r, hr_err *err, int code, const char *f
 
 /* Number and offset of the record that hr_tfrec_next returned last. */
 void hr_tfrec_at(const hr_tfrec_reader *r, uint64_t *number, uint64_t *offset);
-/* Append one framed record to b. */
-void hr_tfrec_frame(hr_buf *b, const void *data, size_t n);
+/* Append to the empty b what comes before a record's data; after the data, what comes behind. */
+void hr_tfrec_frame_begin(hr_buf *b);
+void hr_tfrec_frame_end(hr_buf *b);
 /* How many records like the last one can still come, that one counted; 0 when the size of the input is not
  * known (pipes). */
 uint64_t hr_tfrec_expect(const hr_tfrec_reader *r);
@@ -28,11 +29,14 @@ uint64_t hr_tfrec_expect(const hr_tfrec_reader *r);
 
 typedef struct hr_image {
     int c, h, w;
-    uint8_t *pixels;               /* (h, w, c) */
+    uint8_t *pixels;               /* (h, w, c), and HR_IMAGE_SPARE bytes that are no part of it */
     size_t cap;                    /* bytes at pixels, reused for the next image */
     int full_h, full_w, top, left; /* what is here is this part of an image of that size */
 } hr_image;
+enum { HR_IMAGE_SPARE = 16 };
 void hr_image_release(hr_image *im); /* a zeroed one is allowed */
+/* Room for an image of this size; what im held is lost. */
+void hr_image_reserve(hr_image *im, int c, int h, int w);
 /* "JPEG" or "PNG" when the bytes begin like one, else NULL. */
 const char *hr_image_kind(const uint8_t *p, size_t n);
 /* Decode into im: with rgb to 3 channels, else to those that the image has. Returns 0, or HR_EFORMAT with
@@ -41,6 +45,11 @@ HR_MUST_CHECK int hr_image_decode(const uint8_t *bytes, size_t n, bool rgb, hr_i
 /* Decode what is needed of an image for hr_image_fit, as RGB, into scratch, and do that. */
 HR_MUST_CHECK int hr_image_decode_fit(const uint8_t *bytes, size_t n, int h, int w, hr_image *scratch,
                                       hr_image *out, hr_err *why);
+
+/* ---- scale.c ------------------------------------------------------------------------------------------- */
+
+/* Which rows top..bottom-1 and columns left..right-1 of an image of ih x iw does hr_image_fit look at? */
+void hr_image_window(int ih, int iw, int h, int w, int *top, int *bottom, int *left, int *right);
 /* Scale im so that its short side has 256/224 of the smaller of h and w, and cut the middle h x w out, into
  * *out. */
 void hr_image_fit(const hr_image *im, int h, int w, hr_image *out);
@@ -69,8 +78,8 @@ void hr_arena_release(hr_arena *a);
  * *why (768 bytes) telling what is wrong with the record. */
 HR_MUST_CHECK int hr_example_unpack(hr_arena *a, const uint8_t *data, size_t n, int h, int w, hr_example *ex,
                                     hr_err *why);
-/* Append the serialized Example to b. */
-void hr_example_pack(const hr_example *ex, hr_buf *b);
+/* Append the serialized Example to b. Returns where in b its pixels begin. */
+size_t hr_example_pack(const hr_example *ex, hr_buf *b);
 
 /* ---- dataset.c ----------------------------------------------------------------------------------------- */
 
@@ -97,13 +106,18 @@ typedef struct hr_scan {
     bool one_shape;      /* all have that shape */
     int classes;         /* 1 + the largest label */
     int32_t *labels;     /* (n) */
-    char digest[65];     /* what hr_dataset.digest would be, when all have one shape */
+    char digest[65];     /* what hr_dataset.digest would be, when all have one shape; after the end */
+    hr_sha256 *sha;      /* until the end */
 } hr_scan;
-/* Read n files, one after the other, as one data set; keep no image. each[0..n), if not NULL,
- * gets the number of images in every file. Returns what hr_dataset_load returns, but for images of different
- * shapes, which are no error here. */
-HR_MUST_CHECK int hr_scan_files(hr_scan *s, const char *const *paths, int n, uint32_t *each, hr_err *err);
-void hr_scan_release(hr_scan *s);
+/* Images of one data set come one after the other, of which none is kept: start, any number of images or
+ * files, end, release. */
+void hr_scan_start(hr_scan *s);
+void hr_scan_add(hr_scan *s, const hr_example *ex, size_t bytes); /* bytes: of the record's data */
+/* The images of a file; *own (may be NULL) gets their number. Returns what hr_dataset_load returns, but for
+ * images of different shapes, which are no error here. */
+HR_MUST_CHECK int hr_scan_file(hr_scan *s, const char *path, uint32_t *own, hr_err *err);
+void hr_scan_end(hr_scan *s);
+void hr_scan_release(hr_scan *s); /* a zeroed one is allowed */
 
 /* ---- manifest.c ---------------------------------------------------------------------------------------- */
 
@@ -170,6 +184,7 @@ typedef struct hr_blob {
     int label;     /* class number */
     hr_buf file;   /* the JPEG or PNG file */
     hr_buf record; /* a framed tfrecord record; empty when the image is damaged */
+    size_t pixels; /* where they begin in it */
     hr_err why;    /* in which way */
 } hr_blob;
 typedef struct hr_blobs {

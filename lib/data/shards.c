@@ -17,11 +17,13 @@
  * images, so that there is no third copy of them. Within a shard images stand by class and name. A damaged
  * image is left out and listed in the manifest; more of them than were allowed are an error.
  *
- * At the end everything is read back, for the digests in the manifest. */
+ * The digests in the manifest are made while records are written; of shards that an earlier run has written,
+ * by reading them. */
 #include "data/internal.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <malloc.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +35,6 @@ static const char *const part_names[PARTS] = {"test", "holdout", "rest"};
 /* Memory of one thread. */
 typedef struct scratch {
     hr_image decoded, fitted;
-    hr_buf example;
 } scratch;
 
 typedef struct shards {
@@ -42,9 +43,11 @@ typedef struct shards {
     hr_job *job;
     int n[PARTS], classes; /* shards of each part */
     uint32_t tests;
-    hr_out *out[PARTS]; /* the shard being written, or NULL */
-    json_t *bad;        /* [{"image", "why"}] */
-    scratch *scratch;   /* one for each thread */
+    hr_out *out[PARTS];    /* the shard being written, or NULL */
+    hr_scan all[PARTS];    /* what was written so far */
+    uint32_t *each[PARTS]; /* images in every shard */
+    json_t *bad;           /* [{"image", "why"}] */
+    scratch *scratch;      /* one for each thread */
 } shards;
 
 /* ---- units -----------------------------------------------------------------------------------------------
@@ -90,9 +93,9 @@ static void encode(hr_blob *b, int side, scratch *m)
 
     hr_example ex = {
         .image = m->fitted.pixels, .c = m->fitted.c, .h = m->fitted.h, .w = m->fitted.w, .label = b->label};
-    m->example.len = 0;
-    hr_example_pack(&ex, &m->example);
-    hr_tfrec_frame(&b->record, m->example.data, m->example.len);
+    hr_tfrec_frame_begin(&b->record);
+    b->pixels = hr_example_pack(&ex, &b->record);
+    hr_tfrec_frame_end(&b->record);
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------
@@ -112,8 +115,17 @@ static int write_record(shards *s, int part, int shard, const hr_blob *b, hr_err
         if (rc)
             return rc;
     }
-    if (b && fwrite(b->record.data, 1, b->record.len, hr_out_file(s->out[part])) != b->record.len)
+    if (!b)
+        return HR_OK;
+    if (fwrite(b->record.data, 1, b->record.len, hr_out_file(s->out[part])) != b->record.len)
         return hr_fail(err, HR_EIO, "%s: writing: %s", hr_out_name(s->out[part]), strerror(errno));
+    hr_example ex = {.image = (const uint8_t *)b->record.data + b->pixels,
+                     .c = 3,
+                     .h = s->args->side,
+                     .w = s->args->side,
+                     .label = b->label};
+    hr_scan_add(&s->all[part], &ex, b->record.len);
+    s->each[part][shard]++;
     return HR_OK;
 }
 
@@ -233,30 +245,18 @@ static int run_units(shards *s, int from, hr_err *err)
 /* ---- the end ---------------------------------------------------------------------------------------------
  */
 
-/* Read a part back: its entry in the manifest, or NULL. */
-static json_t *read_back(const shards *s, int part, uint32_t *images, hr_err *err)
+/* The entry of a part in the manifest. */
+static json_t *describe(shards *s, int part)
 {
-    int n = s->n[part];
-    char **paths = hr_xcalloc((size_t)n, sizeof *paths);
-    hr_scan all = {0};
-    uint32_t *each = hr_xcalloc((size_t)n, sizeof *each);
-    for (int i = 0; i < n; i++)
-        paths[i] = shard_path(s, part, i);
-    json_t *entry = NULL;
-    if (hr_scan_files(&all, (const char *const *)paths, n, each, err) == HR_OK) {
-        json_t *list = json_array();
-        for (int i = 0; i < n; i++)
-            json_array_append_new(list, json_pack("{s:s, s:I}", "file", strrchr(paths[i], '/') + 1, "images",
-                                                  (json_int_t)each[i]));
-        entry = hr_manifest_sharded(part_names[part], &all, s->classes, list);
-        *images = all.n;
+    json_t *list = json_array();
+    for (int i = 0; i < s->n[part]; i++) {
+        char *path = shard_path(s, part, i);
+        json_array_append_new(list, json_pack("{s:s, s:I}", "file", strrchr(path, '/') + 1, "images",
+                                              (json_int_t)s->each[part][i]));
+        free(path);
     }
-    for (int i = 0; i < n; i++)
-        free(paths[i]);
-    free(paths);
-    free(each);
-    hr_scan_release(&all);
-    return entry;
+    hr_scan_end(&s->all[part]);
+    return hr_manifest_sharded(part_names[part], &s->all[part], s->classes, list);
 }
 
 /* Files of an earlier conversion with other shards, or none, would be read in place of ours. */
@@ -282,19 +282,9 @@ static void remove_others(const shards *s)
 
 static int finish(shards *s, const char *title, const json_t *history, hr_convert_counts *counts, hr_err *err)
 {
-    json_t *entry[PARTS] = {NULL}, *splits = json_object();
-    hr_err why[PARTS] = {HR_ERR_INIT, HR_ERR_INIT, HR_ERR_INIT};
-    uint32_t images[PARTS] = {0};
-    int rc = HR_OK;
-#pragma omp parallel for schedule(dynamic, 1)
+    json_t *splits = json_object();
     for (int i = 0; i < PARTS; i++)
-        entry[i] = read_back(s, i, &images[i], &why[i]);
-    for (int i = 0; i < PARTS; i++) {
-        if (entry[i])
-            json_object_set_new(splits, part_names[i], entry[i]);
-        else if (rc == HR_OK)
-            rc = hr_fail(err, why[i].code, "%s", why[i].msg);
-    }
+        json_object_set_new(splits, part_names[i], describe(s, i));
     hr_dataset shape = {.c = 3, .h = s->args->side, .w = s->args->side, .classes = s->classes};
     json_t *manifest = hr_manifest_new(title, &shape, splits, history);
     json_object_set_new(
@@ -302,16 +292,14 @@ static int finish(shards *s, const char *title, const json_t *history, hr_conver
         json_pack("{s:[f,f,f], s:[f,f,f]}", "mean", 0.485, 0.456, 0.406, "std", 0.229, 0.224, 0.225));
     if (json_array_size(s->bad))
         json_object_set(manifest, "damaged", s->bad);
-    if (rc == HR_OK) {
-        remove_others(s);
-        hr_json_write(manifest, hr_job_out(s->job), 2);
-        rc = hr_job_commit(s->job, err);
-        s->job = NULL;
-    }
+    remove_others(s);
+    hr_json_write(manifest, hr_job_out(s->job), 2);
+    int rc = hr_job_commit(s->job, err);
+    s->job = NULL;
     json_decref(manifest);
-    *counts = (hr_convert_counts){.test = images[TEST],
-                                  .holdout = images[HOLDOUT],
-                                  .rest = images[REST],
+    *counts = (hr_convert_counts){.test = s->all[TEST].n,
+                                  .holdout = s->all[HOLDOUT].n,
+                                  .rest = s->all[REST].n,
                                   .classes = s->classes,
                                   .damaged = (uint32_t)json_array_size(s->bad)};
     return rc;
@@ -338,7 +326,26 @@ static int begin(shards *s, uint32_t n_classes, uint32_t n_tests, json_t *histor
                        s->classes, s->tests, n_classes, n_tests);
     s->n[TEST] = s->tests < (uint32_t)a->shards ? (int)s->tests : a->shards;
     s->n[HOLDOUT] = s->n[REST] = min(a->shards, s->classes);
+    for (int i = 0; i < PARTS; i++) {
+        hr_scan_start(&s->all[i]);
+        s->each[i] = hr_xcalloc((size_t)s->n[i], sizeof *s->each[i]);
+    }
     return hr_imagenet_inputs(s->in, history, !a->unverified, err);
+}
+
+/* Read what an earlier run has written before this unit. */
+static int read_back(shards *s, int unit, hr_err *err)
+{
+    int class = unit - s->n[TEST], rc = HR_OK;
+    for (int part = 0; part < PARTS; part++) {
+        int done = part == TEST ? min(unit, s->n[TEST]) : class > 0 ? shard_of(s, class - 1) + 1 : 0;
+        for (int k = 0; k < done && rc == HR_OK; k++) {
+            char *path = shard_path(s, part, k);
+            rc = hr_scan_file(&s->all[part], path, &s->each[part][k], err);
+            free(path);
+        }
+    }
+    return rc;
 }
 
 /* Take the job up where it is; *unit is the first one to do. */
@@ -357,6 +364,7 @@ static int take_up(shards *s, const json_t *history, int *unit, hr_err *err)
         else {
             *unit = (int)done;
             json_array_extend(s->bad, bad);
+            rc = read_back(s, *unit, err);
         }
         json_decref(at);
     } else if (rc == HR_OK && unlink(path) && errno != ENOENT) {
@@ -370,6 +378,9 @@ int hr_convert_shards(const hr_convert_args *args, const char *title, uint32_t n
                       json_t *history, hr_convert_counts *counts, hr_err *err)
 {
     shards s = {.args = args, .bad = json_array()};
+    /* Records of one unit take the memory of those before: else the kernel clears 150 kB for every image. */
+    mallopt(M_MMAP_THRESHOLD, 16 << 20);
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
     int threads = omp_get_max_threads(), unit = 0;
     s.scratch = hr_xcalloc((size_t)threads, sizeof *s.scratch);
     bool made = access(args->output, F_OK) != 0;
@@ -383,15 +394,17 @@ int hr_convert_shards(const hr_convert_args *args, const char *title, uint32_t n
         rc = run_units(&s, unit, err);
     if (rc == HR_OK)
         rc = finish(&s, title, history, counts, err);
-    for (int i = 0; i < PARTS; i++)
+    for (int i = 0; i < PARTS; i++) {
         hr_out_abort(s.out[i]);
+        hr_scan_release(&s.all[i]);
+        free(s.each[i]);
+    }
     hr_job_abort(s.job);
     if (rc && began && made)
         (void)!rmdir(args->output); /* which fails where shards are done already */
     for (int i = 0; i < threads; i++) {
         hr_image_release(&s.scratch[i].decoded);
         hr_image_release(&s.scratch[i].fitted);
-        hr_buf_release(&s.scratch[i].example);
     }
     free(s.scratch);
     json_decref(s.bad);

@@ -226,12 +226,15 @@ static void frame(uint8_t head[HEADER], uint8_t foot[FOOTER], const void *data, 
     store_le(foot, 4, mask(hr_crc32c(0, data, n)));
 }
 
-void hr_tfrec_frame(hr_buf *b, const void *data, size_t n)
+void hr_tfrec_frame_begin(hr_buf *b)
 {
-    uint8_t head[HEADER], foot[FOOTER];
-    frame(head, foot, data, n);
-    hr_buf_add(b, head, HEADER);
-    hr_buf_add(b, data, n);
+    hr_buf_add(b, (char[HEADER]){0}, HEADER);
+}
+
+void hr_tfrec_frame_end(hr_buf *b)
+{
+    uint8_t foot[FOOTER];
+    frame((uint8_t *)b->data, foot, b->data + HEADER, b->len - HEADER);
     hr_buf_add(b, foot, FOOTER);
 }
 
