@@ -151,7 +151,10 @@ PY
         sleep 0.02
     done
     kill -TERM $pid
-    timeout 20 cat content >"$image"
+    # it waits at the FIFO, or has ended before it came there
+    until dd if=content of="$image" oflag=nonblock status=none 2>/dev/null || ! kill -0 $pid 2>/dev/null; do
+        sleep 0.02
+    done
     local status=0
     wait $pid || status=$?
     assert_equal "$status" 75
