@@ -148,13 +148,24 @@ status: ## which stages are done, stale, interrupted, failed, running, missing, 
 		log=; [ $$state = done ] || [ ! -e $$stage.log ] || log="  (log: $$stage.log)"; \
 		printf '%-11s %s%s\n' "$$state" "$$stage" "$$log"; done
 
-tables: all ## one table per data set and network, of all results there are
-	@set -e; for net in $(RUNS)/*/*/pretrain.nn; do \
-		[ -e "$$net" ] || { echo "no results under $(RUNS) yet" >&2; break; }; \
+# Published raw sheets to compare with (summarize --published), if any; logs of the published programs (--legacy).
+PUBLISHED ?=
+LEGACY ?=
+COMPARE = summarize --compare -a published $(if $(PUBLISHED),--published '$(PUBLISHED)') $(if $(LEGACY),--legacy '$(LEGACY)')
+
+tables: all ## one table per data set and network, and the paper's tables, of all results there are
+	@set -e; some=; for net in $(RUNS)/*/*/pretrain.nn; do \
+		[ -e "$$net" ] || break; \
 		dir=$${net%/pretrain.nn}; \
 		find "$$dir" -name eval.json | LC_ALL=C sort | xargs -r summarize --csv "$$dir/table.csv" \
-			--latex "$$dir/table.tex" -o "$$dir/table.txt"; \
-		if [ -e "$$dir/table.txt" ]; then echo "$$dir/table.{txt,csv,tex}"; cat "$$dir/table.txt"; fi; done
+			--latex "$$dir/table.tex" --xlsx "$$dir/table.xlsx" -o "$$dir/table.txt"; \
+		if [ -e "$$dir/table.txt" ]; then some=yes; echo "$$dir/table.{txt,csv,tex,xlsx}"; cat "$$dir/table.txt"; fi; \
+	done; \
+	if [ "$$some$(LEGACY)" ]; then mkdir -p '$(RUNS)'; \
+		ls -d $(RUNS)/*/*/*-*/*/*/seed-*/eval.json 2>/dev/null | LC_ALL=C sort | xargs $(COMPARE) --csv $(RUNS)/compare.csv \
+			--latex $(RUNS)/compare.tex --xlsx $(RUNS)/compare.xlsx -o $(RUNS)/compare.txt; \
+		echo "$(RUNS)/compare.{txt,csv,tex,xlsx}"; cat $(RUNS)/compare.txt; \
+	else echo "no results under $(RUNS) yet" >&2; fi
 
 plots: all ## one plot per data set, network and budget, of all strategies there are
 	@set -e; for dir in $(RUNS)/*/*/*-*/; do \
@@ -168,4 +179,11 @@ publish-strategies: all ## add the searched strategies to strategies/DATA.json, 
 		flock '$(STRATEGIES)' ddpg-search --publish '$(STRATEGIES)'/"$$data".json "$$@"; \
 		echo "$$# strategies: $(STRATEGIES)/$$data.json"; done
 
-.PHONY: status tables plots publish-strategies
+verify: all ## check all digests: of stages' inputs, and of what the products' histories name
+	@set -e; changed=$$(EVERY=yes pipelines/stale $(foreach s,$(STAGES),$s: $(inputs.$s))); \
+	for stage in $$changed; do echo "$$stage: was made from other inputs than those that are there"; done; \
+	set --; for dir in $(RUNS) $(DATA)/*/; do [ ! -d "$$dir" ] || set -- "$$@" "$$dir"; done; \
+	[ "$$#" -gt 0 ] || { echo "nothing under $(RUNS) and $(DATA) yet" >&2; exit; }; \
+	summarize --verify "$$@"; [ -z "$$changed" ]
+
+.PHONY: status tables plots verify publish-strategies

@@ -344,11 +344,11 @@ static json_t *history_of(const char *net_digest, const json_t *net_history, con
     json_object_set_new(told, "reset-noise", json_boolean(a.reset_noise));
     if (*net_digest)
         hr_history_input(h, "model", net_digest, net_history);
-    hr_history_input(h, "data", train->digest, NULL);
+    hr_history_input(h, "data", train->whole, NULL);
     if (extra->n)
-        hr_history_input(h, "extra", extra->digest, NULL);
+        hr_history_input(h, "extra", extra->whole, NULL);
     if (a.selection == SELECT_BEST)
-        hr_history_input(h, "selection", probe->digest, NULL);
+        hr_history_input(h, "selection", probe->whole, NULL);
     return h;
 }
 

@@ -309,7 +309,7 @@ static int run(hr_wall *w, const hr_commands *commands, const double *rates, jso
     if (rc)
         return rc;
     hr_evaluator ev = hr_pool_evaluator(pool);
-    hr_history_input(record, "evaluator", ev.digest, NULL);
+    hr_history_input(record, "evaluator", ev.digest, ev.history);
     hr_progress_start(&view.bar, "search", (double)(warmup + episodes));
     rc = hr_search_run(w, &o, job, &ev, on_episode, &view, best, err);
     hr_progress_end(&view.bar);

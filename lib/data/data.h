@@ -26,6 +26,9 @@ HR_MUST_CHECK int hr_tfrec_write(FILE *fp, const char *name, const void *data, s
  * shape, labels, digest, and whether the manifest beside it agrees (without one, nobody notices a file cut
  * between two records). Returns what hr_dataset_load returns. */
 HR_MUST_CHECK int hr_tfrec_check(const char *path, FILE *out, hr_err *err);
+/* The data-set digest of files that are one split, record by record: as hr_dataset_load's, without taking the
+ * images into memory. Returns what hr_dataset_load returns. */
+HR_MUST_CHECK int hr_tfrec_digest(const char *const *paths, int n, char digest[65], hr_err *err);
 /* Write each record, a tf.train.Example of any kind, as one line of JSON: {"record", "offset", "bytes",
  * "features"}. A feature is an array of numbers or strings; {"bytes", "begins", "sha256"} stands for bytes
  * that are no short text. */
@@ -40,6 +43,8 @@ typedef struct hr_dataset {
     int32_t *labels;      /* (n), 0 <= label < classes */
     uint32_t *index;      /* (n) place of each image in the file: keys its noise, survives subsetting */
     char digest[65];      /* SHA-256 over pixels, labels and shape (not over classes and index) */
+    char whole[65];       /* that of the file's whole data set, which this may be a part of: what a history
+                             names, so that it leads on to the manifest */
 } hr_dataset;
 
 /* Read all of a tfrecord file, gzipped or not (or "-", or several shards NAME-00000-of-00004.tfrecord given

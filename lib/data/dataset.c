@@ -48,6 +48,8 @@ static void finish_digest(hr_dataset *ds, hr_sha256 *sha, size_t seen)
     if (ds->n) /* else there is no pixel to point at */
         hr_sha256_add(sha, ds->pixels + seen, ds->n * hr_dataset_image_bytes(ds) - seen);
     hr_dataset_digest_end(sha, ds->labels, ds->n, ds->c, ds->h, ds->w, ds->digest);
+    if (!*ds->whole)
+        memcpy(ds->whole, ds->digest, sizeof ds->whole);
 }
 
 void hr_dataset_digest(hr_dataset *ds)
@@ -283,6 +285,7 @@ void hr_dataset_pick(const hr_dataset *ds, const uint32_t *rows, uint32_t n, hr_
         out->labels[i] = ds->labels[rows[i]];
         out->index[i] = ds->index[rows[i]];
     }
+    memcpy(out->whole, ds->whole, sizeof out->whole);
     hr_dataset_digest(out);
 }
 

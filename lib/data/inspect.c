@@ -78,6 +78,19 @@ int hr_scan_file(hr_scan *s, const char *path, uint32_t *own, hr_err *err)
     return rc;
 }
 
+int hr_tfrec_digest(const char *const *paths, int n, char digest[65], hr_err *err)
+{
+    hr_scan s;
+    int rc = HR_OK;
+    hr_scan_start(&s);
+    for (int i = 0; i < n && rc == HR_OK; i++)
+        rc = hr_scan_file(&s, paths[i], NULL, err);
+    hr_scan_end(&s);
+    memcpy(digest, s.digest, sizeof s.digest);
+    hr_scan_release(&s);
+    return rc;
+}
+
 int hr_tfrec_check(const char *path, FILE *out, hr_err *err)
 {
     hr_scan s;

@@ -126,6 +126,7 @@ static void record_release(hr_record *r)
     free(r->strategy);
     free(r->data);
     free(r->data_digest);
+    free(r->method);
     for (size_t i = 0; i < r->nresults; i++)
         result_release(&r->results[i]);
     free(r->results);
@@ -289,14 +290,16 @@ void hr_records_compare(const hr_records *rs, hr_warning *warn, void *user)
 {
     for (size_t i = 1; i < rs->n; i++) {
         const hr_record *a = &rs->r[0], *b = &rs->r[i];
-        if (strcmp(a->data, b->data) == 0 && strcmp(a->data_digest, b->data_digest) != 0)
+        if (*a->data_digest && *b->data_digest && strcmp(a->data, b->data) == 0 &&
+            strcmp(a->data_digest, b->data_digest) != 0)
             doubt(warn, user, "%s: measured on other images of %s than %s", b->where, b->data, a->where);
         for (size_t k = 0; k < b->nresults; k++) {
             const hr_result *y = &b->results[k], *x = find_result(a, y->name);
             if (x && x->l2 != y->l2)
                 doubt(warn, user, "%s: %s in another norm than %s", b->where, y->name, a->where);
-            else if (x && (x->eps != y->eps || x->step != y->step || x->steps != y->steps ||
-                           x->restarts != y->restarts || x->images != y->images))
+            else if (x && x->images && y->images &&
+                     (x->eps != y->eps || x->step != y->step || x->steps != y->steps ||
+                      x->restarts != y->restarts || x->images != y->images))
                 doubt(warn, user,
                       "%s: %s with eps %g, step %g, %lld steps, %lld images; %s with %g, %g, %lld, %lld",
                       b->where, y->name, y->eps, y->step, (long long)y->steps, (long long)y->images, a->where,

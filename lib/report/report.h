@@ -23,9 +23,9 @@ typedef struct hr_result {
     double eps, step;
     int64_t steps,
         restarts; /* eps, step, steps and restarts are 0 for clean; step where an attack has none */
-    int64_t images, correct;
-    double accuracy; /* 100 * correct / images */
-    double balanced; /* mean over the classes present of the per-class accuracy */
+    int64_t images, correct; /* 0 where a legacy log does not tell */
+    double accuracy;         /* 100 * correct / images */
+    double balanced;         /* mean over the classes present of the per-class accuracy */
 } hr_result;
 
 typedef struct hr_record {
@@ -40,6 +40,7 @@ typedef struct hr_record {
     int64_t data_images;
     hr_result *results;
     size_t nresults;
+    char *method;    /* "hydra" or "radmm" where a legacy log tells; NULL: the history does */
     json_t *history; /* borrowed from nobody: a reference of its own, or NULL */
 } hr_record;
 
@@ -64,11 +65,35 @@ HR_MUST_CHECK int hr_records_read(hr_records *rs, const char *path, hr_warning *
 void hr_records_compare(const hr_records *rs, hr_warning *warn, void *user);
 void hr_records_release(hr_records *rs);
 
+/* Append what HERACLES's evaluation logs say: path is a log of HYDRA's or R-ADMM's evaluators, or a directory
+ * that is searched for *.log, as gen_summary.sh did (legacy.c). One record per log that holds accuracies; of
+ * accuracies and balanced ones a log has only one, the other is NAN, as are density and budgets; params,
+ * images and correct are 0. Warned about: a log that does not say which network it is of, an attack measured
+ * twice (the last one counts). HR_EIO; HR_EFORMAT: no accuracies at all, or a number that is none. */
+HR_MUST_CHECK int hr_legacy_read(hr_records *rs, const char *path, hr_warning *warn, void *user, hr_err *err);
+
+enum hr_kind { HR_KIND_UNIFORM, HR_KIND_SEARCHED, HR_KIND_OTHER };
+/* What the paper's tables count a strategy as: ours are called uniform:K and search-N, those published
+ * 010_uni and 010_0; erk:K, random-N, 010_lamp and 05_0_all are neither. */
+enum hr_kind hr_kind_of(const char *strategy);
+
 /* Print a history (base.h) as an indented tree, newest first: role and digest, tool, version, options. */
 void hr_history_print(const json_t *history, FILE *out);
-/* Print every history found in a file of ours that holds JSON: records, strategies, layer tables. Returns 0,
- * HR_EIO, or HR_EFORMAT (not JSON, no history in it). */
-HR_MUST_CHECK int hr_history_show(const char *path, FILE *out, hr_err *err);
+/* Print every history found in a file of ours that holds JSON: records, strategies, layer tables. origins:
+ * what is known of data (hr_origins_add), or NULL. Returns 0, HR_EIO, or HR_EFORMAT (not JSON, no history in
+ * it). */
+HR_MUST_CHECK int hr_history_show(const char *path, const json_t *origins, FILE *out, hr_err *err);
+/* Learn from a manifest.json where data came from, so that histories go on from a data set's digest to the
+ * archives: origins, an object, receives {digest: {"name", "history"}} for every split. HR_EIO, HR_EFORMAT.
+ */
+HR_MUST_CHECK int hr_origins_add(json_t *origins, const char *manifest, hr_err *err);
+/* Print the numbers and histories of the records that a cell is made of. words, separated by commas, must all
+ * name the record or its attack: data set, architecture, "dense", "weight", "channel", method, rate, label,
+ * strategy, "uniform", "searched", "pgd20", ... HR_EINVAL: there is none. */
+HR_MUST_CHECK int hr_history_cell(const hr_records *rs, const char *words, const json_t *origins, FILE *out,
+                                  hr_err *err);
+/* The method that a history shows, by the stage in it: prune is "hydra", admm "radmm"; else "". */
+const char *hr_history_method(const json_t *history);
 
 /* Read a file of JSON values, one behind the other, at most 64 MiB: calls each(value, where, user, err) for
  * every one; where names file and line, value is borrowed. Stops at the first error that each returns. */
@@ -80,10 +105,20 @@ HR_MUST_CHECK int hr_json_lines(const char *path, hr_json_each *each, void *user
  * to have; 0: nothing is claimed. Returns how many lines there were. */
 int hr_lint(const hr_records *rs, int claim, hr_warning *found, void *user);
 
+/* Check the digests of everything below some directories (verify.c): calls found with one line for each that
+ * is not what it should be. Returns 0 also when something was found; HR_EIO. */
+typedef struct hr_verified {
+    int products, splits, digests,
+        findings; /* looked at: files with a history, parts of data sets, digests */
+} hr_verified;
+HR_MUST_CHECK int hr_verify(char **dirs, int n, hr_warning *found, void *user, hr_verified *count,
+                            hr_err *err);
+
 /* ---- tables ------------------------------------------------------------------------------------------ */
 
-enum hr_accuracy { HR_ACC_STANDARD, HR_ACC_BALANCED, HR_ACC_BOTH };
-extern const char *const hr_accuracy_names[4]; /* "standard", "balanced", "both", NULL */
+/* published, for hr_paper_add_records: balanced for SVHN, standard for the others */
+enum hr_accuracy { HR_ACC_STANDARD, HR_ACC_BALANCED, HR_ACC_BOTH, HR_ACC_PUBLISHED };
+extern const char *const hr_accuracy_names[5]; /* "standard", "balanced", "both", "published", NULL */
 enum hr_table_format { HR_TABLE_TEXT, HR_TABLE_CSV, HR_TABLE_LATEX };
 extern const char *const hr_table_format_names[4]; /* "text", "csv", "latex", NULL */
 
@@ -103,12 +138,17 @@ void hr_paper_free(hr_paper *p);
  */
 HR_MUST_CHECK int hr_paper_add_records(hr_paper *p, const hr_records *rs, enum hr_accuracy acc,
                                        hr_warning *warn, void *user, hr_err *err);
-/* Add the rows of a published raw sheet in CSV, whose name tells the data set and, unless it has a column
- * preg, the kind of pruning. Warns of means and deviations that are not those of the runs, of collapsed
- * networks, and of PGD-20 doing less than FGSM or PGD-10. HR_EIO, HR_EINVAL (the name), HR_EFORMAT (a cell
- * that is no accuracy, a missing column). */
+/* Show beside each row of p what `published` (moved) has in the row of that name. */
+void hr_paper_publish(hr_paper *p, hr_paper *published);
+/* Add the rows of a published raw sheet, a CSV file or a spreadsheet (.xls, .xlsx, which ssconvert reads),
+ * whose name tells the data set and, unless it has a column preg, the kind of pruning. Warns of means and
+ * deviations that are not those of the runs, of collapsed networks, and of PGD-20 doing less than FGSM or
+ * PGD-10. HR_EIO, HR_EINVAL (the name), HR_EFORMAT (a cell that is no accuracy, a missing column). */
 HR_MUST_CHECK int hr_paper_add_sheet(hr_paper *p, const char *path, hr_warning *warn, void *user,
                                      hr_err *err);
+/* The same with every sheet of a directory; of a sheet that is there twice the CSV is taken. */
+HR_MUST_CHECK int hr_paper_add_sheets(hr_paper *p, const char *dir, hr_warning *warn, void *user,
+                                      hr_err *err);
 /* Text for a terminal, CSV (RFC 4180) with unrounded numbers, or a tabular for booktabs. */
 void hr_paper_write(const hr_paper *p, enum hr_table_format format, FILE *out);
 

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <wchar.h>
 
-const char *const hr_accuracy_names[4] = {"standard", "balanced", "both", NULL};
+const char *const hr_accuracy_names[5] = {"standard", "balanced", "both", "published", NULL};
 const char *const hr_table_format_names[4] = {"text", "csv", "latex", NULL};
 
 enum what {
@@ -224,7 +224,7 @@ static double value(const hr_record *r, const struct column *c)
         return NAN;
     switch (c->what) {
     case PARAMS:
-        return (double)r->params;
+        return r->params ? (double)r->params : NAN;
     case RATE:
         return r->pruned ? r->rate : NAN;
     case DENSITY:
@@ -240,7 +240,7 @@ static double value(const hr_record *r, const struct column *c)
     case BALANCED:
         return a->balanced;
     case IMAGES:
-        return (double)a->images;
+        return a->images ? (double)a->images : NAN;
     default:
         return NAN;
     }
@@ -331,8 +331,10 @@ static void write_notes(const hr_records *rs, const char *start, FILE *out)
         const hr_result *a = attacks[i];
         char *title = attack_title(a->name);
         fprintf(out, "%s%s: ", start, title);
-        if (same_images(rs, a))
+        if (same_images(rs, a) && a->images)
             fprintf(out, "%lld images", (long long)a->images);
+        else if (same_images(rs, a))
+            fputs("an unknown number of images", out);
         else
             fputs("different numbers of images", out);
         if (a->steps > 0)
@@ -349,8 +351,10 @@ static void write_notes(const hr_records *rs, const char *start, FILE *out)
     free(attacks);
     for (size_t i = 0; i < rs->n; i++)
         for (size_t k = 0; k < rs->r[i].nresults; k++)
-            if (rs->r[i].results[k].images < fewest)
+            if (rs->r[i].results[k].images && rs->r[i].results[k].images < fewest)
                 fewest = rs->r[i].results[k].images;
+    if (fewest == INT64_MAX)
+        return;
     /* Normal approximation at 50 %, where it is widest: 1.96 * sqrt(1/4 / n), in points. */
     fprintf(out, "%sa sample of %lld images has a 95 %% margin of up to %.1f points\n", start,
             (long long)fewest, 98.0 / sqrt((double)fewest));

@@ -2,7 +2,8 @@
  *
  * One JSON object per line. The evaluator speaks first:
  *   {"proto":1,"reg":"weight"|"channel","layers":[{"name":s,"n":count},...],"batches":B,"images":N,"digest":s}
- * with the decision layers in strategy order and their numbers of weights or input channels; then it answers
+ * with the decision layers in strategy order and their numbers of weights or input channels, and may add
+ * "history", which becomes part of the strategy's; then it answers
  *   {"id":i,"kept":[integers],"batches":[a,b]}          ours; b is exclusive
  *   {"id":i,"n":images,"clean":count,"robust":count,...}   its answer
  *   {"id":i,"error":"..."}                              or why not
@@ -269,6 +270,8 @@ static int check_greeting(hr_peer *p, const json_t *j, const char *line, const c
         return nonsense(p, when, "no images", line, err);
     if (!p->digest) /* a second greeting is the same, and the first digest is out there */
         p->digest = hr_xstrdup(digest);
+    if (!p->history && json_is_object(json_object_get(j, "history")))
+        p->history = json_incref(json_object_get(j, "history"));
     return check_layers(p, json_object_get(j, "layers"), when, err);
 }
 
@@ -443,5 +446,6 @@ void hr_peer_kill(hr_peer *p)
     hr_buf_release(&p->request);
     free(p->greeting);
     free(p->digest);
+    json_decref(p->history);
     free(p);
 }

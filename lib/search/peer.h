@@ -16,6 +16,7 @@ typedef struct hr_peer {
     hr_buf in;      /* bytes read and not yet used */
     hr_buf request; /* the last one, to be sent again */
     char *greeting, *digest;
+    json_t *history;            /* of what the answers depend on, or NULL: the greeting need not tell */
     int64_t batches, images, n; /* n: images per answer for all batches, 0 before the first */
     int64_t id;
     bool whole, restarted;

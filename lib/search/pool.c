@@ -186,7 +186,8 @@ hr_evaluator hr_pool_evaluator(hr_pool *pool)
                           .places = pool->n,
                           .batches = p->batches,
                           .images = p->images,
-                          .digest = p->digest};
+                          .digest = p->digest,
+                          .history = p->history};
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------- */

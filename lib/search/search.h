@@ -242,7 +242,8 @@ typedef struct hr_evaluator {
     /* Wait for whichever ends first. */
     int (*end)(void *ctx, int *ticket, hr_score_reply *reply, hr_err *err);
     int64_t batches, images;
-    const char *digest; /* of all that answers depend on; or NULL */
+    const char *digest;    /* of all that answers depend on; or NULL */
+    const json_t *history; /* a history record of the same; or NULL */
 } hr_evaluator;
 
 /* Shell commands, each of which starts an evaluator process. */

@@ -2,7 +2,8 @@
  *
  * One JSON object a line. We speak first:
  *
- *     {"proto":1,"reg":"weight","layers":[{"name":"conv1","n":144},...],"batches":5,"images":500,"digest":...}
+ *     {"proto":1,"reg":"weight","layers":[{"name":"conv1","n":144},...],"batches":5,"images":500,"digest":...,
+ *      "history":{...}}
  *
  * layers are the decisions in strategy order: all layers for weight; for channel those that have an entry of
  * their own, as a tied shortcut takes its block's conv1's kept count (and its own scores). digest is over
@@ -384,6 +385,12 @@ static json_t *greeting(const struct server *s)
     json_object_set_new(j, "batches", json_integer(s->batches));
     json_object_set_new(j, "images", json_integer(s->ds->n));
     json_object_set_new(j, "digest", json_string(hex));
+    json_t *made = hr_history_new(); /* for the strategy's: what it will have been chosen by */
+    hr_history_input(made, "model", o->digest, NULL);
+    hr_history_input(made, "data", s->ds->whole, NULL);
+    if (o->learn)
+        hr_history_input(made, "train", o->learn->whole, NULL);
+    json_object_set_new(j, "history", made);
     return j;
 }
 

@@ -99,6 +99,37 @@ b["pruning"]["budget"]["inout"] = 0.09; b["pruning"]["density"] = b["pruning"]["
     assert_output --partial "search-0: advtrain had the images of D among its inputs"
 }
 
+@test "summarize --lint: the best epoch chosen by the test images, all or some of them; and a strategy so" {
+    load ../fashion
+    fashion . 40 60
+    local o="-q --threads 1 --batch 20 --lr 0.01 --eps 0.1 --step 0.05 --steps 1" only
+    mv test.tfrecord all.tfrecord && mkdir t && mv all.tfrecord t/test.tfrecord
+    for only in 0 20; do # 0: all
+        advtrain $o --stage pretrain --arch resS -d train.tfrecord --epochs 1 --select best --eval t/test.tfrecord \
+            --eval-limit $only -o net.nn
+        adveval -q --threads 1 -d t/test.tfrecord --attacks clean -o r.json net.nn
+        run --separate-stderr summarize --lint r.json
+        assert_output --regexp "^test set: r.json: line 1: dense: advtrain had the images of test among its inputs$"
+        assert_equal "$stderr" "summarize: 1 findings"
+    done
+    # chosen by others, and without a choice
+    advtrain $o --stage pretrain --arch resS -d t/test.tfrecord --limit 20 --epochs 1 --select best --eval train.tfrecord -o net.nn
+    adveval -q --threads 1 -d train.tfrecord --attacks clean -o r.json net.nn
+    run -1 --separate-stderr summarize --lint r.json
+    assert_output --partial "test set: "
+    advtrain $o --stage pretrain --arch resS -d train.tfrecord --epochs 1 --eval t/test.tfrecord -o net.nn
+    adveval -q --threads 1 -d t/test.tfrecord --attacks clean -o r.json net.nn
+    run -0 summarize --lint r.json
+    # a search that was rewarded on some of the test images
+    nninfo --format json -o layers.json net.nn
+    ddpg-search -q --layers layers.json --target 0.3 --warmup 1 --episodes 1 --id search-0 --csv-dir . -o s.json \
+        -e "adveval --serve --threads 1 -d t/test.tfrecord --limit 20 --steps 1 net.nn"
+    maskapply -q -s s.json --target 0.3 -o pruned.nn net.nn
+    adveval -q --threads 1 -d t/test.tfrecord --attacks clean -o r.json pruned.nn
+    run -1 --separate-stderr summarize --lint r.json
+    assert_output --regexp "^test set: r.json: line 1: search-0: adveval had the images of test among its inputs$"
+}
+
 @test "summarize --lint: another network than its history is of" {
     lint 'b["model"]["digest"] = "ab" * 32'
     found digest

@@ -35,11 +35,8 @@ assert 20 <= a["accuracy"] <= 70, a' "$D/eval.json"
 }
 
 @test "each part and the whole are within half a point of torchattacks" {
-    need_python torch numpy
-    if ! "$PYTHON" -c "import torchattacks" 2>/dev/null; then
-        python3 -m pip install -q --no-deps --target peers torchattacks || skip "torchattacks cannot be installed"
-        export PYTHONPATH=$PWD/peers
-    fi
+    load ../peers/torchattacks
+    torchattacks_python "${BUILD:-$ROOT/build}/torchattacks" || skip "no Python here has torch and torchattacks"
     compare torchattacks
 }
 

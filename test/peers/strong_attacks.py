@@ -3,8 +3,8 @@
     strong_attacks.py PEER BOUND NET.pth IMAGES.tfrecord EVAL.json OUTCOMES.tsv
 
 PEER own: written down here from the papers, by batches of tensors in float64, with adveval's own noise, so that an
-image must have the same fate but for rounding. PEER torchattacks: that package's, on other random numbers. For each
-attack: how many images each leaves right, and which ones they disagree on. Status 1 when an attack's accuracies are more
+image must have the same fate but for rounding. PEER torchattacks: that package's; APGD's parts start from
+adveval's points, FAB-T has no noise, Square draws its own squares. For each attack: how many images each leaves right, and which ones they disagree on. Status 1 when an attack's accuracies are more
 than BOUND points apart. The networks are those of torch_nets.py.
 """
 import json
@@ -193,6 +193,24 @@ def own(net, part, entry, x, y, index, seed):
     return broken
 
 
+def starts(attack, part, x, index, seed):
+    """Let APGD of torchattacks begin where adveval does: what it draws for each image is that image's noise."""
+    single, draw = attack.attack_single_run, torch.rand
+    place = {v.numpy().tobytes(): i for v, i in zip(x, index)}
+
+    def run(some, *rest):
+        rows = [place[v.numpy().tobytes()] for v in some]
+        target = getattr(attack, "target_class", 2) - 2
+        noise = uniform(seed, FIRST_PART + PARTS.index(part), target * 2**14, rows, x.shape[1:])
+        torch.rand = lambda shape, **_: ((noise + 1) / 2).to(x.dtype).reshape(shape)
+        try:
+            return single(some, *rest)
+        finally:
+            torch.rand = draw
+
+    attack.attack_single_run = run
+
+
 def theirs(net, part, entry, x, y, index, seed):
     """The same by the package torchattacks."""
     import torchattacks
@@ -205,6 +223,8 @@ def theirs(net, part, entry, x, y, index, seed):
         "fab-t": lambda: torchattacks.FAB(net, eps=eps, steps=steps, n_classes=classes, multi_targeted=True),
         "square": lambda: torchattacks.Square(net, eps=eps, n_queries=entry.get("queries", steps)),
     }[part]()
+    if part.startswith("apgd"):
+        starts(attack, part, x, index, seed)
     adv = attack(x, y)
     assert (adv - x).abs().max() <= eps + 1e-5 and adv.min() >= 0 and adv.max() <= 1
     with torch.no_grad():
@@ -233,11 +253,7 @@ def main(peer, bound, net_path, data, eval_path, outcomes_path):
     dtype = torch.float64 if peer == "own" else torch.float32
     torch.set_default_dtype(dtype)
     torch.manual_seed(0)
-    net = torch_nets.NETS[record["model"]["arch"]]()
-    net.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in torch.load(net_path).items()})
-    net.eval()
-    for p in net.parameters():
-        p.requires_grad_(False)
+    net = torch_nets.load(record["model"]["arch"], net_path, dtype)
     x, y = images(data, set(index))
     x, seed, worst = x.to(dtype) / 255, record["history"]["options"]["seed"], 0.0
     with torch.no_grad():

@@ -182,6 +182,19 @@ NETS = {
 }
 
 
+def load(arch, path, dtype):
+    """The network whose state_dict is in a file, in evaluation mode, its parameters fixed; any number of channels."""
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in torch.load(path).items()}
+    net, first = NETS[arch](), next(v for v in state.values() if v.dim() == 4)
+    name, stem = next((k, m) for k, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    owner = net.get_submodule(name.rpartition(".")[0])
+    setattr(owner, name.rpartition(".")[2], conv(first.shape[1], stem.out_channels, stem.kernel_size[0], stem.stride[0]))
+    net.load_state_dict(state)
+    for p in net.parameters():
+        p.requires_grad_(False)
+    return net.eval()
+
+
 class Stream:
     """Lines of text; a line "array NAME f4|f8 D0 D1 ..." is followed by that array's bytes."""
 

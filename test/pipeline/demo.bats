@@ -403,6 +403,67 @@ assert_same_products() { # assert_same_products RUNS [DATA]
         "dense erk lamp network search-0 uniform "
     mk plots >log 2>&1
     assert_exists "$NET/weight-0.1/strategies.svg"
+    # the paper's layout: uniform against searched; the rules are left out
+    assert_line_of "$RUNS/compare.txt" '^resS +hydra +0.1 +1 +\| '
+    local f
+    for f in csv tex xlsx; do assert_exists "$RUNS/compare.$f"; done
+    # with published figures beside them
+    mkdir sheets
+    printf 'arch,method,compressionrate,unioa,R1-oa\nresS,hydra,0.1,70,71\n' >sheets/weight_cifar10.csv
+    mk tables PUBLISHED="$PWD/sheets" >log 2>&1
+    assert_line_of "$RUNS/compare.txt" 'published'
+}
+
+assert_line_of() { # assert_line_of FILE REGEX
+    grep -Eq -- "$2" "$1" || { cat "$1"; false; }
+}
+
+@test "make verify: all digests are in order, and what was exchanged is found" {
+    spoil_a_copy
+    run -0 mk verify
+    assert_output --regexp "summarize: [0-9]+ products, 4 parts of data sets, [0-9]+ digests: all in order"
+    # a network that a record was not measured on
+    cp "$NET/weight-0.1/erk/hydra/seed-1/finetune.nn" "$NET/weight-0.1/lamp/hydra/seed-1/finetune.nn"
+    run -2 mk verify
+    assert_output --partial "lamp/hydra/seed-1/eval.json: was made from other inputs than those that are there"
+    assert_output --regexp "lamp/hydra/seed-1/eval.json: measured with the model [0-9a-f]{16}...: nothing here has that digest"
+    # a damaged network; other test images, which the manifest knows
+    spoil_byte "$NET/weight-0.1/uniform/hydra/seed-1/prune.nn"
+    spoil_byte "$DATA/FashionMNIST/test.tfrecord"
+    run -2 mk verify
+    assert_output --regexp "uniform/hydra/seed-1/prune.nn: "
+    assert_output --regexp "test.tfrecord: "
+}
+
+spoil_byte() { # one bit in the middle
+    python3 -c '
+import sys
+b = bytearray(open(sys.argv[1], "rb").read())
+b[len(b) // 2] ^= 1
+open(sys.argv[1], "wb").write(b)' "$1"
+}
+
+@test "summarize --history: of any cell, from the archives to the number" {
+    local records=("$NET"/eval.json "$NET"/weight-0.1/*/hydra/seed-1/eval.json)
+    run -0 summarize --history --cell resS,weight,0.1,searched,pgd20 --manifest "$DATA/FashionMNIST/manifest.json" "${records[@]}"
+    assert_equal "$(grep -c '^[^ ].*: search-0$' <<<"$output")" 1
+    assert_output --regexp "  pgd20: [0-9.]+ % balanced [0-9.]+ %, [0-9]+ of 50 images"
+    local step # commands with their options and seeds, down to the files that were published
+    for step in "adveval [0-9.]+ .*--seed 1" "advtrain [0-9.]+ --stage finetune .*--seed 1" "advtrain [0-9.]+ --stage prune" \
+        "maskapply [0-9.]+ " "strategy [0-9a-f]{12}: ddpg-search .*--seed 0" "evaluator [0-9a-f]{12}: adveval" \
+        "advtrain [0-9.]+ --stage pretrain" "data [0-9a-f]{12} \(FashionMNIST, rest\): tfrec-convert .*--seed 1234" \
+        "data [0-9a-f]{12} \(FashionMNIST, holdout\): tfrec-convert" "data [0-9a-f]{12} \(FashionMNIST, test\): tfrec-convert"; do
+        assert_line --regexp "$step"
+    done
+    assert_equal "$(grep -c '(FashionMNIST, test)' <<<"$output")" 1
+    # the archives' own digests
+    local digest
+    digest=$(sha256sum <"$BATS_FILE_TMPDIR/archives/train-images-idx3-ubyte.gz")
+    assert_output --partial " ${digest:0:12}"
+    run -0 summarize --history --cell uniform "${records[@]}" # every attack of one record
+    assert_equal "$(grep -cE '^  (clean|fgsm|pgd20|cw):' <<<"$output")" 4
+    run -1 --separate-stderr summarize --history --cell resS,channel "${records[@]}"
+    assert_equal "$stderr" "summarize: no record is of the cell 'resS,channel'"
 }
 
 @test "make clean leaves results and data alone" {

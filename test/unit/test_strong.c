@@ -270,6 +270,82 @@ static void test_fab_finds_the_distance_to_the_border(void **state)
     hr_model_free(m);
 }
 
+/* The loss is highest at one point inside the ball, top: class 1 wins where the mean of |x_p - top_p| is less
+ * than eps/32. A step that stays at 2 eps leaps from corner to corner of the ball; 100 steps have 8
+ * checkpoints, and 5 halvings bring the step to eps/16. */
+static void test_apgd_halves_its_step_until_it_reaches_a_top_inside_the_ball(void **state)
+{
+    (void)state;
+    enum { STEPS = 100 };
+    static struct images im;
+    const float eps = 0.1f;
+    hr_model *m = net_new(C, H, W);
+    int kinks = net_relu(m, net_linear(m, net_flatten(m, 0), 2 * LEN, NET_BIAS));
+    net_done(m, net_linear(m, kinks, CLASSES, NET_BIAS), 3);
+    float *w = hr_tensor_f32(&m->tensors[0]), *b = hr_tensor_f32(&m->tensors[1]);
+    float *w2 = hr_tensor_f32(&m->tensors[2]), *b2 = hr_tensor_f32(&m->tensors[3]);
+    memset(w, 0, 2 * LEN * LEN * sizeof *w);
+    memset(w2, 0, CLASSES * 2 * LEN * sizeof *w2);
+    for (int p = 0; p < LEN; p++) {
+        float top = 0.5f + eps * (0.1f + 0.08f * (float)(p % 7)); /* as many ways to leap past it */
+        w[(2 * p) * LEN + p] = 1.0f;
+        b[2 * p] = -top;
+        w[(2 * p + 1) * LEN + p] = -1.0f;
+        b[2 * p + 1] = top;
+        w2[2 * p] = w2[2 * p + 1] = 1.0f; /* class 0: the sum of distances */
+    }
+    for (int c = 0; c < CLASSES; c++)
+        b2[c] = c == 0 ? 0.0f : c == 1 ? LEN * eps / 32.0f : -10.0f;
+    memset(&im, 0, sizeof im);
+    for (int p = 0; p < N * LEN; p++)
+        im.x[p] = 0.5f;
+    for (int i = 0; i < N; i++)
+        im.index[i] = (uint32_t)i;
+    hr_exec *e = new_exec(m, N, 2);
+    for (int loss = HR_STRONG_CE; loss <= HR_STRONG_DLR; loss++) {
+        hr_strong_opts o = opts(HR_LINF, eps, 0);
+        o.steps = STEPS;
+        o.loss = (enum hr_strong_loss)loss;
+        memset(im.broken, 0, sizeof im.broken);
+        hr_attack_apgd(e, &o, im.x, im.y, im.index, N, im.broken, im.adv, NULL);
+        for (int i = 0; i < N; i++)
+            assert_true(im.broken[i]);
+    }
+    hr_exec_free(e);
+    hr_model_free(m);
+}
+
+/* The steps of a short run are the first ones of a long one, so what more steps find is never farther away.
+ */
+static void test_fab_keeps_the_nearest_point_not_the_last(void **state)
+{
+    (void)state;
+    static struct images im;
+    static const int steps[] = {2, 3, 4, 5, 6, 8, 11, 15, 20, 30};
+    hr_model *m = deep_net();
+    fill(&im, m, 0.0f, 1.0f);
+    hr_exec *e = new_exec(m, N, 2);
+    for (int norm = HR_LINF; norm <= HR_L2; norm++) {
+        float nearest[N];
+        for (int i = 0; i < N; i++)
+            nearest[i] = INFINITY;
+        for (size_t k = 0; k < HR_COUNT(steps); k++) {
+            hr_strong_opts o = opts(norm, norm == HR_L2 ? 1.2f : 0.15f, 1);
+            o.random_start = false;
+            o.whole = true;
+            o.steps = steps[k];
+            memset(im.broken, 0, sizeof im.broken);
+            hr_attack_fab(e, &o, im.x, im.y, im.index, N, im.broken, im.adv, im.norm);
+            for (int i = 0; i < N; i++) {
+                assert_true(im.norm[i] <= nearest[i]);
+                nearest[i] = im.norm[i];
+            }
+        }
+    }
+    hr_exec_free(e);
+    hr_model_free(m);
+}
+
 /* What every attack promises, on a network with kinks and at the edge of the pixel range. */
 static void test_points_are_in_the_ball_and_wrong_and_others_are_left_alone(void **state)
 {
@@ -469,6 +545,8 @@ int main(void)
         cmocka_unit_test(test_projection_is_the_shortest_step_to_the_plane_in_the_box),
         cmocka_unit_test(test_targeted_attacks_break_what_can_be_broken_and_nothing_else),
         cmocka_unit_test(test_fab_finds_the_distance_to_the_border),
+        cmocka_unit_test(test_apgd_halves_its_step_until_it_reaches_a_top_inside_the_ball),
+        cmocka_unit_test(test_fab_keeps_the_nearest_point_not_the_last),
         cmocka_unit_test(test_points_are_in_the_ball_and_wrong_and_others_are_left_alone),
         cmocka_unit_test(test_outcomes_do_not_depend_on_batch_or_threads),
         cmocka_unit_test(test_cascade_is_the_worst_case_of_its_parts),
