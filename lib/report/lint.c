@@ -90,7 +90,7 @@ static void budget(struct lint *l, const hr_records *rs)
     }
     for (size_t i = 0; i < rs->n; i++) {
         const hr_record *u = &rs->r[i];
-        if (u->pruned && strncmp(u->strategy, "uniform", 7) == 0 && u->rate == r->rate &&
+        if (u->pruned && hr_kind_of(u->strategy) == HR_KIND_UNIFORM && u->rate == r->rate &&
             !strcmp(u->arch, r->arch) && !strcmp(u->reg, r->reg) && r->inout > 1.01 * u->inout) {
             say(l, "budget", "%.4f of the parameters, %s has %.4f", r->inout, u->label, u->inout);
             return;
@@ -143,8 +143,7 @@ static void origin(struct lint *l)
 
 static bool searched(const hr_record *r)
 {
-    return r->pruned && !strchr(r->strategy, ':') && strcmp(r->strategy, "unnamed") != 0 &&
-           strncmp(r->strategy, "uniform", 7) != 0;
+    return r->pruned && hr_kind_of(r->strategy) == HR_KIND_SEARCHED;
 }
 
 static bool same_cell(const hr_record *a, const hr_record *b)

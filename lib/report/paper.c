@@ -123,15 +123,17 @@ const char *hr_history_method(const json_t *history)
 enum hr_kind hr_kind_of(const char *strategy)
 {
     static const char *const rules[] = {"_all", "_erk", "_lamp"}; /* published ends that are no search */
+    static const char *const ours[] = {"erk", "lamp", "global", "unnamed"}; /* by rules of maskapply */
     size_t n = strlen(strategy);
     if (strncmp(strategy, "uniform", 7) == 0 || (n > 4 && strcmp(strategy + n - 4, "_uni") == 0))
         return HR_KIND_UNIFORM;
     for (size_t i = 0; i < HR_COUNT(rules); i++)
         if (n > strlen(rules[i]) && strcmp(strategy + n - strlen(rules[i]), rules[i]) == 0)
             return HR_KIND_OTHER;
-    return strchr(strategy, ':') || strcmp(strategy, "unnamed") == 0 || strncmp(strategy, "random-", 7) == 0
-               ? HR_KIND_OTHER
-               : HR_KIND_SEARCHED;
+    for (size_t i = 0; i < HR_COUNT(ours); i++)
+        if (strcmp(strategy, ours[i]) == 0)
+            return HR_KIND_OTHER;
+    return strchr(strategy, ':') || strncmp(strategy, "random-", 7) == 0 ? HR_KIND_OTHER : HR_KIND_SEARCHED;
 }
 
 int hr_paper_add_records(hr_paper *p, const hr_records *rs, enum hr_accuracy acc, hr_warning *warn,

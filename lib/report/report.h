@@ -74,7 +74,7 @@ HR_MUST_CHECK int hr_legacy_read(hr_records *rs, const char *path, hr_warning *w
 
 enum hr_kind { HR_KIND_UNIFORM, HR_KIND_SEARCHED, HR_KIND_OTHER };
 /* What the paper's tables count a strategy as: ours are called uniform:K and search-N, those published
- * 010_uni and 010_0; erk:K, random-N, 010_lamp and 05_0_all are neither. */
+ * 010_uni and 010_0; erk, erk:K, random-N, 010_lamp and 05_0_all are neither. */
 enum hr_kind hr_kind_of(const char *strategy);
 
 /* Print a history (base.h) as an indented tree, newest first: role and digest, tool, version, options. */

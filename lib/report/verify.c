@@ -17,7 +17,8 @@
 
 struct verify {
     json_t *known; /* digest -> name of what has it */
-    json_t *made;  /* [{"name", "history", "model", "data"}] */
+    json_t *made;  /* [{"name", "history", "record"}] */
+    json_t *lost;  /* digest that nothing has -> [line, number of places that name it] */
     hr_warning *found;
     void *user;
     hr_verified count;
@@ -38,6 +39,38 @@ static void say(struct verify *v, const char *fmt, ...)
 static void know(struct verify *v, const char *digest, const char *name)
 {
     json_object_set_new(v->known, digest, json_string(hr_is_utf8(name) ? name : "?"));
+}
+
+/* A digest that products name and nothing has: one line, for the first of them. */
+static void lose(struct verify *v, const char *digest, const char *fmt, ...) HR_PRINTF(3, 4);
+static void lose(struct verify *v, const char *digest, const char *fmt, ...)
+{
+    json_t *was = json_object_get(v->lost, digest);
+    if (was) {
+        json_array_set_new(was, 1, json_integer(json_integer_value(json_array_get(was, 1)) + 1));
+        return;
+    }
+    char line[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    json_object_set_new(v->lost, digest, json_pack("[s, i]", hr_is_utf8(line) ? line : "?", 1));
+}
+
+static void say_lost(struct verify *v)
+{
+    const char *digest;
+    json_t *was;
+    json_object_foreach (v->lost, digest, was) {
+        long long more = json_integer_value(json_array_get(was, 1)) - 1;
+        const char *line = json_string_value(json_array_get(was, 0));
+        if (more)
+            say(v, "%s: nothing here has that digest, which %lld more place%s named", line, more,
+                more > 1 ? "s" : "");
+        else
+            say(v, "%s: nothing here has that digest", line);
+    }
 }
 
 static void remember(struct verify *v, const char *name, const json_t *history, const json_t *more)
@@ -137,6 +170,7 @@ static int read_value(const json_t *j, const char *where, void *user, hr_err *er
     struct file *f = user;
     (void)where;
     (void)err;
+    know_text(f->v, j, f->path);
     if (json_object_get(j, "splits"))
         read_manifest(f->v, f->path, j);
     histories_in(f->v, f->path, j);
@@ -167,8 +201,8 @@ static void check(struct verify *v, const char *name, const json_t *history)
         bool archive = tool && (!strcmp(tool, "tfrec-convert") || !strcmp(tool, "torch2nn"));
         v->count.digests++;
         if (!opaque && !archive && (!digest || !json_object_get(v->known, digest)))
-            say(v, "%s: made from %s %.16s... by %s: nothing here has that digest", name,
-                role ? role : "an input", digest ? digest : "?", tool ? tool : "?");
+            lose(v, digest ? digest : "", "%s: made from %s %.16s... by %s", name, role ? role : "an input",
+                 digest ? digest : "?", tool ? tool : "?");
         check(v, name, json_object_get(in, "history"));
     }
 }
@@ -180,8 +214,8 @@ static void check_record(struct verify *v, const char *name, const json_t *recor
         const char *digest = json_string_value(json_object_get(json_object_get(record, parts[i]), "digest"));
         v->count.digests++;
         if (!digest || !json_object_get(v->known, digest))
-            say(v, "%s: measured with the %s %.16s...: nothing here has that digest", name, parts[i],
-                digest ? digest : "?");
+            lose(v, digest ? digest : "", "%s: measured with the %s %.16s...", name, parts[i],
+                 digest ? digest : "?");
     }
 }
 
@@ -218,7 +252,8 @@ static int read_tree(struct verify *v, const char *dir, hr_err *err)
 
 int hr_verify(char **dirs, int n, hr_warning *found, void *user, hr_verified *count, hr_err *err)
 {
-    struct verify v = {.known = json_object(), .made = json_array(), .found = found, .user = user};
+    struct verify v = {
+        .known = json_object(), .made = json_array(), .lost = json_object(), .found = found, .user = user};
     int rc = HR_OK;
     for (int i = 0; i < n && !rc; i++)
         rc = read_tree(&v, dirs[i], err);
@@ -228,12 +263,14 @@ int hr_verify(char **dirs, int n, hr_warning *found, void *user, hr_verified *co
         const char *name = json_string_value(json_object_get(made, "name"));
         if (rc)
             break;
-        check(&v, name, json_object_get(made, "history"));
         if (json_object_get(made, "record"))
             check_record(&v, name, json_object_get(made, "record"));
+        check(&v, name, json_object_get(made, "history"));
     }
+    say_lost(&v);
     *count = v.count;
     json_decref(v.known);
     json_decref(v.made);
+    json_decref(v.lost);
     return rc;
 }

@@ -386,6 +386,11 @@ static json_t *greeting(const struct server *s)
     json_object_set_new(j, "images", json_integer(s->ds->n));
     json_object_set_new(j, "digest", json_string(hex));
     json_t *made = hr_history_new(); /* for the strategy's: what it will have been chosen by */
+    json_t *told = json_object_get(made, "options");
+    json_object_set_new(told, "serve", json_true());
+    json_object_set_new(told, "reg", json_string(hr_reg_names[o->reg]));
+    json_object_set_new(told, "steps", json_integer(o->steps));
+    json_object_set_new(told, "batch", json_integer(o->batch));
     hr_history_input(made, "model", o->digest, NULL);
     hr_history_input(made, "data", s->ds->whole, NULL);
     if (o->learn)
