@@ -66,8 +66,7 @@ static void say_lost(struct verify *v)
         long long more = json_integer_value(json_array_get(was, 1)) - 1;
         const char *line = json_string_value(json_array_get(was, 0));
         if (more)
-            say(v, "%s: nothing here has that digest, which %lld more place%s named", line, more,
-                more > 1 ? "s" : "");
+            say(v, "%s: nothing here has that digest (named %lld times)", line, more + 1);
         else
             say(v, "%s: nothing here has that digest", line);
     }
