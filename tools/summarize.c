@@ -118,7 +118,7 @@ int main(int argc, char **argv)
     bool history = false, compare = false, lint = false, verification = false;
     int64_t claim = 0;
     double margin = 0.5;
-    hr_list sheets = {0}, legacy = {0}, manifests = {0};
+    hr_list sheets = {0}, legacy = {0}, manifests = {0}, checkpoints = {0};
     const hr_opt opts[] = {
         {"format", 'f', HR_OPT_CHOICE, &format, 0, "FORMAT", "rendering of the output", 0, 0,
          hr_table_format_names},
@@ -143,6 +143,8 @@ int main(int argc, char **argv)
          "instead of a table, print what cannot be right; then status 1", 0, 0, NULL},
         {"claim", 0, HR_OPT_INT, &claim, 0, "N", "lint: N searched strategies of every rate are claimed", 0,
          1000, NULL},
+        {"checkpoint", 0, HR_OPT_STRING, &checkpoints, HR_OPT_REPEAT, "NET",
+         "lint: the records must be of this network, too", 0, 0, NULL},
         {"history", 0, HR_OPT_FLAG, &history, 0, NULL, "print how the files were made instead of a table", 0,
          0, NULL},
         {"cell", 0, HR_OPT_STRING, &cell, 0, "WORDS", "history: of one cell (resS,weight,0.1,searched,pgd20)",
@@ -172,6 +174,8 @@ int main(int argc, char **argv)
         hr_usage(verification ? "a directory is missing" : "a record is missing");
     if (sheets.n && !compare && !lint)
         hr_usage("--sheet goes with --compare and --lint");
+    if (checkpoints.n && !lint)
+        hr_usage("--checkpoint goes with --lint");
     if (published && !compare)
         hr_usage("--published goes with --compare");
     if (accuracy == HR_ACC_PUBLISHED && !compare)
@@ -206,6 +210,10 @@ int main(int argc, char **argv)
     }
     if (lint) {
         hr_lint(&rs, (int)claim, finding, &found);
+        for (size_t i = 0; i < checkpoints.n; i++)
+            if (hr_lint_checkpoint(&rs, checkpoints.items[i], finding, &found, &err))
+                hr_die("%s", err.msg);
+        free(checkpoints.items);
         hr_records_release(&rs);
         hr_paper_free(paper);
         free(sheets.items);

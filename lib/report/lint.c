@@ -10,9 +10,11 @@
  * - claim: a rate of a network has fewer searched strategies than claimed
  * - test set: the images measured on are among the inputs of a stage that made the network: something was
  *   trained on them, or selected by them
- * - digest: the network that was measured is not the one that its history describes
+ * - digest: the network that was measured is not the one that its history describes; or a checkpoint that was
+ *   named is none of those that were measured
  *
- * These are what records alone can show; no file is opened to compare its digest. */
+ * Files are opened only for that last one. */
+#include "model/model.h"
 #include "report/report.h"
 
 #include <math.h>
@@ -190,4 +192,20 @@ int hr_lint(const hr_records *rs, int claim, hr_warning *found, void *user)
     }
     hr_records_compare(rs, mixed, &l);
     return l.n;
+}
+
+int hr_lint_checkpoint(const hr_records *rs, const char *path, hr_warning *found, void *user, hr_err *err)
+{
+    hr_model *m;
+    char digest[65], line[512];
+    int rc = hr_nn_load_any(path, &m, digest, err);
+    if (rc)
+        return rc;
+    hr_model_free(m);
+    for (size_t i = 0; i < rs->n; i++)
+        if (strcmp(rs->r[i].digest, digest) == 0)
+            return HR_OK;
+    snprintf(line, sizeof line, "digest: %.300s: is %.16s..., which no record measured", path, digest);
+    found(line, user);
+    return HR_OK;
 }

@@ -104,6 +104,10 @@ HR_MUST_CHECK int hr_json_lines(const char *path, hr_json_each *each, void *user
  * lists the rules, which begin the lines). claim: how many searched strategies each network and rate is said
  * to have; 0: nothing is claimed. Returns how many lines there were. */
 int hr_lint(const hr_records *rs, int claim, hr_warning *found, void *user);
+/* The same where the network in the file path (.nn) is none of those that the records measured. Returns 0, or
+ * what hr_nn_load returns. */
+HR_MUST_CHECK int hr_lint_checkpoint(const hr_records *rs, const char *path, hr_warning *found, void *user,
+                                     hr_err *err);
 
 /* Check the digests of everything below some directories (verify.c): calls found with one line for each that
  * is not what it should be. Returns 0 also when something was found; HR_EIO. */

@@ -99,6 +99,21 @@ b["pruning"]["budget"]["inout"] = 0.09; b["pruning"]["density"] = b["pruning"]["
     assert_output --partial "search-0: advtrain had the images of D among its inputs"
 }
 
+@test "summarize --lint: a checkpoint that is another one than was measured" {
+    load ../fashion
+    fashion . 40 20
+    advtrain -q --threads 1 --arch resS -d train.tfrecord --loss natural --epochs 1 --batch 20 -o net.nn
+    adveval -q --threads 1 -d test.tfrecord --attacks clean -o r.json net.nn
+    run -0 summarize --lint --checkpoint net.nn r.json
+    maskapply -q -s uniform:0.5 -r weight -o other.nn net.nn
+    run --separate-stderr summarize --lint --checkpoint net.nn --checkpoint other.nn r.json
+    assert_equal "$status" 1
+    assert_output --regexp "^digest: other.nn: is [0-9a-f]{16}..., which no record measured$"
+    assert_equal "$stderr" "summarize: 1 findings"
+    run -1 --separate-stderr summarize --lint --checkpoint missing.nn r.json
+    run -2 summarize --checkpoint net.nn r.json
+}
+
 @test "summarize --lint: the best epoch chosen by the test images, all or some of them; and a strategy so" {
     load ../fashion
     fashion . 40 60
