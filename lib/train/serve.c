@@ -18,9 +18,11 @@
  * good. The sum of the answers for parts of the batches is the answer for all.
  * A request that makes no sense gets {"id":..,"error":".."}.
  *
- * Every layer's scores are sorted once, at the start: rank r of an entry says that r others come before it,
- * so a mask is `rank < kept`, the same set as hr_topk_mask's, and a request costs no sort. Batches are fixed,
- * the noise belongs to the images: one strategy has one outcome, whatever was asked before (ALG 6.6, sound).
+ * Every layer's scores are sorted once, at the start. The last of the `kept` entries that come first in that
+ * order is then the limit: an entry stays when its score is larger, or as large and its index not higher,
+ * which is the same set as hr_topk_mask's. So a request costs no sort and no mask, one pass over the weights:
+ * from the dense network into the copy that is run. Batches are fixed, the noise belongs to the images: one
+ * strategy has one outcome, whatever was asked before (ALG 6.6, sound).
  *
  * Batch norm. The running statistics are the dense network's: with most weights gone they describe nothing
  * any more. So the published search normalises by the batch, in the attack too, where each image's gradient
@@ -38,10 +40,9 @@ enum { LINE_MAX_BYTES = 1 << 20, CALIBRATION = 4 /* batches: a few hundred image
 
 struct ranked {
     const hr_layer *l;
-    int64_t n, kept; /* scores; those that the mask keeps now, 0: no mask was made yet */
-    uint32_t *rank;  /* (n) */
-    uint8_t *chosen; /* (n) */
-    float *mask;     /* (l->n) */
+    int64_t n, kept; /* scores; those that the network being run keeps now, 0: not set yet */
+    uint32_t *bits;  /* (n) the scores, which are >= 0, as whole numbers: in the same order */
+    uint32_t *order; /* (n) entries, largest score first, then the lower index */
 };
 
 struct server {
@@ -52,7 +53,7 @@ struct server {
     struct ranked *r; /* one per layer */
     int decisions;
     hr_exec *e;
-    hr_model *now;   /* what e runs: m, or the copy that has learnt */
+    hr_model *now;   /* what e runs: a copy of m under a strategy, and what it learnt */
     uint32_t *begin; /* first image of every batch, and the end */
     uint32_t batches;
     hr_eval_attack clean, pgd;
@@ -61,7 +62,7 @@ struct server {
     uint32_t *rows, *index;
 };
 
-/* ---- ranks and masks ----------------------------------------------------------------------------------- */
+/* ---- what a strategy keeps ----------------------------------------------------------------------------- */
 
 static int by_key(const void *a, const void *b)
 {
@@ -73,36 +74,52 @@ static void rank_layer(struct ranked *r, const hr_layer *l, const float *w, enum
 {
     r->l = l;
     r->n = hr_score_count(l, reg);
-    r->rank = hr_xmalloc((size_t)r->n * sizeof *r->rank);
-    r->chosen = hr_xcalloc((size_t)r->n, 1);
-    r->mask = hr_xaligned((size_t)l->n, sizeof *r->mask);
+    r->bits = hr_xmalloc((size_t)r->n * sizeof *r->bits);
+    r->order = hr_xmalloc((size_t)r->n * sizeof *r->order);
     float *score = hr_xmalloc((size_t)r->n * sizeof *score);
     uint64_t *key = hr_xmalloc((size_t)r->n * sizeof *key);
     hr_score_weights(w, l, reg, HR_SCORE_L1, score);
     for (int64_t i = 0; i < r->n; i++) {
-        /* The bits of floats >= 0 are ordered as the floats are: largest first, then the lower index. */
         float s = fabsf(score[i]);
-        uint32_t bits;
-        memcpy(&bits, &s, sizeof bits);
-        key[i] = (uint64_t)(UINT32_MAX - bits) << 32 | (uint32_t)i;
+        memcpy(&r->bits[i], &s, sizeof s);
+        key[i] = (uint64_t)(UINT32_MAX - r->bits[i]) << 32 | (uint32_t)i;
     }
     qsort(key, (size_t)r->n, sizeof *key, by_key);
     for (int64_t i = 0; i < r->n; i++)
-        r->rank[(uint32_t)key[i]] = (uint32_t)i;
+        r->order[i] = (uint32_t)key[i];
     free(score);
     free(key);
 }
 
-/* Returns whether the mask is another now. */
-static bool set_kept(struct ranked *r, enum hr_reg reg, int64_t kept)
+/* dst (l->n) = the weights src that stay, and zeros. */
+static void keep_weights(const struct ranked *r, enum hr_reg reg, const float *src, float *dst)
 {
-    if (r->kept == kept)
-        return false;
-    r->kept = kept;
-    for (int64_t i = 0; i < r->n; i++)
-        r->chosen[i] = r->rank[i] < kept;
-    hr_mask_expand(r->chosen, r->l, reg, r->mask);
-    return true;
+    const uint32_t *bits = r->bits, last = r->order[r->kept - 1], limit = bits[last], n = (uint32_t)r->n;
+    if (reg == HR_REG_WEIGHT) {
+#pragma omp simd
+        for (uint32_t i = 0; i < n; i++)
+            dst[i] = (bits[i] > limit) | ((bits[i] == limit) & (i <= last)) ? src[i] : 0.0f;
+        return;
+    }
+    int64_t taps = (int64_t)r->l->kh * r->l->kw;
+    for (int64_t at = 0; at < r->l->n;) /* channels repeat for every output */
+        for (uint32_t i = 0; i < n; i++) {
+            bool stays = bits[i] > limit || (bits[i] == limit && i <= last);
+            for (int64_t t = 0; t < taps; t++, at++)
+                dst[at] = stays ? src[at] : 0.0f;
+        }
+}
+
+/* The network being run becomes the dense one under the counts in s->r. */
+static void apply(struct server *s)
+{
+#pragma omp parallel for schedule(dynamic, 1) num_threads(hr_exec_threads(s->e))
+    for (int i = 0; i < s->layers.n; i++) {
+        int t = s->r[i].l->weight;
+        keep_weights(&s->r[i], s->o->reg, hr_tensor_f32(&s->m->tensors[t]),
+                     hr_tensor_f32(&s->now->tensors[t]));
+    }
+    hr_exec_params(s->e);
 }
 
 /* Entry of the request that layer i obeys. */
@@ -213,8 +230,7 @@ static int learn(struct server *s, hr_err *err)
     }
     hr_exec_free(s->e);
     s->e = NULL;
-    if (s->now != s->m)
-        hr_model_free(s->now);
+    hr_model_free(s->now);
     s->now = hr_model_copy(s->m);
     hr_layers ls = hr_layers_of(s->now);
     hr_model_set_strategy(s->now, &ls, &plan_of, false, HR_SCORE_L1);
@@ -247,7 +263,7 @@ static int prepare(struct server *s, hr_err *err)
     if (s->o->learn)
         rc = learn(s, err);
     else
-        hr_exec_params(s->e);
+        apply(s);
     for (int i = 0; rc && i < s->layers.n; i++)
         s->r[i].kept = 0;
     if (rc == HR_OK && s->o->recalibrate)
@@ -262,8 +278,9 @@ static json_t *evaluate(struct server *s, const struct request *q, hr_err *err)
     for (int i = 0; i < s->layers.n; i++) {
         const hr_layer *l = &s->layers.l[i];
         struct ranked *r = &s->r[i];
-        changed |=
-            set_kept(r, s->o->reg, json_integer_value(json_array_get(q->kept, (size_t)decision(s, i))));
+        int64_t kept = json_integer_value(json_array_get(q->kept, (size_t)decision(s, i)));
+        changed |= kept != r->kept;
+        r->kept = kept;
         int64_t weights = r->kept * (l->n / r->n);
         params += weights;
         macs += weights * l->hout * l->wout;
@@ -411,12 +428,10 @@ static void cut_batches(struct server *s)
 static void release(struct server *s)
 {
     hr_exec_free(s->e);
-    if (s->now != s->m)
-        hr_model_free(s->now);
+    hr_model_free(s->now);
     for (int i = 0; s->r && i < s->layers.n; i++) {
-        free(s->r[i].rank);
-        free(s->r[i].chosen);
-        free(s->r[i].mask);
+        free(s->r[i].bits);
+        free(s->r[i].order);
     }
     free(s->r);
     free(s->begin);
@@ -430,7 +445,7 @@ static void release(struct server *s)
 
 int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in, FILE *out, hr_err *err)
 {
-    struct server s = {.m = m, .now = m, .ds = ds, .o = o, .layers = hr_layers_of(m)};
+    struct server s = {.m = m, .now = hr_model_copy(m), .ds = ds, .o = o, .layers = hr_layers_of(m)};
     int rc = HR_OK;
     for (int i = 0; !rc && i < s.layers.n; i++)
         if (m->prune[s.layers.l[i].node].active)
@@ -445,7 +460,6 @@ int hr_serve(hr_model *m, const hr_dataset *ds, const hr_serve_opts *o, FILE *in
     for (int i = 0; i < s.layers.n; i++) {
         const hr_layer *l = &s.layers.l[i];
         rank_layer(&s.r[i], l, hr_tensor_f32(&m->tensors[l->weight]), o->reg);
-        hr_exec_set_mask(s.e, l->node, s.r[i].mask);
     }
     cut_batches(&s);
     s.clean = (hr_eval_attack){.name = "clean", .clean = true, .restarts = 1, .opts = {.bn = o->bn}};
