@@ -75,7 +75,8 @@ double hr_space_budget(const hr_space *s, enum hr_cost_kind measure, double rate
 
 enum hr_action {
     HR_ACTION_LINEAR, /* u in [0,1] asks for lb + u (ub - lb); the wall cuts each layer as it is decided */
-    HR_ACTION_LOG     /* u asks for rate/6 * 36^u; the finished strategy is scaled onto the budget */
+    HR_ACTION_LOG /* u asks for lo (ub/lo)^u, lo = max(lb, rate/6); the finished strategy is scaled onto the
+                     budget */
 };
 extern const char *const hr_action_names[3];
 

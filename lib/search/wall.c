@@ -28,7 +28,13 @@
 
 const char *const hr_action_names[] = {"linear", "log", NULL};
 
-#define LOG_SPAN 6.0 /* a log action reaches from rate/6 to 6*rate */
+/* A log action reaches from a sixth of the target (or the lower bound) to the upper bound: where it ends at a
+ * multiple of the target, a strategy that leaves small layers whole, as ERK's and LAMP's do, cannot be asked
+ * for, and at low targets hardly anything else works. */
+static double log_from(const hr_wall *w)
+{
+    return w->lb > w->rate / 6 ? w->lb : w->rate / 6;
+}
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
 {
@@ -228,7 +234,7 @@ double hr_wall_step(hr_wall *w, double u)
 {
     double ask = w->lb + u * (w->ub - w->lb);
     if (w->action == HR_ACTION_LOG)
-        ask = w->rate / LOG_SPAN * pow(LOG_SPAN * LOG_SPAN, u);
+        ask = log_from(w) * pow(w->ub / log_from(w), u);
     w->ask[w->decided] = ask;
     double r = w->reference ? reference_step(w, ask) : sound_step(w, ask);
     w->decided++;
@@ -306,6 +312,6 @@ double hr_wall_unmap(const hr_wall *w, double r)
 {
     double u = (r - w->lb) / (w->ub - w->lb);
     if (w->action == HR_ACTION_LOG)
-        u = log(r / w->rate * LOG_SPAN) / log(LOG_SPAN * LOG_SPAN);
+        u = log(r / log_from(w)) / log(w->ub / log_from(w));
     return u < 0 ? 0 : u > 1 ? 1 : u;
 }

@@ -334,11 +334,10 @@ static void test_sound_wall_by_hand(void **state)
     assert_memory_equal(w.kept, mid, sizeof mid);
     hr_wall_release(&w);
 
-    /* Log actions ask for proportions: 1 : 6 : 1/6 of rate 0.3, that is 30, 180 -> at most 90, and 10 of 200
-     * -> at least 20. 120 may be kept. The factor c solves 30c + min(90, 180c) + 20 = 120, c = 10/21: 14.3
-     * and 85.7; the last unit goes to the layer that is relatively further below. */
+    /* Log actions ask for proportions between the bounds: 0.3 in the middle of 0.1 and 0.9, so 30, 90 and 20.
+     * 120 may be kept and 20 is the least of the last layer: 30c + 90c + 20 = 120, c = 5/6. */
     assert_ok(hr_wall_init(&w, &s, false, HR_ACTION_LOG, HR_COST_INOUT, 0.3, 0.1, 0.9, &err), err);
-    const int64_t scaled[3] = {14, 86, 20};
+    const int64_t scaled[3] = {25, 75, 20};
     hr_wall_reset(&w);
     assert_near(hr_wall_step(&w, 0.5), 0.3, 1e-12);
     hr_wall_step(&w, 1);
@@ -346,7 +345,16 @@ static void test_sound_wall_by_hand(void **state)
     hr_wall_finish(&w);
     assert_memory_equal(w.kept, scaled, sizeof scaled);
     assert_near(hr_wall_unmap(&w, 0.3), 0.5, 1e-12);
+    assert_near(hr_wall_unmap(&w, 0.9), 1, 1e-12);
     assert_near(hr_wall_unmap(&w, 0.05), 0, 1e-12);
+    hr_wall_release(&w);
+
+    /* Where a sixth of the target is above the lower bound, it is the least that is asked for. */
+    assert_ok(hr_wall_init(&w, &s, false, HR_ACTION_LOG, HR_COST_INOUT, 0.6, 0.01, 1, &err), err);
+    hr_wall_reset(&w);
+    assert_near(hr_wall_step(&w, 0), 0.1, 1e-12);
+    assert_near(w.ask[0], 0.1, 1e-12);
+    assert_near(hr_wall_unmap(&w, 1), 1, 1e-12);
     hr_wall_release(&w);
     hr_space_release(&s);
 }
