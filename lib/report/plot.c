@@ -87,8 +87,8 @@ static int axis_load(struct axis *a, const char *path, const char *arch, hr_err 
 
 /* The published figures' names: "features.3" is the second convolution, "2"; "layer1.0.conv2" is the second
  * of the first block in the first stage behind the stem, "2-1-2"; its shortcut is "2-short"; linear layers
- * are "fc1", "fc2", ... A name of another make is shown as it is. */
-static char *short_label(const char *name, bool linear, int nth)
+ * are "fc1", "fc2", ..., but ResNet50's is "fc". A name of another make is shown as it is. */
+static char *short_label(const char *arch, const char *name, bool linear, int nth)
 {
     int number[3], count = 0;
     for (const char *c = name; *c && count < 3;) {
@@ -99,7 +99,7 @@ static char *short_label(const char *name, bool linear, int nth)
         c++;
     }
     if (linear)
-        return hr_xasprintf("fc%d", nth);
+        return strcmp(arch, "ResNet50") == 0 ? hr_xstrdup("fc") : hr_xasprintf("fc%d", nth);
     if (count > 0 && (strcasestr(name, "shortcut") || strcasestr(name, "downsample")))
         return hr_xasprintf("%d-short", number[0] + 1);
     if (count == 3)
@@ -109,7 +109,7 @@ static char *short_label(const char *name, bool linear, int nth)
     return hr_xstrdup(name);
 }
 
-static char **axis_labels(const struct axis *a)
+static char **axis_labels(const struct axis *a, const char *arch)
 {
     char **labels = hr_xcalloc((size_t)a->n + 1, sizeof *labels);
     int convs = 0, linears = 0;
@@ -117,7 +117,7 @@ static char **axis_labels(const struct axis *a)
         if (!a->name[i])
             labels[i] = hr_xasprintf("%d", i + 1);
         else
-            labels[i] = short_label(a->name[i], a->linear[i], a->linear[i] ? ++linears : ++convs);
+            labels[i] = short_label(arch, a->name[i], a->linear[i], a->linear[i] ? ++linears : ++convs);
     }
     return labels;
 }
@@ -478,7 +478,7 @@ int hr_plot_load(hr_plot *p, const char *const *files, size_t n, const hr_plot_o
     if (rc == HR_OK) {
         qsort(c.piles, (size_t)c.npiles, sizeof *c.piles, by_legend);
         p->n = c.axis.n;
-        p->labels = axis_labels(&c.axis);
+        p->labels = axis_labels(&c.axis, p->arch);
         p->series = hr_xcalloc((size_t)c.npiles, sizeof *p->series);
         for (; p->nseries < c.npiles; p->nseries++)
             p->series[p->nseries] = series_of(&c, &c.piles[p->nseries]);
@@ -545,7 +545,13 @@ hr_look hr_plot_look(const hr_plot *p, int i)
     if (strcmp(s->kind, "search") == 0 || p->nseries == 1)
         return searched[s->reg];
     int rank = kind_rank(s->kind);
-    if (rank < (int)HR_COUNT(kinds))
-        return others[rank - 1];
-    return others[(i + 3) % (int)HR_COUNT(others)];
+    hr_look l = rank < (int)HR_COUNT(kinds) ? others[rank - 1] : others[(i + 3) % (int)HR_COUNT(others)];
+    bool weight = false;
+    for (int k = 0; k < p->nseries; k++)
+        weight |= p->series[k].reg == HR_REG_WEIGHT;
+    if (s->reg == HR_REG_CHANNEL && weight) { /* the same kind of weight strategy may stand beside it */
+        l.dash = "1.5 3";
+        l.tikz_dash = "densely dotted";
+    }
+    return l;
 }

@@ -6,6 +6,7 @@
  * layer stay apart. */
 #include "report/plot.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { LEFT = 64, RIGHT = 18, HEIGHT = 240, TOP = 14, LEGEND_ROW = 20, LEGEND_GAP = 28, FONT = 12 };
@@ -127,14 +128,15 @@ static double text_width(const char *s)
     return (double)strlen(s) * FONT * 0.58;
 }
 
-/* Legend entries from left to right, in rows no wider than the plot. With out NULL nothing is written;
- * returns the number of rows. */
+/* Legend entries from left to right in columns of one width, in rows no wider than the plot. With out NULL
+ * nothing is written; returns the number of rows. */
 static int put_legend(const hr_plot *p, const struct frame *f, FILE *out)
 {
-    double x = f->left;
+    double x = f->left, width = 0;
     int row = 0;
+    for (int k = 0; k < p->nseries; k++)
+        width = fmax(width, 38 + text_width(p->series[k].name));
     for (int k = 0; k < p->nseries; k++) {
-        double width = 38 + text_width(p->series[k].name);
         if (x > f->left && x + width > f->left + f->width) {
             x = f->left;
             row++;

@@ -61,6 +61,19 @@ stgplot: tiny 0.01 searched: 1 strategy, 3 layers"
     printf '{"wrn_28_4": {"weight": {"010_uni": [0.1%s]}}}' "$(printf ', 0.1%.0s' {1..28})" >w.json
     stgplot -q -o w w.json
     grep -q 'xticklabels={1,2-short,2-1-1,2-1-2,2-2-1,.*,4-4-2,fc1}' w.tex
+    printf '{"ResNet50": {"weight": {"010_uni": [0.1%s]}}}' "$(printf ', 0.1%.0s' {1..53})" >r.json
+    stgplot -q -o r r.json
+    grep -q 'xticklabels={1,2-short,2-1-1,2-1-2,2-1-3,2-2-1,.*,5-3-3,fc}' r.tex
+}
+
+@test "stgplot: weight and channel strategies of one kind do not look the same" {
+    printf '{"resS": {"weight": {"010_uni": [0.1%s]}, "channel": {"05_uni": [0.5%s]}}}' \
+        "$(printf ', 0.1%.0s' {1..9})" "$(printf ', 0.5%.0s' {1..7})" >both.json
+    run stgplot -q -o both both.json
+    assert_success
+    assert_equal "$(grep -o "stroke-dasharray='[^']*'/>" both.svg | sort -u)" "stroke-dasharray='1.5 3'/>
+stroke-dasharray='7 4'/>"
+    assert_equal "$(grep -c 'mark=o.*, dashed, thick' both.tex) $(grep -c 'mark=o.*densely dotted, thick' both.tex)" "1 1"
 }
 
 @test "stgplot: what maskapply wrote is drawn, several files in one figure, ready for a layer table" {
