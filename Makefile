@@ -162,7 +162,7 @@ install: all ## install the tools into $(PREFIX)/bin
 clean: ## remove what was built; runs/ and data/ stay
 	rm -rf '$(BUILD)' build-asan build-fuzz build-mutants
 
-include pipelines/rules.mk pipelines/data.mk pipelines/models.mk pipelines/fashion-mnist.mk pipelines/demo.mk pipelines/study.mk
+include pipelines/rules.mk pipelines/data.mk pipelines/models.mk pipelines/fashion-mnist.mk pipelines/demo.mk pipelines/study.mk pipelines/fmnist.mk
 
 .PHONY: all units FORCE deps deps-test deps-long help test check-long fuzz mutants bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.

@@ -12,7 +12,7 @@ demo_rate.channel := 0.5
 DEMO_RATE := $(demo_rate.$(DEMO))
 DEMO_IDS ?= uniform search-0 erk lamp
 $(if $(DEMO_RATE),,$(error DEMO is '$(DEMO)': weight or channel is needed))
-$(if $(filter-out full tiny,$(DEMO_SIZE)),$(error DEMO_SIZE is '$(DEMO_SIZE)': full or tiny is needed))
+$(if $(filter-out full tiny night,$(DEMO_SIZE)),$(error DEMO_SIZE is '$(DEMO_SIZE)': full or tiny is needed))
 
 $(eval $(call network,FashionMNIST,resS))
 $(foreach reg,weight channel,\

@@ -78,14 +78,29 @@ $(call stage,$(RUNS)/$1/$2/layers.json,$(RUNS)/$1/$2/pretrain.nn,nninfo,\
 $(call evaluate,$1,$(RUNS)/$1/$2/pretrain.nn,$(RUNS)/$1/$2/eval.json,dense)
 endef
 
-# $(call search,D,A,REG,RATE,N), and $(call random,...): as many strategies, none of them by the agent.
-search = $(call searched,$1,$2,$3,$4,search-$5,$($1_SEARCH) --seed $5)
+# What is declared already is not declared again: $(call once,OUT,DECLARATION).
+once = $(if $(filter $1,$(STAGES)),,$(eval $2))
+
+# $(call ruled,D,A,REG,RATE,RULE): keep-rates by a rule of maskapply; several may need them, the first declares them.
+define ruled
+$(if $(filter $(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(STAGES)),,\
+$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,maskapply,\
+	maskapply -q --plan -r $3 -s $5:$4 --label $5 --strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json\
+	-o /dev/null $(RUNS)/$1/$2/pretrain.nn))
+endef
+
+# $(call search,D,A,REG,RATE,N), whose warm-up begins with the rules of D_STARTS; and $(call random,...): as many
+# strategies, all of them random.
+search = $(call searched,$1,$2,$3,$4,search-$5,$($1_SEARCH) --seed $5,$($1_STARTS))
 random = $(call searched,$1,$2,$3,$4,random-$5,$($1_RANDOM) --seed $5)
-# $(call searched,D,A,REG,RATE,ID,OPTIONS)
+# $(call searched,D,A,REG,RATE,ID,OPTIONS,STARTS)
 define searched
+$(foreach i,$7,$(call ruled,$1,$2,$3,$4,$i))
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,\
-	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/layers.json $(DATA)/$1/manifest.json,ddpg-search adveval,\
+	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/layers.json $(DATA)/$1/manifest.json\
+	$(foreach i,$7,$(RUNS)/$1/$2/$3-$4/$i/strategy.json),ddpg-search adveval,\
 	ddpg-search --layers $(RUNS)/$1/$2/layers.json --reg $3 --target $4 $6 --id $5\
+	$(foreach i,$7,--start $(RUNS)/$1/$2/$3-$4/$i/strategy.json)\
 	--evaluator 'adveval --serve -r $3 -d $(DATA)/$1/holdout.tfrecord $($1_ATTACK) $($1_REWARD)\
 	$(RUNS)/$1/$2/pretrain.nn' --csv-dir $(RUNS)/$1/$2/$3-$4/$5\
 	-o $(RUNS)/$1/$2/$3-$4/$5/strategy.json)
@@ -98,10 +113,7 @@ endef
 # $(call pruned,D,A,REG,RATE,ID): search-N has its strategy from a search, the others from a rule of maskapply.
 # With --target a strategy that exceeds the budget of the uniform RATE is refused.
 define pruned
-$(if $(filter search-% random-%,$5),,\
-$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(RUNS)/$1/$2/pretrain.nn,maskapply,\
-	maskapply -q --plan -r $3 -s $5:$4 --label $5 --strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json\
-	-o /dev/null $(RUNS)/$1/$2/pretrain.nn))
+$(if $(filter search-% random-%,$5),,$(call ruled,$1,$2,$3,$4,$5))
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,\
 	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/$5/strategy.json,maskapply,\
 	maskapply --plan -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json --target $4 --label $5\
@@ -127,7 +139,9 @@ endef
 
 # $(call compare,NAME,D,A,REG,RATE,IDS): the table and the plot of several strategies at one budget, in
 # runs/NAME; and a PDF of the plot where pdflatex is installed.
-PDFLATEX := $(shell command -v pdflatex)
+# Where what the figures need is installed: Debian's texlive-latex-extra and texlive-pictures.
+PDFLATEX := $(and $(shell kpsewhich standalone.cls 2>/dev/null),$(shell kpsewhich pgfplots.sty 2>/dev/null),$(shell \
+	command -v pdflatex))
 define compare
 $(call stage,$(RUNS)/$1/table.txt,\
 	$(RUNS)/$2/$3/eval.json $(foreach id,$6,$(RUNS)/$2/$3/$4-$5/$(id)/hydra/seed-$(SEED)/eval.json),summarize,\

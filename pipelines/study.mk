@@ -9,26 +9,28 @@
 # (rules.mk; HYDRA's seeds are the study's), and finetuned once more, longer (hydra/long-S). Budgets are verified where
 # rates are written (maskapply --target). Only `make study...` declares these stages: make status and the demo know
 # nothing of them.
-STUDY_SEEDS ?= 1 2 3
+STUDY_SEEDS ?= 0 1 2
 STUDY_BUDGETS ?= weight-0.1 weight-0.03 weight-0.01 channel-0.5 channel-0.1
 STUDY_RULES ?= uniform uniform+ erk lamp global
+# With a search and a random search of each seed.
+STUDY_SEARCHES ?= search random
+# How long each pruned network is finetuned.
+STUDY_LENGTHS ?= short long
 
 ifneq ($(filter study%,$(MAKECMDGOALS)),)
 study_dir = $(RUNS)/FashionMNIST/resS
-# What is declared already (by the demo) is not declared again: $(call study_once,OUT,CALL).
-study_once = $(if $(filter $1,$(STAGES)),,$(eval $2))
 # $(call study_row,REG,RATE,ID,SEED): one strategy, finetuned short and long
 define study_row
-$(if $(filter search-% random-%,$3),$(call study_once,$(study_dir)/$1-$2/$3/strategy.json,\
+$(if $(filter search-% random-%,$3),$(call once,$(study_dir)/$1-$2/$3/strategy.json,\
 	$(call $(firstword $(subst -, ,$3)),FashionMNIST,resS,$1,$2,$4)))
-$(call study_once,$(study_dir)/$1-$2/$3/planned.nn,$(call pruned,FashionMNIST,resS,$1,$2,$3))
-$(call study_once,$(study_dir)/$1-$2/$3/hydra/seed-$4/prune.nn,\
+$(call once,$(study_dir)/$1-$2/$3/planned.nn,$(call pruned,FashionMNIST,resS,$1,$2,$3))
+$(call once,$(study_dir)/$1-$2/$3/hydra/seed-$4/prune.nn,\
 	$(call hydra,FashionMNIST,$(study_dir)/$1-$2/$3/planned.nn,$(study_dir)/$1-$2/$3/hydra/seed-$4,$3,$4))
-$(call study_once,$(study_dir)/$1-$2/$3/hydra/long-$4/finetune.nn,\
+$(call once,$(study_dir)/$1-$2/$3/hydra/long-$4/finetune.nn,\
 	$(call finetuned,FashionMNIST,$(study_dir)/$1-$2/$3/hydra/seed-$4/prune.nn,$(study_dir)/$1-$2/$3/hydra/long-$4,$3,$4,$(FashionMNIST_FINETUNE_LONG)))
-$(eval STUDY_RECORDS += $(study_dir)/$1-$2/$3/hydra/seed-$4/eval.json $(study_dir)/$1-$2/$3/hydra/long-$4/eval.json)
+$(eval STUDY_RECORDS += $(foreach l,$(STUDY_LENGTHS),$(study_dir)/$1-$2/$3/hydra/$(l:short=seed)-$4/eval.json))
 endef
-$(foreach b,$(STUDY_BUDGETS),$(foreach s,$(STUDY_SEEDS),$(foreach id,search-$s random-$s $(STUDY_RULES),\
+$(foreach b,$(STUDY_BUDGETS),$(foreach s,$(STUDY_SEEDS),$(foreach id,$(STUDY_RULES) $(addsuffix -$s,$(STUDY_SEARCHES)),\
 	$(call study_row,$(firstword $(subst -, ,$b)),$(lastword $(subst -, ,$b)),$(id),$s))))
 
 study-stages: $(STUDY_RECORDS) $(study_dir)/eval.json

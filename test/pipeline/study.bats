@@ -6,7 +6,7 @@ setup() {
 }
 
 mk() {
-    make -C "$ROOT" --no-print-directory DEMO_SIZE=tiny BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/runs" DATA="$PWD/data" "$@"
+    make -C "$ROOT" --no-print-directory ${SIZE-DEMO_SIZE=tiny} BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/runs" DATA="$PWD/data" "$@"
 }
 
 @test "study: every budget and seed has a search, a random search of as many evaluations and the rules, short and long" {
@@ -26,6 +26,23 @@ mk() {
     refute_output --partial "random-1"
     run mk status
     refute_output --partial "random-1"
+}
+
+@test "fmnist: five searches and the rules for every budget, with every image, and a table and a figure for each" {
+    mkdir -p data/FashionMNIST
+    SIZE='' run mk -n fmnist FMNIST_BUDGETS='weight-0.1 channel-0.1'
+    assert_success
+    local budget id
+    for budget in weight-0.1 channel-0.1; do
+        for id in search-{0,1,2,3,4} uniform uniform+ erk lamp global; do
+            assert_equal "$(grep -c "stage $PWD/runs/fmnist/FashionMNIST/resS/$budget/$id/hydra/seed-1/eval.json" <<<"$output")" 1
+        done
+        assert_output --partial "stage $PWD/runs/fmnist/$budget/table.txt"
+        assert_output --partial "stage $PWD/runs/fmnist/$budget/strategies.svg"
+    done
+    refute_output --partial "--limit"
+    # the searches begin with what the rules say
+    assert_output --partial "--start $PWD/runs/fmnist/FashionMNIST/resS/channel-0.1/lamp/strategy.json"
 }
 
 @test "study: the table has mean and deviation over seeds, and says who is best" {
