@@ -145,8 +145,9 @@ P
     cmp a.tex b.tex
 }
 
-@test "stgplot: the TeX compiles where pdflatex is installed" {
+@test "stgplot: the TeX compiles where pdflatex and what it needs are installed" {
     stgplot -q -o a stg.json
+    kpsewhich standalone.cls >/dev/null 2>&1 && kpsewhich pgfplots.sty >/dev/null || skip "no LaTeX with standalone and pgfplots"
     command -v pdflatex >/dev/null || skip "no pdflatex here"
     pdflatex -interaction=batchmode a.tex
     assert_exists a.pdf
