@@ -30,7 +30,7 @@ ALL_CFLAGS = $(FLAGS) -I$(BUILD)/gen
 # the same work buffer): one thread at a time, as in lib/search. Kernels inside parallel loops are our own.
 OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
 PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
-LDLIBS = -lmsgpackc -larchive -ljpeg -lpng -ljansson -lxlsxwriter -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -lm
+LDLIBS = -lmsgpackc -larchive -ljpeg -lpng -ljansson -lxlsxwriter -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -ldl -lm
 
 LIB_SRC := $(wildcard lib/*/*.c lib/*/*/*.c)
 KERNEL_SRC := lib/compute/cpu/kernels.c lib/compute/cpu/tiles.c
@@ -49,7 +49,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $1 $@;)
 
 all: $(TOOLS) ## build the tools into build/bin (the default)
 
-units: $(UNITS) $(PEERS) $(BENCHES)
+units: $(UNITS) $(PEERS) $(BENCHES) $(SHIM)
 
 $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
@@ -74,6 +74,49 @@ $(FUZZERS): $(BUILD)/fuzz/%: $(BUILD)/test/fuzz/%.o $(BUILD)/test/fuzz/fuzz.o $(
 
 $(BUILD)/libheracles.a: $(LIB_OBJ)
 	$(call say,AR)rm -f $@ && $(AR) rcs $@ $^
+
+# ---- the CUDA plug-in: heracles-cuda.so beside the tools, where nvcc is found; CUDA=0 leaves it out, CUDA=1 insists.
+# Code for each compute capability from 7.5 to 12.0 that nvcc 13 knows, and PTX for those that come later. -fmad=false:
+# products and sums are rounded one by one, as on the CPU; the kernels are bound by memory, not by these.
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc),nvcc)
+CUDA ?= $(if $(and $(shell command -v $(NVCC)),$(wildcard $(CUDA_HOME)/include/cudnn.h)),1,0)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC))))
+CUDA_ARCHS := 75 80 86 87 88 89 90 100 103 110 120
+CUDA_SRC := $(wildcard lib/compute/cuda/*.cu)
+CUDA_OBJ := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
+# (-Wno-deprecated-declarations: cuDNN 9 calls its choice of algorithms by shape deprecated and has no other for it.)
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden \
+	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+PLUGIN := $(if $(filter 1,$(CUDA)),$(BUILD)/bin/heracles-cuda.so)
+all: $(PLUGIN)
+
+$(CUDA_OBJ): $(BUILD)/%.o: %.cu $(wildcard lib/compute/cuda/*.h) $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,NVCC)$(NVCC) $(NVCC_FLAGS) -Ilib/compute/cuda -c $< -o $@
+
+$(BUILD)/bin/heracles-cuda.so: $(CUDA_OBJ)
+	@mkdir -p $(@D)
+	$(call say,LINK)$(NVCC) -shared -cudart shared $^ -lcudnn -lcublas -Xlinker -rpath,$(CUDA_HOME)/lib64 -o $@
+
+# The same sources against test/shim, which runs them on the CPU.
+SHIM := $(BUILD)/test/heracles-cuda-shim.so
+SHIM_FLAGS = -Wall -Wextra -Werror -Wno-unused-function -fPIC -fvisibility=hidden -Itest/shim -Ilib/compute/cuda -Ilib $(CFLAGS)
+SHIM_OBJ := $(patsubst %,$(BUILD)/shim/%.o,$(filter-out %/vendor.cu,$(CUDA_SRC)) test/shim/shim.cpp test/shim/vendor.c \
+	lib/compute/ref/ops.c)
+CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+
+$(BUILD)/shim/%.c.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,CC)$(CC) -std=gnu11 -D_GNU_SOURCE -fopenmp $(SHIM_FLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/shim/%.o: % $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,CXX)$(CXX) -std=c++17 -x c++ -ffp-contract=off $(SHIM_FLAGS) -MMD -MP -c $< -o $@
+
+$(SHIM): $(SHIM_OBJ)
+	@mkdir -p $(@D)
+	$(call say,LINK)$(CXX) $(CFLAGS) $(LDFLAGS) -shared -fopenmp $^ -o $@
 
 define kernel_rule
 $(BUILD)/lib/compute/cpu/%-$1.o: lib/compute/cpu/%.c $(BUILD)/flags

@@ -13,6 +13,7 @@
  * activations are warm in that core's cache, and threads meet once, at the end. With batch statistics every
  * pass needs the whole batch, so the loop goes step by step. */
 #include "attack/attack.h"
+#include "compute/cuda/cuda.h"
 
 #include <math.h>
 
@@ -150,10 +151,36 @@ static void attack_chunk(void *ctx, int n0, int n1)
     }
 }
 
+/* The whole loop on the executor's device. */
+static void on_device(hr_exec *e, const hr_attack_opts *o, const float *x, const int32_t *y,
+                      const uint32_t *index, int n)
+{
+    static const int losses[] = {
+        [HR_LOSS_CE] = HR_CUDA_CE, [HR_LOSS_MARGIN] = HR_CUDA_MARGIN, [HR_LOSS_KL] = HR_CUDA_KL};
+    hr_ascent a = {.eps = o->eps,
+                   .step = o->step,
+                   .spread = o->spread,
+                   .steps = o->steps,
+                   .loss = losses[o->loss],
+                   .random_start = o->random_start,
+                   .l2 = o->l2,
+                   .target = o->loss == HR_LOSS_KL ? o->target : NULL,
+                   .bn = o->bn,
+                   .seed = o->seed,
+                   .stream = o->stream,
+                   .c0 = o->c0,
+                   .c1 = o->c1};
+    hr_cuda_ascend(e, &a, x, y, index, n);
+}
+
 void hr_attack_pgd(hr_exec *e, const hr_attack_opts *o, const float *x, const int32_t *y,
                    const uint32_t *index, int n)
 {
     struct job j = {.e = e, .o = o, .x = x, .y = y, .index = index};
+    if (hr_exec_on_device(e)) {
+        on_device(e, o, x, y, index, n);
+        return;
+    }
     if (o->bn == HR_BN_FOLDED) {
         hr_exec_chunks(e, n, attack_chunk, &j);
         return;

@@ -41,6 +41,16 @@ extern const char *const hr_bn_mode_names[5]; /* "folded", "batch", "batch+updat
 
 enum { HR_DX = 1, HR_DW = 2 }; /* flags of a backward pass; they combine */
 
+/* Where a network runs. "cuda" and "cuda:N" need the plug-in (lib/compute/cuda/plugin.h): the same calls, the
+ * same numbers but for rounding; buffers are then copies in host memory, which the functions below that
+ * return them keep up to date: ask for a buffer again behind every pass. */
+typedef struct hr_device {
+    const char *name; /* "cpu" or NULL, "cuda", "cuda:N" */
+    bool fast, tf32;  /* cuda: algorithms that add in any order; products with 10 bits of mantissa */
+} hr_device;
+/* Is it a name of a device? */
+bool hr_device_named(const char *name);
+
 typedef struct hr_exec hr_exec;
 typedef struct hr_exec_opts {
     int batch;                       /* largest batch */
@@ -50,12 +60,14 @@ typedef struct hr_exec_opts {
     bool exact;                      /* no Winograd transforms: convolutions as the sums that they are */
     bool describe;                   /* plan, and take no memory for images: only hr_plan_* may be called */
     size_t beside, beside_per_image; /* bytes that the caller takes later, for the check of memory */
+    hr_device device;
 } hr_exec_opts;
 
 /* Plan m, which must have passed hr_model_check, and take over its parameters. m is borrowed and outlives the
  * executor; its tensor table must not grow or shrink meanwhile; values may change (then call hr_exec_params).
  * Returns the executor, or NULL with err set: HR_EINVAL (a layer beyond the engine's limits, batch < 1, or
- * too little memory: the message says how much was asked for and which batch would fit). */
+ * too little memory: the message says how much was asked for and which batch would fit; a device that is not
+ * there). */
 hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err);
 void hr_exec_free(hr_exec *e); /* NULL is allowed */
 
@@ -76,6 +88,7 @@ size_t hr_exec_input_len(const hr_exec *e); /* h*w*c */
 void hr_exec_shape(const hr_exec *e, int *c, int *h, int *w); /* of an image */
 int hr_exec_classes(const hr_exec *e);
 int hr_exec_threads(const hr_exec *e);
+bool hr_exec_on_device(const hr_exec *e); /* not on the CPU */
 
 /* Run samples [n0,n1); see above for what each mode allows. */
 void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);

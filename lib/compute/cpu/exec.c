@@ -10,6 +10,7 @@
  *     y  = gamma*xh + beta                                 s1 = sum dy = dbeta,  s2 = sum dy*xh = dgamma
  *     dz = gamma*inv*(dy - s1/M - xh*s2/M)  =  dy*k1 + z*k2 + k3   per channel. */
 #include "compute/cpu/plan.h"
+#include "compute/cuda/cuda.h"
 
 #include <math.h>
 #include <omp.h>
@@ -45,7 +46,8 @@ hr_exec *hr_exec_new(hr_model *m, const hr_exec_opts *opts, hr_err *err)
     e->opts = *opts;
     if (!e->opts.threads)
         e->opts.threads = hr_default_threads();
-    if (hr_plan(e, err)) {
+    bool cuda = opts->device.name && strcmp(opts->device.name, "cpu") != 0 && !opts->describe;
+    if (cuda ? hr_plan_graph(e, err) || hr_cuda_new(e, err) : hr_plan(e, err)) {
         hr_exec_free(e);
         return NULL;
     }
@@ -58,28 +60,29 @@ void hr_exec_free(hr_exec *e)
 {
     if (!e)
         return;
+    hr_cuda_free(e);
     hr_plan_release(e);
     free(e);
 }
 
 float *hr_exec_input(hr_exec *e)
 {
-    return e->input;
+    return e->cuda ? hr_cuda_buffer(e, HR_CUDA_INPUT) : e->input;
 }
 
 float *hr_exec_logits(hr_exec *e)
 {
-    return e->logits;
+    return e->cuda ? hr_cuda_buffer(e, HR_CUDA_LOGITS) : e->logits;
 }
 
 float *hr_exec_dlogits(hr_exec *e)
 {
-    return e->dlogits;
+    return e->cuda ? hr_cuda_buffer(e, HR_CUDA_DLOGITS) : e->dlogits;
 }
 
 float *hr_exec_dinput(hr_exec *e)
 {
-    return e->dinput;
+    return e->cuda ? hr_cuda_buffer(e, HR_CUDA_DINPUT) : e->dinput;
 }
 
 size_t hr_exec_input_len(const hr_exec *e)
@@ -105,9 +108,14 @@ int hr_exec_threads(const hr_exec *e)
     return e->opts.threads;
 }
 
+bool hr_exec_on_device(const hr_exec *e)
+{
+    return e->cuda;
+}
+
 uint64_t hr_exec_tasks(const hr_exec *e, int thread)
 {
-    return e->tasks[thread];
+    return e->tasks ? e->tasks[thread] : 0;
 }
 
 const float *hr_exec_grad(const hr_exec *e, int tensor)
@@ -124,8 +132,10 @@ void hr_exec_set_mask(hr_exec *e, int node, const float *mask)
     if (step < 0)
         BUG("node %d has no weight to mask", node);
     hr_step *s = &e->steps[step];
+    if (e->cuda)
+        hr_cuda_set_mask(e, step, mask);
     s->mask = mask;
-    if (mask && !s->eff)
+    if (mask && !s->eff && !e->cuda)
         s->eff = hr_xaligned((size_t)s->conv.co * (size_t)s->conv.ci * (size_t)s->conv.taps, sizeof *s->eff);
 }
 
@@ -207,6 +217,10 @@ static void take_affine(const hr_exec *e, hr_step *s)
 
 void hr_exec_params(hr_exec *e)
 {
+    if (e->cuda) {
+        hr_cuda_params(e);
+        return;
+    }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(e->opts.threads)
     for (int i = 1; i < e->nsteps; i++) {
         hr_step *s = &e->steps[i];
@@ -432,6 +446,10 @@ static void folded_backward(hr_exec *e, int n0, int n1)
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx)
 {
     check_range(e, 0, n, true);
+    if (e->cuda) { /* one task */
+        fn(ctx, 0, n);
+        return;
+    }
 #pragma omp parallel num_threads(e->opts.threads)
     {
         flush_denormals();
@@ -443,7 +461,7 @@ void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), vo
 
 static void infer_chunk(void *ctx, int n0, int n1)
 {
-    folded_forward(ctx, n0, n1);
+    hr_exec_forward(ctx, n0, n1, HR_BN_FOLDED);
 }
 
 void hr_exec_infer(hr_exec *e, int n)
@@ -582,14 +600,17 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 
 void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
 {
+    check_range(e, n0, n1, bn != HR_BN_FOLDED);
+    if (bn != HR_BN_FOLDED && !e->opts.train && !e->opts.batch_stats)
+        BUG("batch norm mode '%s' was not planned", hr_bn_mode_names[bn]);
+    if (e->cuda) {
+        hr_cuda_forward(e, n0, n1, bn);
+        return;
+    }
     if (bn == HR_BN_FOLDED) {
-        check_range(e, n0, n1, false);
         folded_forward(e, n0, n1);
         return;
     }
-    check_range(e, n0, n1, true);
-    if (!e->opts.train && !e->opts.batch_stats)
-        BUG("batch norm mode '%s' was not planned", hr_bn_mode_names[bn]);
 #pragma omp parallel num_threads(e->opts.threads)
     {
         crew w = crew_of(e, n1, bn);
@@ -801,6 +822,10 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
     check_range(e, n0, n1, bn != HR_BN_FOLDED);
     if ((flags & HR_DW) && (bn == HR_BN_FOLDED || !e->opts.train))
         BUG("weight gradients were not planned");
+    if (e->cuda) {
+        hr_cuda_backward(e, n0, n1, bn, flags);
+        return;
+    }
     if (bn == HR_BN_FOLDED) {
         folded_backward(e, n0, n1);
         return;

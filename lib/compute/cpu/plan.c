@@ -550,7 +550,7 @@ static int check_parameters(const hr_exec *e, hr_err *err)
         e->m->arch, need / 1e9, left / 1e9);
 }
 
-int hr_plan(hr_exec *e, hr_err *err)
+int hr_plan_graph(hr_exec *e, hr_err *err)
 {
     size_t nodes = (size_t)e->m->nnodes;
     e->steps = hr_xcalloc(nodes, sizeof *e->steps);
@@ -561,7 +561,14 @@ int hr_plan(hr_exec *e, hr_err *err)
     if (e->nsteps < 2)
         return hr_fail(err, HR_EINVAL, "the network has no layer");
     connect(e);
-    int rc = check_parameters(e, err);
+    return HR_OK;
+}
+
+int hr_plan(hr_exec *e, hr_err *err)
+{
+    int rc = hr_plan_graph(e, err);
+    if (rc == HR_OK)
+        rc = check_parameters(e, err);
     if (rc == HR_OK)
         rc = plan_parameters(e, err);
     if (rc)

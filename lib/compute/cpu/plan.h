@@ -88,9 +88,12 @@ struct hr_exec {
     size_t bytes_fixed, bytes_chunk; /* memory, without and per chunk; the tiles' levels come on top */
     hr_work *work;                   /* (threads, steps, HR_PASS_KINDS), or NULL: no profile */
     double work_start;
+    struct hr_cuda_exec *cuda; /* not NULL: lib/compute/cuda does the work; of this only steps, grads, value */
 };
 
-/* Fuse, connect and lay out. Returns 0 or HR_EINVAL. */
+/* Fuse and connect: what every device needs. Returns 0 or HR_EINVAL. */
+int hr_plan_graph(hr_exec *e, hr_err *err);
+/* The same, and lay out for the CPU. Returns 0 or HR_EINVAL. */
 int hr_plan(hr_exec *e, hr_err *err);
 void hr_plan_release(hr_exec *e);
 

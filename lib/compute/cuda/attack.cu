@@ -1,0 +1,177 @@
+/* lib/compute/cuda/attack.cu -- where attacks start, and their steps.
+ *
+ * Noise is Philox4x32-10 (Salmon et al. 2011), written out here, keyed as in base.h: words, and so uniform
+ * noise, have the CPU's bits, whatever the grid. Normal noise goes through log, sqrt, cos and sin in double
+ * and is rounded to float: equal to the CPU's but where the two libraries' last bits in double fall on both
+ * sides of a boundary between floats. The plug-in is compiled without contraction of products and sums
+ * (-fmad=false), so a step in the l-inf ball has the CPU's bits, too. */
+#include "device.h"
+
+static __device__ void philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+                              uint32_t out[4])
+{
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)b;
+        c3 = (uint32_t)a;
+        c0 = n0;
+        c2 = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+/* The four words of values 4q to 4q+3 of image i. */
+static __device__ void draw(const hr_cuda_noise &k, uint32_t c1, size_t i, size_t q, uint32_t w[4])
+{
+    philox(k.seed, k.stream, k.c0, c1, k.index[i], (uint32_t)q, w);
+}
+
+/* Two normals from two words (Box & Muller 1958). */
+static __device__ void box_muller(uint32_t a, uint32_t b, double z[2])
+{
+    double r = sqrt(-2.0 * log(((double)a + 0.5) * 0x1p-32));
+    double phi = 2.0 * 3.14159265358979323846 * ((double)b + 0.5) * 0x1p-32;
+    z[0] = r * cos(phi);
+    z[1] = r * sin(phi);
+}
+
+/* A thread per four values of an image. Traffic: a read and a write per value; bound: memory (10 rounds of
+ * two 64-bit products per 16 bytes). */
+static __global__ void uniform_kernel(hr_cuda_noise k, size_t n, size_t quads, size_t len, float eps,
+                                      const float *x, float *adv)
+{
+    EACH(t, n)
+    {
+        size_t i = t / quads, q = t % quads;
+        uint32_t w[4];
+        draw(k, k.c1, i, q, w);
+        for (size_t j = 0; j < 4 && 4 * q + j < len; j++) {
+            float u = ((float)(w[j] >> 8) + 0.5f) * 0x1p-24f;
+            float v = -eps + (eps - -eps) * u;
+            adv[i * len + 4 * q + j] = x[i * len + 4 * q + j] + v;
+        }
+    }
+}
+
+static void start_uniform(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float eps, const float *x,
+                          float *adv)
+{
+    size_t quads = (len + 3) / 4;
+    launch_each(d, "start_uniform", (size_t)n * quads, uniform_kernel, *k, (size_t)n * quads, quads, len, eps,
+                x, adv);
+}
+
+static __device__ void four_normals(const uint32_t w[4], double z[4])
+{
+    box_muller(w[0], w[1], z);
+    box_muller(w[2], w[3], z + 2);
+}
+
+/* As uniform_kernel, with eight calls of double functions per four values: bound by these on consumer
+ * devices, but run once per attack. */
+static __global__ void normal_kernel(hr_cuda_noise k, size_t n, size_t quads, size_t len, float std,
+                                     const float *x, float *adv)
+{
+    EACH(t, n)
+    {
+        size_t i = t / quads, q = t % quads;
+        uint32_t w[4];
+        double z[4];
+        draw(k, k.c1, i, q, w);
+        four_normals(w, z);
+        for (size_t j = 0; j < 4 && 4 * q + j < len; j++) {
+            size_t at = i * len + 4 * q + j;
+            float v = (float)((double)std * z[j]);
+            adv[at] = x ? x[at] + v : v;
+        }
+    }
+}
+
+static void start_normal(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float std, const float *x,
+                         float *adv)
+{
+    size_t quads = (len + 3) / 4;
+    launch_each(d, "start_normal", (size_t)n * quads, normal_kernel, *k, (size_t)n * quads, quads, len, std,
+                x, adv);
+}
+
+static __device__ float clip(float v, float lo, float hi)
+{
+    return v < lo ? lo : v > hi ? hi : v;
+}
+
+/* A thread per value. Traffic: 4; bound: memory. */
+static __global__ void linf_kernel(size_t n, float step, float eps, const float *x, const float *g,
+                                   float *adv)
+{
+    EACH(i, n)
+    {
+        float sign = (float)((g[i] > 0.0f) - (g[i] < 0.0f)); /* 0 for 0 and for NaN */
+        adv[i] = clip(clip(adv[i] + step * sign, x[i] - eps, x[i] + eps), 0.0f, 1.0f);
+    }
+}
+
+static void move_linf(hr_cuda *d, size_t values, float step, float eps, const float *x, const float *g,
+                      float *adv)
+{
+    launch_each(d, "move_linf", values, linf_kernel, values, step, eps, x, g, adv);
+}
+
+static __device__ double length_of(const float *v, size_t len)
+{
+    double sum = 0;
+    for (size_t p = threadIdx.x; p < len; p += blockDim.x)
+        sum += (double)v[p] * (double)v[p];
+    return sqrt(block_sum(sum, threadIdx.x, blockDim.x));
+}
+
+/* A block per image, 2 KB shared. Traffic: 11 (an image is a few KB: mostly from the cache). Bound: latency
+ * of the two sums; their order is the block's tree, not the CPU's. */
+static __global__ void l2_kernel(hr_cuda_noise k, size_t len, float step, float eps, const float *x_,
+                                 float *g_, float *adv_)
+{
+    size_t i = blockIdx.x;
+    const float *x = x_ + i * len;
+    float *g = g_ + i * len, *adv = adv_ + i * len;
+    double size = length_of(g, len);
+    if (size == 0) {
+        for (size_t q = threadIdx.x; 4 * q < len; q += blockDim.x) {
+            uint32_t w[4];
+            double z[4];
+            draw(k, k.c1, i, q, w);
+            four_normals(w, z);
+            for (size_t j = 0; j < 4 && 4 * q + j < len; j++)
+                g[4 * q + j] = (float)z[j];
+        }
+        __syncthreads();
+    }
+    float along = step / (float)(size == 0 ? 1 : size);
+    for (size_t p = threadIdx.x; p < len; p += blockDim.x)
+        g[p] = clip(adv[p] + along * g[p], 0.0f, 1.0f) - x[p];
+    __syncthreads();
+    size = length_of(g, len);
+    float back = size > (double)eps ? (float)((double)eps / size) : 1.0f;
+    for (size_t p = threadIdx.x; p < len; p += blockDim.x)
+        adv[p] = clip(x[p] + back * g[p], 0.0f, 1.0f);
+}
+
+static void move_l2(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float step, float eps,
+                    const float *x, float *g, float *adv)
+{
+    launch(d, "move_l2", dim3((unsigned)n), dim3(HR_THREADS), HR_THREADS * sizeof(double), l2_kernel, *k, len,
+           step, eps, x, g, adv);
+}
+
+void hr_cuda_fill_attack(hr_cuda_plugin_table *t)
+{
+    t->start_uniform = start_uniform;
+    t->start_normal = start_normal;
+    t->move_linf = move_linf;
+    t->move_l2 = move_l2;
+}

@@ -1,0 +1,192 @@
+/* lib/compute/cuda/plugin.h -- the border between HERACLES and its CUDA plug-in, heracles-cuda.so.
+ *
+ * What lies on which side. The plug-in is an open device and a table of operations on its memory: it knows
+ * numbers, shapes and one stream, but neither networks nor attacks. All that walks over a network (exec.c)
+ * and over an attack (ascend.c) is plain C in the library, is compiled everywhere, and reaches the device
+ * through this table only. So a machine without CUDA builds and tests everything but the plug-in itself, and
+ * the plug-in is small enough to be tested operation by operation.
+ *
+ * Why at this level. compute.h's executor is where attack and train meet a network: forward, backward, and
+ * four buffers (images, logits and their gradients). Behind it, weights and activations live on the device.
+ * The four buffers have a twin on the host that is brought up to date when the caller asks for the buffer,
+ * and not before: code that was written for the CPU runs unchanged, and an attack that stays on the device
+ * (ascend.c) moves nothing. One level lower (an operation at a time from the CPU's executor) activations
+ * would travel; one level higher (whole training steps) every stage would have to be written twice.
+ *
+ * The stream. Operations are queued and return nothing. They run one after another in the order of the calls.
+ * The first thing that goes wrong is kept, everything queued behind it does nothing of use, and wait() tells.
+ * Pointers are to device memory unless a comment says otherwise; they belong to take(). Maps are NHWC
+ * float32, "rows" are pixels, columns are channels (c); weights are KRSC: (out, kh, kw, in). Scale, shift and
+ * the like have one value per column. Where an argument may be NULL the comment says so.
+ *
+ * Versions. The only symbol looked up is hr_cuda_plugin(). A plug-in whose version or size differs from this
+ * header's is refused: both are built from one tree.
+ *
+ * Determinism. Every sum is taken in an order that depends on the shapes alone, never on the device, so the
+ * same call gives the same bits on every device, but for what cuDNN and cuBLAS do (vendor.h).
+ *
+ * This header is C and C++ and includes nothing of ours. */
+#ifndef HR_CUDA_PLUGIN_H
+#define HR_CUDA_PLUGIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { HR_CUDA_VERSION = 1 };
+
+enum {                   /* flags of open() */
+       HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
+       HR_CUDA_TF32 = 2  /* matrix products with 10 bits of mantissa */
+};
+
+typedef struct hr_cuda hr_cuda;             /* an open device: its stream, library handles, work memory */
+typedef struct hr_cuda_conv hr_cuda_conv;   /* a convolution whose algorithms were chosen */
+typedef struct hr_cuda_graph hr_cuda_graph; /* recorded operations */
+
+typedef struct hr_cuda_conv_shape {
+    int ci, co, kh, kw, stride, pad, hin, win, hout, wout;
+} hr_cuda_conv_shape;
+
+/* A pooling: windows of kh x kw, or (adaptive) PyTorch's bins of an average pool. */
+typedef struct hr_cuda_pool {
+    bool max, adaptive;
+    int c, hin, win, hout, wout, kh, kw, stride, pad;
+} hr_cuda_pool;
+
+/* What keys the noise of image i: (seed, stream, c0, c1, index[i]), as in base.h. */
+typedef struct hr_cuda_noise {
+    uint32_t seed, stream, c0, c1;
+    const uint32_t *index;
+} hr_cuda_noise;
+
+/* A batch norm's statistics and what is made of them. gamma and beta may be NULL (1 and 0). */
+typedef struct hr_cuda_norm {
+    const float *gamma, *beta;
+    float *rmean, *rvar; /* running */
+    double eps, momentum;
+    float *mean, *inv, *scale, *shift; /* out: mean, 1/sqrt(var+eps), and y = z*scale + shift */
+} hr_cuda_norm;
+
+enum { HR_CUDA_CE, HR_CUDA_MARGIN, HR_CUDA_KL }; /* losses */
+enum { HR_CUDA_PARTS = 64 };                     /* partial sums per column, at most */
+
+typedef struct hr_cuda_plugin_table {
+    uint32_t version, bytes; /* HR_CUDA_VERSION, sizeof of this struct */
+
+    /* ---- the device (device.cu) */
+
+    /* Open device number `device`. Returns NULL with a sentence in msg: no device, driver too old, ... */
+    hr_cuda *(*open)(int device, unsigned flags, char *msg, size_t size);
+    void (*close)(hr_cuda *d); /* and give back all that was taken */
+    /* Zeroed memory, 256-byte aligned. NULL when there is too little: *left says how many bytes there are. */
+    void *(*take)(hr_cuda *d, size_t bytes, size_t *left);
+    void *(*take_host)(hr_cuda *d, size_t bytes); /* page-locked memory of the host; NULL: there is none */
+    void (*upload)(hr_cuda *d, void *to, const void *from_host, size_t bytes);
+    void (*download)(hr_cuda *d, void *to_host, const void *from, size_t bytes);
+    void (*copy)(hr_cuda *d, void *to, const void *from, size_t bytes);
+    void (*zero)(hr_cuda *d, void *to, size_t bytes);
+    /* Wait until all that was queued is done. Returns NULL, or what went wrong first (a string of d's). */
+    const char *(*wait)(hr_cuda *d);
+    /* What is queued between record() and recorded() is not run but kept; replay() queues it. */
+    void (*record)(hr_cuda *d);
+    hr_cuda_graph *(*recorded)(hr_cuda *d); /* NULL: trouble, see wait() */
+    void (*replay)(hr_cuda *d, hr_cuda_graph *g);
+    void (*forget)(hr_cuda *d, hr_cuda_graph *g); /* NULL is allowed */
+
+    /* ---- matrix products (vendor.h) */
+
+    hr_cuda_conv *(*conv_new)(hr_cuda *d, const hr_cuda_conv_shape *s, int batch,
+                              bool dw);             /* NULL: trouble */
+    void (*conv_free)(hr_cuda *d, hr_cuda_conv *c); /* NULL is allowed */
+    void (*conv_forward)(hr_cuda *d, hr_cuda_conv *c, int n, const float *x, const float *w, float *y);
+    void (*conv_dx)(hr_cuda *d, hr_cuda_conv *c, int n, const float *dy, const float *w, float *dx, bool add);
+    void (*conv_dw)(hr_cuda *d, hr_cuda_conv *c, int n, const float *x, const float *dy, float *dw);
+    /* y (n,co) = x (n,ci) w', w (co,ci); dx (+)= dy w; dw = dy' x. */
+    void (*dense_forward)(hr_cuda *d, int n, int ci, int co, const float *x, const float *w, float *y);
+    void (*dense_dx)(hr_cuda *d, int n, int ci, int co, const float *dy, const float *w, float *dx, bool add);
+    void (*dense_dw)(hr_cuda *d, int n, int ci, int co, const float *x, const float *dy, float *dw);
+
+    /* ---- elementwise (elementwise.cu) */
+
+    /* y = z*scale + shift + res, then max(., 0) if relu. scale (1), shift (0), res (0) may be NULL. y may be
+     * z. */
+    void (*affine)(hr_cuda *d, size_t rows, int c, const float *z, float *y, const float *scale,
+                   const float *shift, const float *res, bool relu);
+    /* g = y > 0 ? g : 0 (y may be NULL: g); to (+)= g (to may be NULL); g = g*scale (scale may be NULL). */
+    void (*back)(hr_cuda *d, size_t rows, int c, float *g, const float *y, float *to, bool add,
+                 const float *scale);
+    /* out (+)= g*k1 + z*k2 + k3; z may be NULL (then k2 and k3 are not read). out may be g. */
+    void (*grad_affine)(hr_cuda *d, size_t rows, int c, const float *g, const float *z, const float *k1,
+                        const float *k2, const float *k3, float *out, bool add);
+    void (*add)(hr_cuda *d, size_t n, float *to, const float *from); /* to += from */
+    /* eff (co,taps,ci) = w (co,ci,taps) * mask (the same; may be NULL), and back: g (co,ci,taps) = dw. */
+    void (*weights)(hr_cuda *d, int co, int ci, int taps, const float *w, const float *mask, float *eff);
+    void (*weight_grad)(hr_cuda *d, int co, int ci, int taps, const float *dw, float *g);
+
+    /* ---- batch norm (norm.cu). part: 2 * HR_CUDA_PARTS * c doubles of work memory */
+
+    /* From running statistics; bias (may be NULL) is added to what is normalised: a folded convolution's. */
+    void (*norm_running)(hr_cuda *d, int c, const float *bias, const hr_cuda_norm *n);
+    /* From those of z (rows,c); update: the running ones move, the variance unbiased. */
+    void (*norm_batch)(hr_cuda *d, size_t rows, int c, const float *z, bool update, const hr_cuda_norm *n,
+                       double *part);
+    /* s1 = sum g = dbeta, s2 = sum g*xh = dgamma (either may be NULL), and the gradient through the
+     * statistics as an affine map, dz = g*k1 + z*k2 + k3. */
+    void (*norm_grad)(hr_cuda *d, size_t rows, int c, const float *g, const float *z, const hr_cuda_norm *n,
+                      float *dgamma, float *dbeta, float *k1, float *k2, float *k3, double *part);
+    void (*column_sums)(hr_cuda *d, size_t rows, int c, const float *g, float *sum, double *part);
+
+    /* ---- pools (pool.cu): ties and gradients go to the first maximum */
+
+    void (*pool_forward)(hr_cuda *d, const hr_cuda_pool *p, int n, const float *x, float *y);
+    void (*pool_dx)(hr_cuda *d, const hr_cuda_pool *p, int n, const float *x, const float *dy, float *dx,
+                    bool add);
+    /* (n,pixels,c) to PyTorch's (n,c,pixels), and the gradient back. */
+    void (*flatten)(hr_cuda *d, int n, int pixels, int c, const float *x, float *y);
+    void (*flatten_dx)(hr_cuda *d, int n, int pixels, int c, const float *dy, float *dx, bool add);
+
+    /* ---- losses (loss.cu), as lib/compute/loss.c and lib/attack state them */
+
+    /* loss (n doubles) and dz may be NULL; target (n,classes) is of HR_CUDA_KL, which leaves loss alone. */
+    void (*loss)(hr_cuda *d, int kind, int n, int classes, const float *z, const int32_t *y,
+                 const float *target, float scale, double *loss, float *dz);
+
+    /* ---- attacks (attack.cu), n images of len values */
+
+    /* adv = x + U(-eps, eps), with the CPU's bits. */
+    void (*start_uniform)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float eps, const float *x,
+                          float *adv);
+    /* adv = x + N(0, std^2); x may be NULL (0). */
+    void (*start_normal)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float std, const float *x,
+                         float *adv);
+    /* adv = clip(clip(adv + step*sign(g), x-eps, x+eps), 0, 1), with the CPU's bits. */
+    void (*move_linf)(hr_cuda *d, size_t values, float step, float eps, const float *x, const float *g,
+                      float *adv);
+    /* adv = x + the step along g/|g| cut to [0,1] and scaled back into the ball; where |g| is 0, along N(0,1)
+     * keyed by k. g is overwritten. */
+    void (*move_l2)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float step, float eps,
+                    const float *x, float *g, float *adv);
+
+    /* ---- training (optim.cu), as lib/train states them */
+
+    void (*sgd)(hr_cuda *d, size_t n, float *p, const float *g, float *buf, float lr, float momentum,
+                float decay, bool nesterov, bool first);
+    void (*adam)(hr_cuda *d, size_t n, float *p, const float *g, float *m, float *v, float lr, float decay,
+                 int64_t step);
+    void (*rmsprop)(hr_cuda *d, size_t n, float *p, const float *g, float *v, float *buf, float lr,
+                    float momentum, float decay);
+} hr_cuda_plugin_table;
+
+/* The plug-in's only symbol. */
+typedef const hr_cuda_plugin_table *hr_cuda_plugin_fn(void);
+__attribute__((visibility("default"))) const hr_cuda_plugin_table *hr_cuda_plugin(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
