@@ -156,7 +156,7 @@ DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchiv
 	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev
 DEPS := $(DEPS_BUILD) dataset-fashion-mnist curl
 DEPS_FUZZ := clang libclang-rt-dev libomp-dev llvm
-DEPS_TEST := bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack \
+DEPS_TEST := g++ bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack \
 	python3-protobuf python3-scipy python3-pil procps $(DEPS_FUZZ)
 DEPS_LONG := valgrind cppcheck clang-format python3-venv
 

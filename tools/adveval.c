@@ -16,9 +16,11 @@ static struct {
     const char *train, *data, *attacks, *label, *data_name, *output, *outcomes, *curve, *save_adv;
     int64_t limit, restarts, batch, threads, seed, steps, iterations, queries, targets;
     double eps, step, save_every;
+    hr_device device;
     int bn, reg, norm;
     bool checkpoints, stratified, serve, restart, profile, exact, confusion, masking;
-} a = {.attacks = "clean,fgsm,pgd20,cw",
+} a = {.device = {.name = "cpu"},
+       .attacks = "clean,fgsm,pgd20,cw",
        .restarts = 1,
        .batch = 100,
        .seed = 1,
@@ -77,6 +79,10 @@ static const hr_opt options[] = {
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
     {"exact", 0, HR_OPT_FLAG, &a.exact, HR_OPT_RESULT, NULL, "plain sums, no Winograd transforms (slower)", 0,
      0, NULL},
+    {"device", 0, HR_OPT_STRING, &a.device.name, 0, "NAME", "cpu, cuda or cuda:N (needs heracles-cuda.so)", 0,
+     0, NULL},
+    {"fast", 0, HR_OPT_FLAG, &a.device.fast, 0, NULL, "cuda: sums in any order", 0, 0, NULL},
+    {"tf32", 0, HR_OPT_FLAG, &a.device.tf32, 0, NULL, "cuda: products with 10 bits of mantissa", 0, 0, NULL},
     {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
     {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S",
      "seconds between saves in FILE.state, 0: each batch", 0, 1e9, NULL},
@@ -355,6 +361,7 @@ static int measure(struct plan *p, struct net *net, const struct images *d, hr_j
                        .threads = (int)a.threads,
                        .batch_stats = p->bn != HR_BN_FOLDED,
                        .exact = a.exact,
+                       .device = a.device,
                        .beside_per_image = p->strong ? hr_strong_bytes(input_len(net->m)) : 0};
     hr_exec *e = hr_exec_new(net->m, &eo, err);
     if (!e)
@@ -449,6 +456,7 @@ static int serve(hr_model *m, const char *name, const char *digest, hr_dataset *
                        .batch = (int)a.batch,
                        .threads = (int)a.threads,
                        .exact = a.exact,
+                       .device = a.device,
                        .seed = (uint32_t)a.seed,
                        .name = name,
                        .digest = digest,
@@ -488,6 +496,11 @@ static void check_options(char **nets, int n)
                  "--checkpoints");
     if (n > 1 && stdin_used)
         hr_usage("of several networks none can be stdin");
+    const char *wrong = hr_device_wrong(&a.device);
+    if (wrong)
+        hr_usage("--device %s: %s", a.device.name, wrong);
+    if (strcmp(a.device.name, "cpu") && a.profile)
+        hr_usage("--profile measures the CPU, not a device");
     bool stdin_data = strcmp(a.data, "-") == 0;
     if (stdin_used + stdin_data + a.serve > 1)
         hr_usage("stdin can be only one of the network, the images and the requests");

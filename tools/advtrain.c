@@ -15,7 +15,9 @@ static struct {
     double extra_share, beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
     bool nesterov, warmup_ramp, reset_noise, fixed_rho, stratified, no_random_start, freeze_bn, log_clean,
         restart, profile, exact;
-} a = {.eval_limit = 1000,
+    hr_device device;
+} a = {.device = {.name = "cpu"},
+       .eval_limit = 1000,
        .epochs = 10,
        .batch = 128,
        .steps = 10,
@@ -124,6 +126,10 @@ static const hr_opt options[] = {
     {"seed", 0, HR_OPT_INT, &a.seed, HR_OPT_RESULT, "N", "of all randomness", 0, UINT32_MAX, NULL},
     {"exact", 0, HR_OPT_FLAG, &a.exact, HR_OPT_RESULT, NULL, "plain sums, no Winograd transforms (slower)", 0,
      0, NULL},
+    {"device", 0, HR_OPT_STRING, &a.device.name, 0, "NAME", "cpu, cuda or cuda:N (needs heracles-cuda.so)", 0,
+     0, NULL},
+    {"fast", 0, HR_OPT_FLAG, &a.device.fast, 0, NULL, "cuda: sums in any order", 0, 0, NULL},
+    {"tf32", 0, HR_OPT_FLAG, &a.device.tf32, 0, NULL, "cuda: products with 10 bits of mantissa", 0, 0, NULL},
     {"threads", 0, HR_OPT_INT, &a.threads, 0, "N", "threads, 0: one per processor", 0, 1024, NULL},
     {"save-every", 0, HR_OPT_REAL, &a.save_every, 0, "S", "seconds between saves in OUT.state, 0: each step",
      0, 1e9, NULL},
@@ -226,6 +232,7 @@ static hr_train_opts train_options(void)
                        .batch = (int)a.batch,
                        .threads = (int)a.threads,
                        .exact = a.exact,
+                       .device = a.device,
                        .eps = a.eps,
                        .step = a.step,
                        .steps = (int)a.steps,
@@ -391,6 +398,11 @@ int main(int argc, char **argv)
     const char *net = first < argc ? argv[first] : NULL;
     if (!a.data || !a.output)
         hr_usage("-d TRAIN and -o OUT are needed");
+    const char *wrong = hr_device_wrong(&a.device);
+    if (wrong)
+        hr_usage("--device %s: %s", a.device.name, wrong);
+    if (strcmp(a.device.name, "cpu") && a.profile)
+        hr_usage("--profile measures the CPU, not a device");
     if (!net == !a.arch)
         hr_usage("either NET or --arch NAME is needed, and not both");
     if (net && (a.classes || a.mean || a.std))

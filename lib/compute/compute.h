@@ -48,8 +48,8 @@ typedef struct hr_device {
     const char *name; /* "cpu" or NULL, "cuda", "cuda:N" */
     bool fast, tf32;  /* cuda: algorithms that add in any order; products with 10 bits of mantissa */
 } hr_device;
-/* Is it a name of a device? */
-bool hr_device_named(const char *name);
+/* What is wrong with it as an option, before anything is opened; NULL: nothing. */
+const char *hr_device_wrong(const hr_device *d);
 
 typedef struct hr_exec hr_exec;
 typedef struct hr_exec_opts {

@@ -211,7 +211,8 @@ static int plan(struct server *s, hr_err *err)
     hr_exec_opts eo = {.batch = o->batch,
                        .threads = o->threads,
                        .batch_stats = o->recalibrate || o->bn != HR_BN_FOLDED,
-                       .exact = o->exact};
+                       .exact = o->exact,
+                       .device = o->device};
     s->e = hr_exec_new(s->now, &eo, err);
     return s->e ? HR_OK : err->code;
 }
@@ -242,6 +243,7 @@ static int learn(struct server *s, hr_err *err)
                        .momentum = 0.9,
                        .weight_decay = 5e-4,
                        .exact = o->exact,
+                       .device = o->device,
                        .batch = HR_LEARN_BATCH,
                        .threads = o->threads,
                        .eps = o->eps,

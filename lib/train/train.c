@@ -638,7 +638,8 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         choose_extra(&t);
     hr_stage_begin(&t);
     t.room = o->extra ? 2 * o->batch : o->batch;
-    hr_exec_opts eo = {.batch = t.room, .threads = o->threads, .train = true, .exact = o->exact};
+    hr_exec_opts eo = {
+        .batch = t.room, .threads = o->threads, .train = true, .exact = o->exact, .device = o->device};
     beside(&t, &eo);
     t.e = hr_exec_new(m, &eo, err);
     if (!t.e) {

@@ -233,6 +233,7 @@ typedef struct hr_train_opts {
     bool nesterov;                 /* sgd's */
     double momentum, weight_decay; /* decay applies to every trained parameter, scores included */
     bool exact;                    /* hr_exec_opts.exact */
+    hr_device device;              /* hr_exec_opts.device */
     int batch, threads;            /* threads 0: all there are; the result does not depend on it */
     double eps, step;              /* the training attack and the probe's */
     int steps;
@@ -432,7 +433,8 @@ typedef struct hr_serve_opts {
     bool recalibrate;   /* HR_BN_FOLDED with statistics measured anew for every strategy (serve.c) */
     double eps, step;
     int steps, batch, threads;
-    bool exact; /* hr_exec_opts.exact */
+    bool exact;       /* hr_exec_opts.exact */
+    hr_device device; /* hr_exec_opts.device */
     uint32_t seed;
     const char *name, *digest; /* of the model: its file for messages, its SHA-256 */
     /* Not NULL: before a strategy is measured, HYDRA's scores are learnt for it, one step for every

@@ -312,7 +312,7 @@ struct fiber {
     std::vector<char> stack;
     bool done;
 };
-static std::vector<fiber> fibers;
+static std::deque<fiber> fibers; /* which stay where they are */
 static ucontext_t scheduler;
 static fiber *running;
 static const std::function<void()> *body;
@@ -325,28 +325,32 @@ void __syncthreads()
     swapcontext(&me->context, &scheduler);
 }
 
+/* A context lives as long as the program and takes one thread after another. */
 static void enter()
 {
-    (*body)();
-    running->done = true;
+    for (;;) {
+        (*body)();
+        running->done = true;
+        swapcontext(&running->context, &scheduler);
+    }
 }
 
 /* The block's threads as contexts, meeting by meeting. */
 static void run_together(unsigned threads, const std::function<void()> &thread)
 {
-    if (fibers.size() < threads)
-        fibers.resize(threads);
     body = &thread;
-    for (unsigned i = 0; i < threads; i++) {
-        fiber &f = fibers[i];
+    while (fibers.size() < threads) {
+        fibers.emplace_back();
+        fiber &f = fibers.back();
         f.stack.resize(STACK);
-        f.done = false;
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack.data();
         f.context.uc_stack.ss_size = STACK;
-        f.context.uc_link = &scheduler;
+        f.context.uc_link = nullptr;
         makecontext(&f.context, enter, 0);
     }
+    for (unsigned i = 0; i < threads; i++)
+        fibers[i].done = false;
     for (unsigned done = 0; done < threads;) {
         done = 0;
         for (unsigned i : order_of(threads)) {

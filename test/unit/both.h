@@ -30,6 +30,7 @@ typedef struct pair {
 static inline hr_exec *plan_exec(hr_model *m, hr_exec_opts o)
 {
     hr_err err = HR_ERR_INIT;
+    o.device = test_device();
     hr_exec *e = hr_exec_new(m, &o, &err);
     if (!e)
         fail_msg("hr_exec_new: %s", err.msg);

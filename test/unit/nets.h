@@ -14,9 +14,16 @@
 #include <string.h>
 
 #include "unit.h"
+#include "compute/compute.h"
 #include "model/model.h"
 
 enum { NET_NO_BIAS, NET_BIAS };
+
+/* Where executors of tests run: TEST_DEVICE, which test_cuda*.c set, else the CPU. */
+static inline hr_device test_device(void)
+{
+    return (hr_device){.name = getenv("TEST_DEVICE")};
+}
 
 /* A new node with the shape of its first input; the helpers below change what their operation changes. */
 static inline int net_node(hr_model *m, enum hr_op op, int in0, int in1)

@@ -39,8 +39,9 @@ static struct images images(void)
 static hr_exec *new_exec(hr_model *m, int batch, int threads)
 {
     hr_err err = HR_ERR_INIT;
-    hr_exec *e =
-        hr_exec_new(m, &(hr_exec_opts){.batch = batch, .threads = threads, .batch_stats = true}, &err);
+    hr_exec *e = hr_exec_new(
+        m, &(hr_exec_opts){.batch = batch, .threads = threads, .batch_stats = true, .device = test_device()},
+        &err);
     if (!e)
         fail_msg("%s", err.msg);
     return e;

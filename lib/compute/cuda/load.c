@@ -7,13 +7,21 @@
 #include <string.h>
 #include <unistd.h>
 
-bool hr_device_named(const char *name)
+/* "cuda" or "cuda:N". */
+static bool named(const char *name)
 {
     int64_t number;
-    if (!strcmp(name, "cpu") || !strcmp(name, "cuda"))
+    if (!strcmp(name, "cuda"))
         return true;
     return !strncmp(name, "cuda:", 5) && name[5] >= '0' && name[5] <= '9' &&
            hr_parse_int(name + 5, &number) && number < 1024;
+}
+
+const char *hr_device_wrong(const hr_device *d)
+{
+    if (!strcmp(d->name, "cpu"))
+        return d->fast || d->tf32 ? "--fast and --tf32 are for --device cuda" : NULL;
+    return named(d->name) ? NULL : "not one of cpu, cuda, cuda:N";
 }
 
 /* Where the plug-in may lie; "" when there is none. */

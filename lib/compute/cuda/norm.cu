@@ -1,6 +1,6 @@
 /* lib/compute/cuda/norm.cu -- batch norm's sums over a map, and what is made of them.
  *
- * Sums. A map (rows,c) is cut into at most HR_CUDA_PARTS spans of rows, each a multiple of ROWS; which,
+ * Sums. A map (rows,c) is cut into at most HR_CUDA_PARTS spans of rows, each of at least LEAST; which,
  * depends on `rows` alone. A block takes one span of 32 columns: neighbouring threads read neighbouring
  * columns, each thread every ROWS-th row, in double; the block's ROWS partial sums meet in a tree in shared
  * memory. Then one thread per column adds the spans' sums in their order. So the bits depend on the shape
@@ -10,11 +10,13 @@
  * nothing that counts in double, K being one of the values: mean = K + s1/M, M var = s2 - s1^2/M. */
 #include "device.h"
 
-enum { COLUMNS = 32, ROWS = 8 };
+enum { COLUMNS = 32, ROWS = 8, LEAST = 256 };
 
 static size_t span_of(size_t rows)
 {
     size_t most = HR_CUDA_PARTS, span = (rows + most - 1) / most;
+    if (span < LEAST)
+        span = LEAST;
     return (span + ROWS - 1) / ROWS * ROWS;
 }
 

@@ -67,7 +67,7 @@ static void conv_backward(ref_op *op)
     const int I = op->I, H = op->H, W = op->W, O = op->O, P = op->P, Q = op->Q, st = nd->stride;
     /* dx[n,i, p stride + r - pad, q stride + s - pad] += w[o,i,r,s] dy[n,o,p,q] */
 #pragma omp parallel for collapse(2) if (heavy(op, (size_t)I * nd->kh * nd->kw))
-    for (int n = 0; n < op->N; n++) {
+    for (int n = 0; n < (op->dx[0] ? op->N : 0); n++) {
         for (int i = 0; i < I; i++) {
             double *dx = op->dx[0] + at(n, i, I, (size_t)H * W);
             for (int o = 0; o < O; o++) {
@@ -88,7 +88,7 @@ static void conv_backward(ref_op *op)
     }
     /* dw[o,i,r,s] += dy[n,o,p,q] x[n,i, p stride + r - pad, q stride + s - pad]      db[o] += dy[n,o,p,q] */
 #pragma omp parallel for if (heavy(op, (size_t)I * nd->kh * nd->kw))
-    for (int o = 0; o < O; o++) {
+    for (int o = 0; o < (dw ? O : 0); o++) {
         for (int n = 0; n < op->N; n++) {
             const double *dy = op->dy + at(n, o, O, (size_t)P * Q);
             for (int k = 0; db && k < P * Q; k++)

@@ -13,10 +13,10 @@ typedef struct ref_op {
     int N, I, H, W, O, P, Q;
     const double *x[2];        /* (N,I,H,W) */
     double *y;                 /* (N,O,P,Q) */
-    double *dx[2];             /* (N,I,H,W) */
+    double *dx[2];             /* (N,I,H,W); a convolution's may be NULL: not wanted */
     double *dy;                /* (N,O,P,Q) */
     double *param[HR_P_COUNT]; /* NULL where there is none */
-    double *grad[HR_P_COUNT];  /* NULL for running statistics */
+    double *grad[HR_P_COUNT];  /* NULL for running statistics; a convolution's weight's may be: not wanted */
     double *mean, *inv;        /* (O), batchnorm: what x was normalised with; inv = 1 / sqrt(var + eps) */
     enum hr_bn_mode bn;
 } ref_op;

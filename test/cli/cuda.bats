@@ -1,0 +1,151 @@
+# --device: what is refused, and that whole programs on the device (the shim of test/shim) do what they do on the CPU.
+setup_file() {
+    load ../helpers
+    load ../fashion
+    fashion_set 600 60 --epochs 6
+    fashion_pruned
+}
+
+setup() {
+    load ../helpers
+    load ../fashion
+    load ../interrupt
+    D=$BATS_FILE_TMPDIR
+    cd "$D" || return
+    SHIM=$(dirname "$BIN")/test/heracles-cuda-shim.so
+    ATTACK="--eps 0.06 --step 0.02"
+    EVAL="adveval -q --threads 1 -d test.tfrecord $ATTACK --limit 20 --batch 10"
+    TRAIN="advtrain -q --threads 1 -d train.tfrecord --limit 20 --batch 4 --steps 2 --lr 0.01 $ATTACK"
+}
+
+on_shim() { # on_shim COMMAND...: with the shim as the plug-in
+    HERACLES_CUDA=$SHIM "$@" --device cuda
+}
+
+refused_device() { # refused_device REGEX COMMAND...: one line, status 1, nothing left behind
+    local regex=$1
+    shift
+    run --separate-stderr "$@" --device cuda -o refused.json net.nn
+    assert_equal "$status" 1
+    assert_regex "$stderr" "$regex"
+    assert_equal "$(wc -l <<<"$stderr")" 1
+    assert_file_not_exist refused.json
+}
+
+@test "--device: what is no device is wrong usage" {
+    for name in gpu cuda: cuda:x cuda:-1 ''; do
+        run --separate-stderr $EVAL --device "$name" net.nn
+        assert_equal "$status" 2
+        assert_regex "$stderr" '^adveval: --device .*: not one of cpu, cuda, cuda:N'
+    done
+    run --separate-stderr $EVAL --fast net.nn
+    assert_equal "$status" 2
+    run --separate-stderr $EVAL --device cuda --profile net.nn
+    assert_equal "$status" 2
+}
+
+@test "--device cuda: not built, not loadable, of another kind: one line each" {
+    export HERACLES_CUDA=$D/nowhere.so
+    refused_device '^adveval: --device cuda: .*nowhere\.so is not built' $EVAL
+    echo rubbish >rubbish.so
+    export HERACLES_CUDA=$D/rubbish.so
+    refused_device '^adveval: --device cuda: the plug-in cannot be loaded: .*rubbish\.so' $EVAL
+}
+
+@test "--device cuda: no driver, no device, no such device, a driver too old: one line each" {
+    export HERACLES_CUDA=$SHIM
+    HERACLES_SHIM_DRIVER=0 refused_device '^adveval: --device cuda: no device was found \(there is no NVIDIA driver\)$' $EVAL
+    HERACLES_SHIM_DEVICES=0 refused_device '^adveval: --device cuda: no device was found \(the driver knows none\)$' $EVAL
+    HERACLES_SHIM_DRIVER=12040 refused_device \
+        '^adveval: --device cuda: the driver is too old: it knows CUDA 12\.4, this plug-in needs 13\.0$' $EVAL
+    run --separate-stderr $EVAL --device cuda:3 net.nn
+    assert_equal "$status" 1
+    assert_equal "$stderr" "adveval: --device cuda:3: there is no device 3, the driver knows 1"
+}
+
+@test "--device cuda: out of memory says what was asked for and what is free" {
+    export HERACLES_CUDA=$SHIM
+    HERACLES_SHIM_MEMORY=2000000 refused_device \
+        '^adveval: cuda:0: out of memory: [0-9]+ more bytes were asked for, [0-9]+ are free; a smaller --batch may help$' $EVAL
+}
+
+@test "the plug-in that nvcc built says that there is no device, where there is none" {
+    [ -f "$BIN/heracles-cuda.so" ] || skip "heracles-cuda.so was not built"
+    [ ! -e /dev/nvidiactl ] || skip "this machine may have a GPU"
+    refused_device '^adveval: --device cuda: (no device was found|the plug-in cannot be loaded: libcu)' $EVAL
+}
+
+@test "adveval: every attack counts on the device what it counts on the CPU" {
+    local list=clean,fgsm,pgd5,cw3,apgd-ce,apgd-dlr,fab-t,square
+    $EVAL --attacks $list --iterations 3 --queries 5 --targets 1 -o cpu.json pruned.nn
+    on_shim $EVAL --attacks $list --iterations 3 --queries 5 --targets 1 -o cuda.json pruned.nn
+    # an image whose two largest logits are equal but for rounding may go either way
+    pick cpu.json '[a["correct"] for a in j["attacks"]]' >a
+    pick cuda.json '[a["correct"] for a in j["attacks"]]' >b
+    python3 - <<'PY'
+a, b = eval(open("a").read()), eval(open("b").read())
+assert len(a) == 8 and 0 < max(a[1:]) < a[0], a
+assert all(abs(x - y) <= 1 for x, y in zip(a, b)), (a, b)
+PY
+    $EVAL --bn batch --attacks clean,pgd3 -o cpu.json net.nn
+    on_shim $EVAL --bn batch --attacks clean,pgd3 -o cuda.json net.nn
+    assert_equal "$(pick cuda.json '[a["correct"] for a in j["attacks"]]')" \
+        "$(pick cpu.json '[a["correct"] for a in j["attacks"]]')"
+}
+
+near() { # near A B BOUND: losses of two logs, line by line, within a share
+    python3 - "$@" <<'PY'
+import json, sys
+a, b = ([l for l in map(json.loads, open(f)) if "loss" in l] for f in sys.argv[1:3])
+assert len(a) == len(b) > 0
+for x, y in zip(a, b):
+    assert abs(x["loss"] - y["loss"]) <= float(sys.argv[3]) * x["loss"], (x, y)
+PY
+}
+
+@test "advtrain: 20 steps of every stage give the CPU's losses but for rounding" {
+    # The attack takes the sign of gradients: rounding moves pixels by a whole step. Seen: below 1e-3 of the loss.
+    for stage in "pretrain net.nn" "prune planned.nn" "finetune pruned.nn" "admm planned.nn --rho 0.01"; do
+        set -- $stage
+        $TRAIN --stage "$1" --limit 40 --batch 2 --epochs 1 --log "cpu-$1.jsonl" -o cpu.nn "${@:2}"
+        on_shim $TRAIN --stage "$1" --limit 40 --batch 2 --epochs 1 --log "cuda-$1.jsonl" -o cuda.nn "${@:2}"
+        near "cpu-$1.jsonl" "cuda-$1.jsonl" 0.01
+    done
+    for loss in trades mart free natural; do
+        $TRAIN --loss $loss --epochs 1 --log "cpu-$loss.jsonl" -o cpu.nn net.nn
+        on_shim $TRAIN --loss $loss --epochs 1 --log "cuda-$loss.jsonl" -o cuda.nn net.nn
+        near "cpu-$loss.jsonl" "cuda-$loss.jsonl" 0.01
+    done
+}
+
+@test "advtrain: killed on the device it goes on there with the same bits, and on the CPU with nearly the same numbers" {
+    on_shim $TRAIN --epochs 2 --log whole.jsonl -o whole.nn net.nn
+    killed_on_shim() { HERACLES_CUDA=$SHIM killed write:4 $TRAIN --device cuda --epochs 2 --save-every 0 "$@" net.nn; }
+    killed_on_shim --log again.jsonl -o again.nn
+    on_shim $TRAIN --epochs 2 --save-every 0 --log again.jsonl -o again.nn net.nn
+    cmp whole.nn again.nn
+    killed_on_shim --log mixed.jsonl -o mixed.nn
+    $TRAIN --epochs 2 --save-every 0 --log mixed.jsonl -o mixed.nn net.nn
+    near whole.jsonl mixed.jsonl 0.01
+    adveval -q --threads 1 -d test.tfrecord --attacks clean --device cpu -o mixed.json mixed.nn
+}
+
+@test "ddpg-search: a small search on the device, whose evaluator answers as the CPU's" {
+    export HERACLES_CUDA=$SHIM
+    nninfo --format json net.nn >layers.json
+    local serve="adveval --serve --threads 1 -r weight -d test.tfrecord $ATTACK --steps 2 --limit 20 --batch 10"
+    printf '{"id":1,"kept":[%s],"batches":[0,1]}\n' \
+        "$(python3 -c 'import json; print(",".join(str(l["weights"] // 2) for l in json.load(open("layers.json"))["layers"]))')" >request
+    $serve --device cuda net.nn <request >cuda.jsonl
+    $serve net.nn <request >cpu.jsonl
+    python3 - <<'PY'
+import json
+a, b = ([json.loads(l) for l in open(f)] for f in ("cpu.jsonl", "cuda.jsonl"))
+assert a[0] == b[0] and len(a) == len(b) == 2
+assert all(a[1][k] == b[1][k] for k in ("id", "n", "params", "macs"))
+assert all(abs(a[1][k] - b[1][k]) <= 1 for k in ("clean", "robust")), (a, b)
+PY
+    ddpg-search -q -l layers.json -e "$BIN/$serve --device cuda $D/net.nn" -t 0.5 --hidden 4 --batch 4 --warmup 2 \
+        --episodes 2 -o found.json
+    assert_equal "$(pick found.json 'len(j["layers"])')" "$(pick layers.json 'len(j["layers"])')"
+}

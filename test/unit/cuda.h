@@ -1,0 +1,29 @@
+/* test/unit/cuda.h -- the other tests' files, run on a device.
+ *
+ * On the shim (test/shim), which `make units` builds, unless TEST_DEVICE says another: TEST_DEVICE=cuda:0 is
+ * what `make check-gpu` runs these programs with. Executors of the included file are opened on test_device().
+ */
+#ifndef HR_TEST_CUDA_H
+#define HR_TEST_CUDA_H
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* heracles-cuda-shim.so lies beside this program. */
+static inline void on_the_shim(void)
+{
+    char self[PATH_MAX], path[PATH_MAX + 64];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (getenv("TEST_DEVICE"))
+        return;
+    self[n < 0 ? 0 : n] = '\0';
+    char *slash = strrchr(self, '/');
+    snprintf(path, sizeof path, "%.*s/heracles-cuda-shim.so", slash ? (int)(slash - self) : 0, self);
+    setenv("HERACLES_CUDA", path, 1);
+    setenv("TEST_DEVICE", "cuda", 1);
+}
+
+#endif
