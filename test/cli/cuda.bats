@@ -75,6 +75,17 @@ refused_device() { # refused_device REGEX COMMAND...: one line, status 1, nothin
     refused_device '^adveval: --device cuda: (no device was found|the plug-in cannot be loaded: libcu)' $EVAL
 }
 
+@test "the plug-in holds code for every compute capability from 7.5 to 12.0, and PTX for later ones" {
+    [ -f "$BIN/heracles-cuda.so" ] || skip "heracles-cuda.so was not built"
+    "$BATS_TEST_DIRNAME/../fatbin" "$BIN/heracles-cuda.so" | cut -d' ' -f1,2 >code
+    for sm in 75 80 86 87 88 89 90 100 103 110 120; do
+        grep -qx "elf sm_$sm" code || fail "no code for $sm: $(cat code)"
+    done
+    grep -qx "ptx sm_120" code
+    [ -z "$(command -v cuobjdump)" ] || assert_equal "$(cuobjdump --list-elf "$BIN/heracles-cuda.so" | grep -o 'sm_[0-9]*' | sort -u)" \
+        "$(sed -n 's/^elf //p' code | sort -u)"
+}
+
 @test "adveval: every attack counts on the device what it counts on the CPU" {
     local list=clean,fgsm,pgd5,cw3,apgd-ce,apgd-dlr,fab-t,square
     $EVAL --attacks $list --iterations 3 --queries 5 --targets 1 -o cpu.json pruned.nn
