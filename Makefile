@@ -114,6 +114,9 @@ $(BUILD)/shim/%.o: % $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CXX)$(CXX) -std=c++17 -x c++ -ffp-contract=off $(SHIM_FLAGS) -MMD -MP -c $< -o $@
 
+# They open it.
+$(patsubst %,$(BUILD)/test/%,test_cuda test_cuda_attack test_cuda_ops): | $(SHIM)
+
 $(SHIM): $(SHIM_OBJ)
 	@mkdir -p $(@D)
 	$(call say,LINK)$(CXX) $(CFLAGS) $(LDFLAGS) -shared -fopenmp $^ -o $@
@@ -188,6 +191,9 @@ fuzz: ## run the fuzz targets FUZZ=nn|idx|... (all) for FUZZ_SECONDS each, with 
 mutants: deps-test ## put every fault of test/mutants/list in, one at a time: its test must fail
 	@test/mutants/run
 
+check-gpu: all units ## on a machine with a GPU: the plug-in against the oracle and the CPU, speed beside PyTorch
+	@BUILD='$(BUILD)' test/gpu/check
+
 NET ?= resS
 bench: $(BENCHES) ## the engine on NET=resS|resnet18|... beside PyTorch; tfrecords, .nn files, saved state
 	@BUILD='$(BUILD)' test/bench/run $(NET)
@@ -201,13 +207,16 @@ lint: ## formatting (clang-format) and static checks (cppcheck)
 install: all ## install the tools into $(PREFIX)/bin
 	install -d '$(DESTDIR)$(PREFIX)/bin'
 	install $(TOOLS) '$(DESTDIR)$(PREFIX)/bin'
+ifneq ($(PLUGIN),)
+	install -D -t '$(DESTDIR)$(PREFIX)/lib/heracles' $(PLUGIN)
+endif
 
 clean: ## remove what was built; runs/ and data/ stay
 	rm -rf '$(BUILD)' build-asan build-fuzz build-mutants
 
 include pipelines/rules.mk pipelines/data.mk pipelines/models.mk pipelines/fashion-mnist.mk pipelines/demo.mk pipelines/study.mk pipelines/fmnist.mk
 
-.PHONY: all units FORCE deps deps-test deps-long help test check-long fuzz mutants bench lint install clean
+.PHONY: all units FORCE deps deps-test deps-long help test check-long check-gpu fuzz mutants bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.
 .SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c test/unit/*.c test/peers/*.c test/bench/*.c test/fuzz/*.c)) \
 	$(BUILD)/gen/example.pb-c.c

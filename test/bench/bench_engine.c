@@ -14,7 +14,8 @@
  *     check    a step without noise (train, freeat: two)
  *              -> "loss X macs N": its loss, MACs of a step per image
  *     run S    steps for at least S seconds
- *              -> "RATE MB": images/s (peak: GFLOP/s), peak memory */
+ *              -> "RATE MB": images/s (peak: GFLOP/s), peak memory
+ * BENCH_DEVICE=cuda[:N] takes it to a device. */
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -122,10 +123,10 @@ static double freeat(bench *b, bool noise)
     (void)noise;
     size_t n = (size_t)b->batch * b->len;
     float *in = hr_exec_input(b->e);
-    const float *g = hr_exec_dinput(b->e);
     for (size_t i = 0; i < n; i++)
         in[i] = clip(b->x[i] + b->delta[i], 0, 1);
     double loss = train_step(b, HR_DX | HR_DW);
+    const float *g = hr_exec_dinput(b->e);
     for (size_t i = 0; i < n; i++)
         b->delta[i] = clip(b->delta[i] + EPS * (float)((g[i] > 0) - (g[i] < 0)), -EPS, EPS);
     return loss;
@@ -231,7 +232,7 @@ static bench make_bench(const char *net, int batch, bool training)
 {
     hr_err err = HR_ERR_INIT;
     bench b = {.m = make_model(net), .batch = batch, .fresh = true};
-    hr_exec_opts o = {.batch = batch, .train = training};
+    hr_exec_opts o = {.batch = batch, .train = training, .device = {.name = getenv("BENCH_DEVICE")}};
     b.e = hr_exec_new(b.m, &o, &err);
     if (!b.e)
         hr_die("%s", err.msg);

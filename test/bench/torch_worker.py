@@ -47,11 +47,20 @@ class Bench:
         self.net = self.net.to(memory_format=self.format)
         self.params = list(self.net.parameters())
         self.y = torch.arange(batch) % self.params[-1].shape[0]
+        self.to_device()
         self.sgd = torch.optim.SGD(self.params, lr=0.01, momentum=0.9, weight_decay=1e-4)
         self.delta = torch.zeros_like(self.x)
         if how == "compiled":
             self.compile()
         self.frozen(measure in ("infer", "pgd20"))
+
+    def to_device(self):
+        """BENCH_DEVICE=cuda[:N], with the arithmetic of float32 as ours."""
+        device = os.environ.get("BENCH_DEVICE", "cpu")
+        if device != "cpu":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            self.net, self.x, self.y = self.net.to(device), self.x.to(device), self.y.to(device)
+            self.params = list(self.net.parameters())
 
     def compile(self):
         fixed = self.measure in ("infer", "pgd20")
@@ -159,6 +168,8 @@ def main():
             done, start, spent = 0, time.monotonic(), 0
             while done == 0 or spent < float(args[0]):
                 bench.step()
+                if bench.x.is_cuda:
+                    torch.cuda.synchronize()
                 done += 1
                 spent = time.monotonic() - start
             print("%.6g %.1f" % (done * bench.batch / spent, peak_memory()), flush=True)
