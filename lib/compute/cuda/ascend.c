@@ -1,8 +1,9 @@
 /* lib/compute/cuda/ascend.c -- hr_attack_pgd's loop (lib/attack/attack.c), queued on the device.
  *
  * The images go up once; then start, and per step forward, loss, backward, move, without a word to the host.
- * A step is recorded as a graph where its arguments are the same every time; steps of an l2 attack are not
- * (their noise counts them) and are queued one by one. */
+ * A step is recorded as a graph where its arguments are the same every time, from the second one on: the
+ * first makes the libraries load and choose what must not happen while they are recorded; steps of an l2
+ * attack are not (their noise counts them) and are queued one by one. */
 #include "compute/cuda/cuda.h"
 
 static void start(hr_exec *e, const hr_ascent *a, int n)
@@ -35,6 +36,14 @@ static void step(hr_exec *e, const hr_ascent *a, int n, uint32_t s)
         c->t->move_linf(c->d, in->len * (size_t)n, a->step, a->eps, c->x, dx->dev, in->dev);
 }
 
+static hr_cuda_graph *recorded_step(hr_exec *e, const hr_ascent *a, int n)
+{
+    const hr_cuda_exec *c = e->cuda;
+    c->t->record(c->d);
+    step(e, a, n, 0);
+    return c->t->recorded(c->d);
+}
+
 void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_t *y, const uint32_t *index,
                     int n)
 {
@@ -48,13 +57,10 @@ void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_
         t->upload(c->d, c->target, a->target, c->twin[HR_CUDA_LOGITS].len * images * sizeof(float));
     start(e, a, n);
     hr_cuda_graph *g = NULL;
-    if (!a->l2 && a->steps > 1) {
-        t->record(c->d);
-        step(e, a, n, 0);
-        g = t->recorded(c->d);
-    }
     for (int s = 0; s < a->steps && !hr_interrupted(); s++) {
         hr_crash_point("attack");
+        if (s == 1 && !a->l2)
+            g = recorded_step(e, a, n);
         if (g)
             t->replay(c->d, g);
         else
