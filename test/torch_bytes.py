@@ -493,14 +493,14 @@ def containers(b):
 
     size = len(storages[0].data)
     for data, words in [
-        (patched(1, 16, 0), "Inconsistent CRC32"),
-        (patched_both(1, 16, 0), "a/data/0 is cut short or damaged: ZIP bad CRC"),
-        (patched(1, 20, 10 * size, 10 * size), "Inconsistent"),
+        (patched(1, 16, 0), "contradict each other"),
+        (patched_both(1, 16, 0), "a/data/0 is cut short or damaged: its CRC-32 is another"),
+        (patched(1, 20, 10 * size, 10 * size), "do not fit"),
         (patched_both(1, 20, 2 * size, 2 * size), "bytes, its pickle says"),
         (patched_both(1, 20, 0xFFFFFFF0, 0xFFFFFFF0), "do not fit"),
-        (patched(1, 24, 0xFFFFFFF0), ""),
+        (patched(1, 24, 0xFFFFFFF0), "do not fit"),
         (patched_both(1, 20, 0, 0), "bytes, its pickle says"),
-        (patched(2, 42, struct.unpack("<I", whole[entries[1] + 42 : entries[1] + 46])[0]), ""),  # two at one place
+        (patched(2, 42, struct.unpack("<I", whole[entries[1] + 42 : entries[1] + 46])[0]), "overlaps"),  # two at one place
         (patched(2, 42, struct.unpack("<I", whole[entries[2] + 42 : entries[2] + 46])[0] - 40), ""),
         (patched(1, 42, len(whole) + 5), ""),
         (patched(1, 42, 0xFFFFFFFE), ""),

@@ -83,16 +83,12 @@ int main(int argc, char **argv)
     hr_err err = HR_ERR_INIT;
     hr_torch_opts o;
     hr_model *m;
-    char digest[65];
-    get_options(&o, mean, std);
-    if (hr_out_try(a.output, HR_OUT_BINARY, &err) || hr_torch_load(argv[first], &o, &m, digest, &err))
-        hr_die_err(&err);
     json_t *made = hr_history_new();
-    hr_history_input(made, "checkpoint", digest, m->history);
-    json_decref(m->history);
-    m->history = made;
-    if (hr_nn_save(m, a.output, NULL, &err))
+    get_options(&o, mean, std);
+    if (hr_out_try(a.output, HR_OUT_BINARY, &err) ||
+        hr_torch_convert(argv[first], &o, made, a.output, &m, &err))
         hr_die_err(&err);
+    json_decref(made);
     if (strcmp(m->arch, "ResNet50") == 0 && m->nodes[m->nnodes > 1 ? 1 : 0].op != HR_OP_NORMALIZE)
         hr_note("images enter as they are; ImageNet's networks expect --mean .485,.456,.406 --std "
                 ".229,.224,.225");

@@ -35,6 +35,12 @@ void hr_hasher_drain(hr_hasher *h);
 /* Drain, write the digest's 64 digits and a NUL to hex, and release h. */
 void hr_hasher_end(hr_hasher *h, char hex[65]);
 
+/* Begin to compute the digest of m, whose graph and tensors must stay as they are until its end. */
+hr_hasher *hr_nn_hash(const hr_model *m);
+/* hr_nn_write for m that sha hashes; releases sha. */
+HR_MUST_CHECK int hr_nn_write_hashed(const hr_model *m, hr_hasher *sha, hr_out *out, char *digest,
+                                     hr_err *err);
+
 /* ---- the pieces of a .nn file that are msgpack maps (nn_header.c); FORMAT.md describes them ----------- */
 
 /* While a file is being read its tensors come after its graph: until they are there, a node's parameter that

@@ -57,17 +57,16 @@ static int write_frame(hr_out *out, const void *payload, size_t n, hr_err *err)
     return HR_OK;
 }
 
-static int write_tensor(hr_out *out, const hr_tensor *t, hr_hasher *sha, hr_err *err)
+static int write_tensor(hr_out *out, const hr_tensor *t, hr_err *err)
 {
     hr_buf b = {0};
     hr_nn_put_tensor(&b, t);
     int rc = write_frame(out, b.data, b.len, err);
-    hr_hasher_add(sha, b.data, b.len, b.data);
+    hr_buf_release(&b);
 
     size_t left = (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype);
     for (const char *p = t->data; rc == HR_OK && left > 0;) {
         size_t n = left < CHUNK ? left : CHUNK;
-        hr_hasher_add(sha, p, n, NULL);
         rc = write_frame(out, p, n, err);
         p += n;
         left -= n;
@@ -75,7 +74,7 @@ static int write_tensor(hr_out *out, const hr_tensor *t, hr_hasher *sha, hr_err 
     return rc;
 }
 
-static int write_meta(hr_out *out, const hr_model *m, hr_hasher *sha, hr_err *err)
+static int write_meta(hr_out *out, const hr_model *m, hr_err *err)
 {
     hr_buf b = {0};
     hr_nn_put_header(&b, m);
@@ -94,17 +93,32 @@ static int write_meta(hr_out *out, const hr_model *m, hr_hasher *sha, hr_err *er
         rc = write_frame(out, b.data, b.len, err);
     if (rc == HR_OK)
         rc = write_frame(out, text, strlen(text), err);
-    hr_hasher_add(sha, b.data, b.len, b.data);
+    hr_buf_release(&b);
     free(text);
     return rc;
 }
 
-int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err)
+hr_hasher *hr_nn_hash(const hr_model *m)
 {
     hr_hasher *sha = hr_hasher_new();
-    int rc = write_meta(out, m, sha, err);
+    hr_buf header = {0};
+    hr_nn_put_header(&header, m);
+    hr_hasher_add(sha, header.data, header.len, header.data);
+    for (int i = 0; i < m->ntensors; i++) {
+        const hr_tensor *t = &m->tensors[i];
+        hr_buf b = {0};
+        hr_nn_put_tensor(&b, t);
+        hr_hasher_add(sha, b.data, b.len, b.data);
+        hr_hasher_add(sha, t->data, (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype), NULL);
+    }
+    return sha;
+}
+
+int hr_nn_write_hashed(const hr_model *m, hr_hasher *sha, hr_out *out, char *digest, hr_err *err)
+{
+    int rc = write_meta(out, m, err);
     for (int i = 0; rc == HR_OK && i < m->ntensors; i++)
-        rc = write_tensor(out, &m->tensors[i], sha, err);
+        rc = write_tensor(out, &m->tensors[i], err);
 
     char hex[65];
     hr_hasher_end(sha, hex);
@@ -117,6 +131,11 @@ int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err)
     if (rc == HR_OK && digest)
         memcpy(digest, hex, sizeof hex);
     return rc;
+}
+
+int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err)
+{
+    return hr_nn_write_hashed(m, hr_nn_hash(m), out, digest, err);
 }
 
 int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)

@@ -33,6 +33,12 @@ typedef struct hr_torch_opts {
 HR_MUST_CHECK int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char *digest,
                                 hr_err *err);
 
+/* hr_torch_load, and hr_nn_save to output, side by side where they can be: with the SHA-256 of both files as
+ * the slowest part. history, a new one, gets the checkpoint as its input and becomes the network's.
+ * The network is the caller's. Returns what the two do. */
+HR_MUST_CHECK int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history,
+                                   const char *output, hr_model **out, hr_err *err);
+
 /* Whose classes can load the file:
  *   dense  a bare state_dict for torchvision's and similar classes
  *   hydra  {"epoch", "arch", "state_dict", "best_prec1"} of HYDRA's masked layers: with popup_scores,

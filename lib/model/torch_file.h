@@ -69,7 +69,10 @@ struct hr_torch_file {
 
     json_t *keys;  /* {key of a storage: index} */
     char *prefix;  /* zip: "archive/" */
-    json_t *index; /* zip: {record: size} */
+    json_t *index; /* zip: {record: its number in entries} */
+    struct hr_zip_entry *entries;
+    int nentries;
+    int64_t directory; /* zip: where its directory begins */
 
     pthread_t digester; /* computes the digest of the whole file */
     bool digesting;
@@ -88,6 +91,9 @@ struct hr_container {
     int (*walk)(struct hr_torch_file *f, const bool *wanted, hr_torch_sink sink, void *ctx, hr_err *err);
 };
 extern const struct hr_container hr_torch_zip, hr_torch_legacy, hr_safetensors;
+
+/* torch_zip.c */
+void hr_torch_zip_release(struct hr_torch_file *f);
 
 /* torch_input.c: open any input; starts the digest when it is wanted. Close releases everything. */
 HR_MUST_CHECK int hr_torch_open(struct hr_torch_file *f, const char *path, bool want_digest, hr_err *err);

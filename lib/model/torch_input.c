@@ -335,6 +335,7 @@ void hr_torch_close(struct hr_torch_file *f)
     free(f->prefix);
     json_decref(f->notes);
     json_decref(f->index);
+    hr_torch_zip_release(f);
     json_decref(f->keys);
     *f = (struct hr_torch_file){.fd = -1};
 }

@@ -504,21 +504,57 @@ int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out
     return rc;
 }
 
-int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char *digest, hr_err *err)
+/* Open and read, up to the digest of the file. */
+static int begin_load(const char *path, const hr_torch_opts *o, bool want_digest, struct hr_torch_file *f,
+                      hr_model **out, hr_err *err)
 {
     static const hr_torch_opts none;
-    struct hr_torch_file f;
     *out = NULL;
-    int rc = hr_torch_open(&f, path, digest != NULL, err);
+    int rc = hr_torch_open(f, path, want_digest, err);
     if (rc)
         return rc;
-    rc = f.container->list(&f, o ? o->key : NULL, err);
-    if (rc == HR_OK)
-        rc = hr_torch_map(&f, o ? o : &none, out, err);
+    rc = f->container->list(f, o ? o->key : NULL, err);
+    return rc ? rc : hr_torch_map(f, o ? o : &none, out, err);
+}
+
+int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char *digest, hr_err *err)
+{
+    struct hr_torch_file f;
+    int rc = begin_load(path, o, digest != NULL, &f, out, err);
     if (rc == HR_OK && digest) {
         hr_torch_await_digest(&f);
         memcpy(digest, f.digest, sizeof f.digest);
     }
     hr_torch_close(&f);
+    return rc;
+}
+
+/* The digest of the file, which stands at the beginning of the output, and that of the network, at its end,
+ * take as long as each other and longer than the rest: the second begins before the first has ended. */
+int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history, const char *output,
+                     hr_model **out, hr_err *err)
+{
+    struct hr_torch_file f;
+    hr_out *file = NULL;
+    int rc = begin_load(path, o, true, &f, out, err);
+    if (rc == HR_OK) {
+        hr_hasher *sha = hr_nn_hash(*out);
+        hr_torch_await_digest(&f);
+        hr_history_input(history, "checkpoint", f.digest, (*out)->history);
+        json_decref((*out)->history);
+        (*out)->history = json_incref(history);
+        rc = hr_out_open(&file, output, HR_OUT_BINARY, err);
+        if (rc) {
+            char hex[65];
+            hr_hasher_end(sha, hex);
+        } else
+            rc = hr_nn_write_hashed(*out, sha, file, NULL, err);
+    }
+    hr_torch_close(&f);
+    if (rc == HR_OK)
+        return hr_out_commit(file, err);
+    hr_out_abort(file);
+    hr_model_free(*out);
+    *out = NULL;
     return rc;
 }

@@ -66,11 +66,9 @@ static void measure_memory(const char *path, const char *arch)
 {
     hr_err err = HR_ERR_INIT;
     hr_model *m;
-    char digest[65];
     double before = peak_bytes();
     (void)arch;
-    check(hr_torch_load(path, NULL, &m, digest, &err), &err);
-    check(hr_nn_save(m, "/dev/null", NULL, &err), &err);
+    check(hr_torch_convert(path, NULL, hr_history_new(), "/dev/null", &m, &err), &err);
     printf("%-10s %6.2f x the file  (%.1f MB of %.1f MB)\n", "memory",
            (peak_bytes() - before) / file_bytes(path), (peak_bytes() - before) * 1e-6,
            file_bytes(path) * 1e-6);
@@ -85,7 +83,7 @@ static void report(const char *name, double bytes, double best)
 int main(int argc, char **argv)
 {
     const char *arch = argc > 1 ? argv[1] : "ResNet50", *dir = argc > 2 ? argv[2] : "/tmp";
-    char *path = hr_xasprintf("%s/bench_torch.%d.pth", dir, (int)getpid()), digest[65];
+    char *path = hr_xasprintf("%s/bench_torch.%d.pth", dir, (int)getpid());
     hr_err err = HR_ERR_INIT;
     double read = 1e9, convert = 1e9, write = 1e9;
     in_child(make, path, arch);
@@ -99,8 +97,9 @@ int main(int argc, char **argv)
         double t1 = hr_seconds();
         hr_model_free(m);
         double t2 = hr_seconds();
-        check(hr_torch_load(path, NULL, &m, digest, &err), &err);
-        check(hr_nn_save(m, "/dev/null", NULL, &err), &err);
+        json_t *history = hr_history_new();
+        check(hr_torch_convert(path, NULL, history, "/dev/null", &m, &err), &err);
+        json_decref(history);
         double t3 = hr_seconds();
         check(hr_out_open(&out, "/dev/null", 0, &err), &err);
         check(hr_torch_write(m, HR_TORCH_DENSE, NULL, out, &err), &err);
