@@ -117,12 +117,14 @@ typedef struct hr_convert_args {
     double holdout;    /* fraction of the training images, in (0,1), spread evenly over the classes; */
     int holdout_each;  /* or, when not 0, the number of images of each class; 0 for ImageNet: 13 */
     uint32_t seed;
-    bool unverified; /* take files that are not the published ones, and any number of images */
+    bool unverified;      /* take files that are not the published ones, and any number of images */
+    bool published_names; /* add links under the names that the published programs use (names.c) */
     /* ImageNet only */
-    const char *labels; /* which classes the validation archive's images have, or NULL (imagenet.c) */
-    int side, shards;   /* images are side x side; number of files for each part */
-    int64_t max_bad;    /* so many damaged images are left out */
-    bool restart;       /* discard the state of an interrupted run */
+    const char *labels;  /* which classes the validation archive's images have, or NULL (imagenet.c) */
+    const char *synsets; /* the class of each number that labels may hold, or NULL */
+    int side, shards;    /* images are side x side; number of files for each part */
+    int64_t max_bad;     /* so many damaged images are left out */
+    bool restart;        /* discard the state of an interrupted run */
 } hr_convert_args;
 typedef struct hr_convert_counts {
     uint32_t train, test, holdout, rest, damaged;

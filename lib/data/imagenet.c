@@ -12,10 +12,14 @@
  * anything is read; later every class is read from its place. Images of a class come in the order of their
  * names, so that archive and folders give the same files.
  *
- * The published ground truth (ILSVRC2012_validation_ground_truth.txt) numbers classes in an order of its own,
- * which only a MATLAB file in the same package knows. The labels read here are names, one line for each
- * validation image: either the class alone, the lines being in the order of the images' names, or "NAME
- * CLASS", in any order, where CLASS is a name or a number as above (Caffe's val.txt). */
+ * The labels of the validation images are a text file, a line for each: either the class alone, the lines
+ * being in the order of the images' names, or "NAME CLASS", in any order, where CLASS is a name or a number
+ * as above (Caffe's val.txt).
+ *
+ * The published ground truth (ILSVRC2012_validation_ground_truth.txt) is a number from 1 alone on every line,
+ * in an order of its own that only a MATLAB file in the same package knows, meta.mat. Taking them for the
+ * numbers above would give nearly every image a wrong label, so that such lines are refused, unless a list of
+ * synsets says what they mean: its line k begins with the name of class k. */
 #include "data/internal.h"
 
 #include <ctype.h>
@@ -41,6 +45,8 @@ typedef struct items {
 
 struct hr_imagenet {
     char *train, *val, *labels; /* archives or directories; labels may be NULL */
+    char *synsets;              /* may be NULL */
+    items numbered;             /* class k + 1 of synsets: its name, and its label */
     bool train_tar, val_tar;
     items classes; /* by name */
     items tests;   /* in the order in which they are read */
@@ -156,24 +162,66 @@ static int read_label(hr_imagenet *in, char *line, size_t number, items *sorted,
     if (test->label >= 0)
         return hr_fail(err, HR_EFORMAT, "%s: line %zu: a second label for %s", in->labels, number + 1,
                        test->name);
-    test->label = find_class(in, second ? second : first, second != NULL);
+    int64_t id;
+    bool numeric = !second && hr_parse_int(first, &id) && find_class(in, first, false) < 0;
+    if (numeric && !in->synsets)
+        return hr_fail(err, HR_EFORMAT,
+                       "%s: line %zu: '%s' is a number of the devkit's own order, which its meta.mat tells: "
+                       "--synsets takes a list of them, or give names as labels",
+                       in->labels, number + 1, first);
+    if (numeric && (id < 1 || id > (int64_t)in->numbered.n))
+        return hr_fail(err, HR_EFORMAT, "%s: line %zu: '%s' is outside 1..%zu, the lines of %s", in->labels,
+                       number + 1, first, in->numbered.n, in->synsets);
+    test->label =
+        numeric ? in->numbered.i[id - 1].label : find_class(in, second ? second : first, second != NULL);
     if (test->label < 0)
         return hr_fail(err, HR_EFORMAT, "%s: line %zu: '%s' is no class of %s", in->labels, number + 1,
                        second ? second : first, in->train);
     return HR_OK;
 }
 
+/* All of a text file; the caller releases it. */
+static int read_text(const char *path, hr_buf *text, hr_err *err)
+{
+    hr_in f;
+    int rc = hr_in_open(&f, path, err);
+    if (rc)
+        return rc;
+    rc = hr_in_slurp(&f, text, MAX_LABELS, err);
+    hr_in_close(&f);
+    return rc;
+}
+
+/* The names that a list of synsets begins its lines with: all classes, and maybe others behind them (the
+ * devkit's own list goes on with inner nodes of the tree). */
+static int read_synsets(hr_imagenet *in, hr_err *err)
+{
+    hr_buf text = {0};
+    char *save, *inner;
+    size_t known = 0;
+    int rc = in->synsets ? read_text(in->synsets, &text, err) : HR_OK;
+    for (char *line = rc == HR_OK && text.data ? strtok_r(text.data, "\r\n", &save) : NULL; line;
+         line = strtok_r(NULL, "\r\n", &save)) {
+        const char *name = strtok_r(line, " \t,", &inner);
+        items_add(&in->numbered, name ? name : "", 0);
+        in->numbered.i[in->numbered.n - 1].label = name ? find_class(in, name, false) : -1;
+        known += name && find_class(in, name, false) >= 0;
+    }
+    if (rc == HR_OK && in->synsets && known != in->classes.n)
+        rc = hr_fail(err, HR_ESHAPE, "%s: names %zu of the %zu classes of %s", in->synsets, known,
+                     in->classes.n, in->train);
+    hr_buf_release(&text);
+    return rc;
+}
+
 /* Give the test images their labels; they are in the archive's order before and after. */
 static int read_labels(hr_imagenet *in, hr_err *err)
 {
-    hr_in f;
     hr_buf text = {0};
     items sorted = {0};
-    int rc = hr_in_open(&f, in->labels, err);
-    if (rc)
-        return rc;
-    rc = hr_in_slurp(&f, &text, MAX_LABELS, err);
-    hr_in_close(&f);
+    int rc = read_synsets(in, err);
+    if (rc == HR_OK)
+        rc = read_text(in->labels, &text, err);
     for (size_t i = 0; i < in->tests.n; i++)
         items_add(&sorted, in->tests.i[i].name, (int64_t)i);
     items_sort(&sorted);
@@ -248,13 +296,14 @@ static char *find_part(const char *src, const char *archive, const char *folder,
     return path;
 }
 
-int hr_imagenet_open(hr_imagenet **out, const char *src, const char *labels, hr_err *err)
+int hr_imagenet_open(hr_imagenet **out, const char *src, const char *labels, const char *synsets, hr_err *err)
 {
     hr_imagenet *in = hr_xcalloc(1, sizeof *in);
     *out = NULL;
     in->train = find_part(src, "ILSVRC2012_img_train.tar", "train", &in->train_tar);
     in->val = find_part(src, "ILSVRC2012_img_val.tar", "val", &in->val_tar);
     in->labels = labels ? hr_xstrdup(labels) : NULL;
+    in->synsets = synsets ? hr_xstrdup(synsets) : NULL;
     int rc = list_classes(in, err);
     if (rc == HR_OK)
         rc = list_tests(in, err);
@@ -274,6 +323,8 @@ void hr_imagenet_close(hr_imagenet *in)
     hr_walk_close(in->walk);
     items_release(&in->classes);
     items_release(&in->tests);
+    items_release(&in->numbered);
+    free(in->synsets);
     free(in->train);
     free(in->val);
     free(in->labels);
@@ -335,7 +386,8 @@ int hr_imagenet_inputs(const hr_imagenet *in, json_t *history, bool verify, hr_e
                    "1d675b47d978889d74fa0da5fadfb00e", in->train_tar},
                   {in->val, in->val_tar ? "test" : "test names and sizes", "29b22e2961454d5413ddabcf34fc5622",
                    in->val_tar},
-                  {in->labels, "test labels", NULL, true}};
+                  {in->labels, "test labels", NULL, true},
+                  {in->synsets, "synsets", NULL, true}};
     int rc = HR_OK;
     for (size_t i = 0; i < HR_COUNT(inputs) && rc == HR_OK; i++) {
         char sha256[65], md5[33] = "";

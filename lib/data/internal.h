@@ -195,9 +195,10 @@ void hr_blobs_clear(hr_blobs *u);
 
 typedef struct hr_imagenet hr_imagenet;
 /* Find out what there is: classes, and how many images are to be tested on. labels names the file with the
- * classes of the images in the validation archive, or is NULL. Returns 0, HR_EINVAL, HR_EIO, HR_EFORMAT,
- * HR_ESHAPE. */
-HR_MUST_CHECK int hr_imagenet_open(hr_imagenet **in, const char *src, const char *labels, hr_err *err);
+ * classes of the images in the validation archive, or is NULL; synsets the file with the class of each number
+ * that stands there, or is NULL. Returns 0, HR_EINVAL, HR_EIO, HR_EFORMAT, HR_ESHAPE. */
+HR_MUST_CHECK int hr_imagenet_open(hr_imagenet **in, const char *src, const char *labels, const char *synsets,
+                                   hr_err *err);
 void hr_imagenet_close(hr_imagenet *in); /* NULL is allowed */
 int hr_imagenet_classes(const hr_imagenet *in);
 uint32_t hr_imagenet_tests(const hr_imagenet *in);
@@ -215,6 +216,15 @@ HR_MUST_CHECK int hr_imagenet_test(hr_imagenet *in, uint32_t from, uint32_t to, 
 HR_MUST_CHECK int hr_convert_shards(const hr_convert_args *args, const char *title, uint32_t n_classes,
                                     uint32_t n_tests, json_t *history, hr_convert_counts *counts,
                                     hr_err *err);
+
+/* ---- names.c ------------------------------------------------------------------------------------------- */
+
+typedef struct hr_published {
+    const char *part, *name; /* "holdout", "cifar_train_5k"; a list ends with {0} */
+} hr_published;
+/* Link every file of these parts in a directory under its published name. Returns 0 or HR_EIO (something that
+ * is no link has the name). */
+HR_MUST_CHECK int hr_link_published(const char *where, const hr_published names[], hr_err *err);
 
 /* ---- the raw formats
  * ---------------------------------------------------------------------------------------

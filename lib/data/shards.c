@@ -316,7 +316,7 @@ static int min(int a, int b)
 static int begin(shards *s, uint32_t n_classes, uint32_t n_tests, json_t *history, hr_err *err)
 {
     const hr_convert_args *a = s->args;
-    int rc = hr_imagenet_open(&s->in, a->src, a->labels, err);
+    int rc = hr_imagenet_open(&s->in, a->src, a->labels, a->synsets, err);
     if (rc)
         return rc;
     s->classes = hr_imagenet_classes(s->in);

@@ -29,6 +29,7 @@ struct hr_source {
     /* Read both parts of the data set from the directory or file src; list the files read. NULL: it is larger
      * than memory (shards.c). */
     int (*load)(const char *src, hr_dataset *train, hr_dataset *test, inputs *in, hr_err *err);
+    const hr_published *published; /* names of its parts, or NULL */
 };
 
 /* DIR/NAME.gz if it is there, else DIR/NAME; recorded as an input. */
@@ -107,13 +108,28 @@ static const char *const fashion_md5[] = {"8d4fb7e6c68d591d4c3dfef9ec88bf0d",
 static const char *const svhn_md5[] = {"e26dedcc434d2e4c54c9b2d4a06d8373", "eb5a983be6a315427106f1b164d9cef3",
                                        NULL};
 
+/* What the published programs call their files. They have no name for a part of ours that they do not write:
+ * ImageNet's rest; and cifar_valid is a copy of the last batch, which nothing reads. */
+static const hr_published cifar_names[] = {{"train", "cifar_train"},
+                                           {"test", "cifar_test"},
+                                           {"holdout", "cifar_train_5k"},
+                                           {"rest", "cifar_train_45k"},
+                                           {0}};
+static const hr_published svhn_names[] = {{"train", "svhn_train"},
+                                          {"test", "svhn_test"},
+                                          {"holdout", "svhn_train_holdout"},
+                                          {"rest", "svhn_train_rest"},
+                                          {0}};
+static const hr_published imagenet_names[] = {
+    {"test", "ilsvrc12_valid"}, {"holdout", "ilsvrc12_split_train"}, {0}};
+
 static const hr_source sources[] = {
-    {"fashion-mnist", "FashionMNIST", 10, 60000, 10000, fashion_md5, load_idx},
-    {"mnist", "MNIST", 10, 60000, 10000, NULL, load_idx},
-    {"idx", "IDX", 0, 0, 0, NULL, load_idx},
-    {"cifar10", "CIFAR10", 10, 50000, 10000, cifar_md5, load_cifar},
-    {"svhn", "SVHN", 10, 73257, 26032, svhn_md5, load_svhn},
-    {"imagenet", "ImageNet", 1000, 0, 50000, NULL, NULL},
+    {"fashion-mnist", "FashionMNIST", 10, 60000, 10000, fashion_md5, load_idx, NULL},
+    {"mnist", "MNIST", 10, 60000, 10000, NULL, load_idx, NULL},
+    {"idx", "IDX", 0, 0, 0, NULL, load_idx, NULL},
+    {"cifar10", "CIFAR10", 10, 50000, 10000, cifar_md5, load_cifar, cifar_names},
+    {"svhn", "SVHN", 10, 73257, 26032, svhn_md5, load_svhn, svhn_names},
+    {"imagenet", "ImageNet", 1000, 0, 50000, NULL, NULL, imagenet_names},
 };
 
 const char *const *hr_source_names(void)
@@ -221,19 +237,14 @@ static int check_input(const hr_source *s, const hr_convert_args *args, const ch
     return HR_OK;
 }
 
-int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts, hr_err *err)
+/* hr_convert for what fits into memory. */
+static int convert_whole(const hr_convert_args *args, const char *title, json_t *history,
+                         hr_convert_counts *counts, hr_err *err)
 {
     hr_dataset parts[SPLITS] = {0};
     inputs in = {.n = 0};
     const hr_source *s = &sources[args->source];
-    *counts = (hr_convert_counts){0};
-    const char *title = args->title ? args->title : s->title;
-    int rc = check_title(title, err);
-    if (rc)
-        return rc;
-    if (!s->load)
-        return hr_convert_shards(args, title, (uint32_t)s->classes, s->n_test, history, counts, err);
-    rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
+    int rc = s->load(args->src, &parts[TRAIN], &parts[TEST], &in, err);
     if (rc == HR_OK)
         rc = check_parts(s, args, &parts[TRAIN], &parts[TEST], err);
     if (rc == HR_OK) {
@@ -262,5 +273,22 @@ int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *
                                   .classes = parts[TRAIN].classes};
     for (int i = 0; i < SPLITS; i++)
         hr_dataset_release(&parts[i]);
+    return rc;
+}
+
+int hr_convert(const hr_convert_args *args, json_t *history, hr_convert_counts *counts, hr_err *err)
+{
+    const hr_source *s = &sources[args->source];
+    const char *title = args->title ? args->title : s->title;
+    *counts = (hr_convert_counts){0};
+    int rc = check_title(title, err);
+    if (rc == HR_OK && args->published_names && !s->published)
+        rc = hr_fail(err, HR_EINVAL, "no published program reads the set %s: it has no published names",
+                     s->name);
+    if (rc == HR_OK)
+        rc = s->load ? convert_whole(args, title, history, counts, err)
+                     : hr_convert_shards(args, title, (uint32_t)s->classes, s->n_test, history, counts, err);
+    if (rc == HR_OK && args->published_names)
+        rc = hr_link_published(args->output, s->published, err);
     return rc;
 }

@@ -45,6 +45,30 @@ PY
     assert_same_data a b
 }
 
+@test "tfrec-convert: --published-names adds links that lead to the splits, and touches no file of somebody else" {
+    archive cifar10-binary b.tar.gz 250 60
+    convert cifar10 plain b.tar.gz
+    convert cifar10 out b.tar.gz --published-names
+    assert_same_data plain out
+    cmp plain/manifest.json out/manifest.json
+    assert_equal "$(cd out && for f in cifar_*; do echo "$f $(readlink "$f")"; done)" "cifar_test.tfrecord test.tfrecord
+cifar_train.tfrecord train.tfrecord
+cifar_train_45k.tfrecord rest.tfrecord
+cifar_train_5k.tfrecord holdout.tfrecord"
+    run tfrec-convert --check out/cifar_train_5k.tfrecord
+    assert_success
+    convert cifar10 out b.tar.gz --published-names # once more
+    mkdir other
+    echo precious >other/cifar_test.tfrecord
+    run --separate-stderr convert cifar10 other b.tar.gz --published-names
+    assert_equal "$status" 1
+    assert_equal "$stderr" "tfrec-convert: other/cifar_test.tfrecord: is in the way of a link to test.tfrecord"
+    assert_equal "$(cat other/cifar_test.tfrecord)" precious
+    run --separate-stderr convert idx none b.tar.gz --published-names
+    assert_refused none
+    assert_equal "$stderr" "tfrec-convert: no published program reads the set idx: it has no published names"
+}
+
 @test "tfrec-convert: an archive that is not the published one is refused unless that is asked for" {
     archive cifar10-binary a.tar.gz 250 60
     run --separate-stderr tfrec-convert --set cifar10 -o out a.tar.gz

@@ -107,6 +107,41 @@ PY
     done
 }
 
+@test "tfrec-convert: the devkit's numbers are labels only together with a list of synsets in their order" {
+    archive imagenet src 3 15 12
+    imagenet a src -q
+    sort src/val.txt | cut -d' ' -f 2 >names
+    printf '%s\n' 'n01440795, second' n01440826 'n01440764 first' n00001740 >synsets
+    awk -F'[ ,]' 'NR == FNR { k[$1] = NR; next } { print k[$1] }' synsets names >ground_truth.txt
+    tfrec-convert -q --set imagenet --checksum skip --side 32 --shards 3 --labels ground_truth.txt --synsets synsets -o b src
+    local k
+    for k in 0 1 2; do
+        cmp a/test-0000$k-of-00003.tfrecord b/test-0000$k-of-00003.tfrecord
+    done
+    run --separate-stderr tfrec-convert -q --set imagenet --checksum skip --side 32 --shards 3 --labels ground_truth.txt -o c src
+    assert_refused c
+    assert_equal "$stderr" "tfrec-convert: ground_truth.txt: line 1: '$(head -n 1 ground_truth.txt)' is a number of the devkit's own order, which its meta.mat tells: --synsets takes a list of them, or give names as labels"
+    head -n 1 synsets >few
+    run --separate-stderr tfrec-convert -q --set imagenet --checksum skip --side 32 --labels ground_truth.txt --synsets few -o c src
+    assert_refused c
+    assert_equal "$stderr" "tfrec-convert: few: names 1 of the 3 classes of src/ILSVRC2012_img_train.tar"
+    sed -i '5s/.*/9/' ground_truth.txt
+    run --separate-stderr tfrec-convert -q --set imagenet --checksum skip --side 32 --labels ground_truth.txt --synsets synsets -o c src
+    assert_refused c
+    assert_equal "$stderr" "tfrec-convert: ground_truth.txt: line 5: '9' is outside 1..4, the lines of synsets"
+}
+
+@test "tfrec-convert: --published-names links ImageNet's shards, and forgets those of another conversion" {
+    archive imagenet src 3 15 12
+    imagenet out src -q --published-names --shards 2
+    imagenet out src -q --published-names
+    assert_equal "$(cd out && echo ilsvrc12_*)" "$(echo ilsvrc12_{split_train,valid}-0000{0,1,2}-of-00003.tfrecord)"
+    assert_equal "$(readlink out/ilsvrc12_valid-00002-of-00003.tfrecord)" test-00002-of-00003.tfrecord
+    run tfrec-convert --check out/ilsvrc12_split_train-0000*
+    assert_success
+    assert_equal "$(grep -c 'records 13 ' <<<"$output")" 3
+}
+
 @test "tfrec-convert: an ImageNet conversion killed at any shard goes on, and ends with the same bytes" {
     archive imagenet src 4 15 6
     imagenet want src -q
@@ -210,7 +245,7 @@ for d in json.load(open("out/manifest.json"))["damaged"]: print(d["image"], d["w
     cp src/val.txt good
     declare -A labels=([short]="ILSVRC2012_val_00000001.JPEG n01440764" [unknown]="n09999999" [many]="$(cat good good)" [number]="7")
     declare -A says=([short]="no label for ILSVRC2012_val_00000002.JPEG" [unknown]="line 1: 'n09999999' is no class of src/ILSVRC2012_img_train.tar"
-        [many]="line 7: a second label for ILSVRC2012_val_00000006.JPEG" [number]="line 1: '7' is no class of src/ILSVRC2012_img_train.tar")
+        [many]="line 7: a second label for ILSVRC2012_val_00000006.JPEG" [number]="line 1: '7' is a number of the devkit's own order, which its meta.mat tells: --synsets takes a list of them, or give names as labels")
     local kind
     for kind in "${!says[@]}"; do
         echo "${labels[$kind]}" >src/val.txt
