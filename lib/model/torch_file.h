@@ -8,8 +8,8 @@
 #ifndef HR_TORCH_FILE_H
 #define HR_TORCH_FILE_H
 
+#include "base/pickle.h"
 #include "model/internal.h"
-#include "model/pickle.h"
 #include "model/torch.h"
 
 #include <pthread.h>
@@ -26,6 +26,18 @@ extern const struct hr_element hr_elements[]; /* ends with a NULL name */
 int hr_element_of_dtype(enum hr_dtype t);
 /* Index by a name: that of the dtype, of torch's storage class, or safetensors'. -1: unknown. */
 int hr_element_find(const char *name, size_t n);
+
+/* A window on a storage that a tensor is, as the pickle says it; nothing is checked but what is needed to
+ * store it. bad is NULL, or says why this is no tensor that we can read. */
+struct hr_pk_tensor {
+    int storage;
+    int element;           /* index into hr_torch_elements, or -1: the storage's own */
+    int64_t offset, numel; /* of the storage, or of the view on it, in its elements */
+    int64_t start;         /* of the tensor in that */
+    int ndim;
+    int64_t shape[8], stride[8];
+    const char *bad;
+};
 
 /* ---- a file ------------------------------------------------------------------------------------------- */
 

@@ -264,7 +264,7 @@ static hr_pk *call(void *ctx, hr_pickle *p, const hr_pk *function, const hr_pk *
 
 hr_pickle_hooks hr_torch_hooks(struct hr_torch_file *f)
 {
-    return (hr_pickle_hooks){persistent, call, f};
+    return (hr_pickle_hooks){.persistent = persistent, .call = call, .ctx = f};
 }
 
 /* ---- the state_dict in a value ------------------------------------------------------------------------ */

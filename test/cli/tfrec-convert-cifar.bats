@@ -80,17 +80,28 @@ cifar_train_5k.tfrecord holdout.tfrecord"
     need_python pickle
     "$PYTHON" - <<'PY'
 import io, tarfile
-evil = b"\x80\x02cposix\nsystem\nU\x0ctouch ran.txt\x85R."
-with tarfile.open("evil.tar.gz", "w:gz") as tar:
-    for name in ["data_batch_%d" % i for i in range(1, 6)] + ["test_batch"]:
-        info = tarfile.TarInfo("cifar-10-batches-py/" + name)
-        info.size = len(evil)
-        tar.addfile(info, io.BytesIO(evil))
+def batch(name, pickle):
+    with tarfile.open(name, "w:gz") as tar:
+        for n in ["data_batch_%d" % i for i in range(1, 6)] + ["test_batch"]:
+            info = tarfile.TarInfo("cifar-10-batches-py/" + n)
+            info.size = len(pickle)
+            tar.addfile(info, io.BytesIO(pickle))
+batch("evil.tar.gz", b"\x80\x02cposix\nsystem\nU\x0ctouch ran.txt\x85R.")
+batch("other.tar.gz", b"\x80\x02ccollections\nOrderedDict\n)R.")
+batch("id.tar.gz", b"\x80\x02U\x01xQ.")
+batch("long.tar.gz", b"\x80\x02](" + b"N" * (1 << 20 | 1) + b"e.")
+batch("memo.tar.gz", b"\x80\x02Nr\xff\xff\xff\x7f.")
 PY
-    run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out evil.tar.gz
-    assert_refused out
-    assert_equal "$stderr" "tfrec-convert: evil.tar.gz: cifar-10-batches-py/data_batch_1: pickle, byte 3: asks for posix.system: only numpy's arrays are read"
-    assert_not_exists ran.txt
+    declare -A says=([evil]="names posix.system, which only an attack does; nothing was run"
+        [other]="asks for collections.OrderedDict: only numpy's arrays are read" [id]="has a persistent id at byte 6"
+        [long]="has a list of more than 1048576 items" [memo]="has memo number 2147483647 in 9 bytes")
+    local kind
+    for kind in "${!says[@]}"; do
+        run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out $kind.tar.gz
+        assert_refused out
+        assert_equal "$stderr" "tfrec-convert: $kind.tar.gz: cifar-10-batches-py/data_batch_1: its pickle ${says[$kind]}"
+        assert_not_exists ran.txt
+    done
 }
 
 @test "tfrec-convert: a tar.gz that is cut or damaged anywhere is refused in one line" {

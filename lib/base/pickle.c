@@ -1,9 +1,9 @@
-/* lib/model/pickle.c -- the pickle machine: opcodes of protocols 0 to 5 (CPython's Lib/pickletools.py).
+/* lib/base/pickle.c -- the pickle machine: opcodes of protocols 0 to 5 (CPython's Lib/pickletools.py).
  *
  * The program is read once from front to back; every opcode does a fixed amount of work on the stack and on
  * values, so time and memory are linear in the length. Opcodes that could reach outside (extension registry,
  * out-of-band buffers) are refused. Values come from an arena that is freed as a whole. */
-#include "model/pickle.h"
+#include "base/pickle.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -88,6 +88,11 @@ static bool make_room(hr_pickle *p, hr_pk *seq, size_t n, hr_err *err)
 {
     if (seq->u.seq.n + n <= seq->u.seq.cap)
         return true;
+    if (n > HR_PICKLE_ITEMS - seq->u.seq.n) {
+        hr_fail(err, HR_EFORMAT, "%s: its pickle has %s of more than %d items", p->where,
+                hr_pk_names[seq->type], HR_PICKLE_ITEMS);
+        return false;
+    }
     size_t cap = 2 * seq->u.seq.cap > seq->u.seq.n + n ? 2 * seq->u.seq.cap : seq->u.seq.n + n;
     hr_pk **items = hr_pickle_alloc(p, cap * sizeof(hr_pk *), err);
     if (!items)
@@ -324,6 +329,12 @@ static bool memo_put(hr_pickle *p, uint64_t i)
     }
     if (i >= p->memos) {
         size_t cap = 2 * p->memos > i + 1 ? 2 * p->memos : (size_t)i + 1;
+        size_t more = (cap - p->memos) * sizeof(hr_pk *);
+        if (more > p->most - p->total) {
+            BAD("makes more of its bytes than a checkpoint does, by memo number %llu", (unsigned long long)i);
+            return false;
+        }
+        p->total += more;
         p->memo = hr_xrealloc(p->memo, cap * sizeof(hr_pk *));
         memset(p->memo + p->memos, 0, (cap - p->memos) * sizeof(hr_pk *));
         p->memos = cap;
@@ -427,6 +438,8 @@ static bool push_global(hr_pickle *p, enum hr_pk_type type, const char *module, 
         BAD("names %s, which only an attack does; nothing was run", full);
         return false;
     }
+    if (p->hooks->name)
+        TRY(p->hooks->name(p->hooks->ctx, p, full, p->err));
     return push_str(p, type, full, nm + nn + 1);
 }
 
@@ -491,6 +504,10 @@ static bool instance(hr_pickle *p, bool named)
 static bool persistent(hr_pickle *p, const hr_pk *id)
 {
     TRY(id);
+    if (!p->hooks->persistent) {
+        BAD("has a persistent id at byte %zu", (size_t)(p->at - p->begin));
+        return false;
+    }
     hr_pk *v = p->hooks->persistent(p->hooks->ctx, p, id, p->err);
     return v && push(p, v);
 }
@@ -597,10 +614,11 @@ static bool begin_protocol(hr_pickle *p)
     return false;
 }
 
-/* The state that an object is given. Only unknown objects and the state_dict's _metadata have one. */
 static bool build(hr_pickle *p)
 {
-    return pop(p) && peek(p, 0);
+    hr_pk *state = pop(p), *object = state ? peek(p, 0) : NULL;
+    TRY(object);
+    return !p->hooks->state || p->hooks->state(p->hooks->ctx, p, object, state, p->err);
 }
 
 static bool pop_mark(hr_pickle *p)
@@ -785,8 +803,8 @@ hr_pickle *hr_pickle_run(const char *bytes, size_t n, const hr_pickle_hooks *hoo
                          hr_pk **root, size_t *used, bool *more, hr_err *err)
 {
     *more = false;
-    if (n > HR_PICKLE_MAX)
-        n = HR_PICKLE_MAX;
+    size_t max = hooks->max ? hooks->max : HR_PICKLE_MAX;
+    n = n < max ? n : max;
     hr_pickle *p = hr_xcalloc(1, sizeof *p);
     hr_err own = HR_ERR_INIT;
     if (!err)

@@ -1,13 +1,17 @@
-/* lib/model/pickle.h -- a small pickle machine: it reads what torch.save writes and can do nothing else.
+/* lib/base/pickle.h -- a small pickle machine: it reads what torch.save and numpy write and can do nothing
+ * else.
  *
  * A pickle is a program for a stack machine. Python's own unpickler imports and calls whatever the program
  * names, so loading a pickle runs its author's code. This machine has no way to call anything: it builds the
- * values below, knows a handful of names by heart (torch_objects.c), and turns every other object into an
- * opaque value that remembers nothing but its class. Names that only an attack would use are refused.
+ * values below and asks its user, through hooks, what a name, a call or a persistent id stands for: for a
+ * value that the hook makes of its arguments, or for nothing. Names that only an attack would use are refused
+ * before any hook is asked. Its users are checkpoints (model/torch_objects.c) and CIFAR-10's batches
+ * (data/batch_pickle.c).
  *
- * Bounds, all kept while reading: a pickle has at most HR_PICKLE_MAX bytes, values nest at most
- * HR_PICKLE_DEPTH deep, memo numbers are smaller than the pickle, and all values together take at most
- * HR_PICKLE_GROWTH times its length and HR_PICKLE_MEMORY. No code that looks at values recurses. */
+ * Bounds, all kept while reading: a pickle has at most HR_PICKLE_MAX bytes (or what the hooks say), values
+ * nest at most HR_PICKLE_DEPTH deep, a sequence has at most HR_PICKLE_ITEMS items, memo numbers are smaller
+ * than the pickle, and all values together, memo included, take at most HR_PICKLE_GROWTH times its length and
+ * HR_PICKLE_MEMORY. No code that looks at values recurses. */
 #ifndef HR_PICKLE_H
 #define HR_PICKLE_H
 
@@ -16,6 +20,7 @@
 enum {
     HR_PICKLE_MAX = 16 << 20,
     HR_PICKLE_DEPTH = 100,
+    HR_PICKLE_ITEMS = 1 << 20,
     HR_PICKLE_GROWTH = 128,
     HR_PICKLE_MEMORY = 512 << 20
 };
@@ -37,17 +42,7 @@ enum hr_pk_type {
 };
 extern const char *const hr_pk_names[]; /* for messages: "a dict", ... */
 
-/* A window on a storage that a tensor is, as the pickle says it; nothing is checked but what is needed to
- * store it. bad is NULL, or says why this is no tensor that we can read. */
-struct hr_pk_tensor {
-    int storage;
-    int element;           /* index into hr_torch_elements, or -1: the storage's own */
-    int64_t offset, numel; /* of the storage, or of the view on it, in its elements */
-    int64_t start;         /* of the tensor in that */
-    int ndim;
-    int64_t shape[8], stride[8];
-    const char *bad;
-};
+struct hr_pk_tensor; /* model/torch_file.h */
 
 typedef struct hr_pk hr_pk;
 struct hr_pk {
@@ -73,12 +68,19 @@ struct hr_pk {
 };
 
 typedef struct hr_pickle hr_pickle;
-/* What a pickle means outside of itself: the object that a persistent id stands for, a call of `function` (a
- * GLOBAL or OBJECT) with `args` (a TUPLE). Both return a value made with hr_pickle_value, or NULL with err
- * set. */
+/* What a pickle means outside of itself. All but name and state return a value made with hr_pickle_value, or
+ * NULL with err set. */
 typedef struct hr_pickle_hooks {
+    /* the object that a persistent id stands for; NULL: there are none */
     hr_pk *(*persistent)(void *ctx, hr_pickle *p, const hr_pk *id, hr_err *err);
+    /* a call of `function` (a GLOBAL or OBJECT) with `args` (a TUPLE) */
     hr_pk *(*call)(void *ctx, hr_pickle *p, const hr_pk *function, const hr_pk *args, hr_err *err);
+    /* may the pickle use this dotted name? False with err set; NULL: any name but an attack's, for it is only
+     * a name */
+    bool (*name)(void *ctx, hr_pickle *p, const char *name, hr_err *err);
+    /* the state that an object is given; false with err set; NULL: it is forgotten */
+    bool (*state)(void *ctx, hr_pickle *p, hr_pk *object, hr_pk *state, hr_err *err);
+    size_t max; /* bytes of a pickle; 0: HR_PICKLE_MAX */
     void *ctx;
 } hr_pickle_hooks;
 
