@@ -46,7 +46,8 @@ $(eval $(call fetched,$(SVHN_NAMES),$(SVHN_URL)))
 $(eval $(call converted,SVHN,svhn,$(addprefix $(ARCHIVES)/,$(SVHN_NAMES)),$(ARCHIVES)))
 
 # ImageNet cannot be fetched. Its archives are taken as they are, or as class folders (ARCHIVES/train, ARCHIVES/val).
-# The labels are names of classes, one line for each validation image (tfrec-convert --help).
+# The labels are names of classes, one line for each validation image (tfrec-convert --help). For the devkit's numbers:
+# ImageNet_LABELS=DIR/ILSVRC2012_validation_ground_truth.txt ImageNet_CONVERT='--holdout-each 13 --synsets FILE'.
 ImageNet_CONVERT ?= --holdout-each 13 --seed 1234
 ImageNet_TRAIN := $(call have,ILSVRC2012_img_train.tar train)
 ImageNet_VAL := $(call have,ILSVRC2012_img_val.tar val)
