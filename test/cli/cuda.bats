@@ -114,6 +114,7 @@ for x, y in zip(a, b):
 PY
 }
 
+# bats test_tags=slow
 @test "advtrain: 20 steps of every stage give the CPU's losses but for rounding" {
     # The attack takes the sign of gradients: rounding moves pixels by a whole step. Seen: below 1e-3 of the loss.
     for stage in "pretrain net.nn" "prune planned.nn" "finetune pruned.nn" "admm planned.nn --rho 0.01"; do
