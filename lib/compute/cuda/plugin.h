@@ -172,7 +172,8 @@ typedef struct hr_cuda_plugin_table {
     void (*move_l2)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float step, float eps,
                     const float *x, float *g, float *adv);
 
-    /* ---- training (optim.cu), as lib/train states them */
+    /* ---- training (optim.cu), as lib/train states them. lib/train still steps on the host: so far only
+     * tests call these */
 
     void (*sgd)(hr_cuda *d, size_t n, float *p, const float *g, float *buf, float lr, float momentum,
                 float decay, bool nesterov, bool first);
