@@ -88,7 +88,8 @@ struct hr_exec {
     size_t bytes_fixed, bytes_chunk; /* memory, without and per chunk; the tiles' levels come on top */
     hr_work *work;                   /* (threads, steps, HR_PASS_KINDS), or NULL: no profile */
     double work_start;
-    struct hr_cuda_exec *cuda; /* not NULL: lib/compute/cuda does the work; of this only steps, grads, value */
+    struct hr_cuda_exec
+        *cuda; /* not NULL: lib/compute/cuda does the work; of this only steps, grads, value */
 };
 
 /* Fuse and connect: what every device needs. Returns 0 or HR_EINVAL. */
