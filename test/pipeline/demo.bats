@@ -334,13 +334,16 @@ assert_same_products() { # assert_same_products RUNS [DATA]
 }
 
 @test "demo: one thread, and Ctrl-C again and again: make goes on and makes the same bytes as two threads at once" {
-    local pid status seconds interrupted=0
+    local pid status seconds began interrupted=0
     export -f mk
     export DATA
-    for seconds in 1 0.5 0.7 1 0.7 1; do
+    touch log
+    for seconds in 0.3 0.1 0.2 0.5 0.1 0.3; do
+        began=$(grep -c '^>> ' log) || true
         # a process group of its own, as in a terminal; shells start background jobs with SIGINT ignored
         env --default-signal=INT setsid bash -c 'mk demo-stages RUNS="$PWD/again" THREADS=1' >>log 2>&1 &
         pid=$!
+        until [ "$(grep -c '^>> ' log)" -gt "$began" ] || ! kill -0 $pid; do sleep 0.02; done # a stage has begun
         sleep $seconds
         kill -INT -- -$pid || break # done already
         status=0
