@@ -65,6 +65,8 @@ char *hr_xstrdup(const char *s) __attribute__((malloc));
 char *hr_xasprintf(const char *fmt, ...) HR_PRINTF(1, 2) __attribute__((malloc));
 /* n * size bytes, 64-byte aligned, zeroed, for numeric work. Free with free(). */
 void *hr_xaligned(size_t n, size_t size) __attribute__((malloc));
+/* The same for `bytes` (at most SIZE_MAX - 64), or NULL where hr_xaligned would end the program. */
+void *hr_aligned(size_t bytes) __attribute__((malloc));
 
 /* Bytes that this process can still take: free memory of the machine, its control group's limit, and its own
  * limit on address space, whichever is least (Linux; 0 when there is none left). Others may take them too. */

@@ -10,8 +10,8 @@ const char *const hr_optimizer_names[4] = {"sgd", "adam", "rmsprop", NULL};
 const char *const hr_schedule_names[7] = {"cosine",   "cosine-epoch", "step", "multistep",
                                           "constant", "cycle",        NULL};
 
-void hr_sgd_step(float *p, const float *g, float *buf, size_t n, float lr, float momentum, float wd,
-                 bool nesterov, bool first)
+void hr_sgd_step(float *restrict p, const float *restrict g, float *restrict buf, size_t n, float lr,
+                 float momentum, float wd, bool nesterov, bool first)
 {
     for (size_t i = 0; i < n; i++) {
         float d = g[i] + wd * p[i];

@@ -103,11 +103,25 @@ static void multiply(tile *d)
     float side[9 * (MAX_CH + HR_MAX_VW)] = {0};
     for (int t = 0; t < 9; t++)
         memcpy(side + t * n, d->g + t * d->ch, (size_t)d->ch * sizeof(float));
-    k->wino->weight(d->m, n, side, d->u, d->step);
+    k->wino->weight(d->m, n, side, d->u, d->step, false);
     k->wino->in(d->m, d->ch, d->x, d->in_off, d->v, d->step);
     for (int p = 0; p < d->t * d->t; p++)
         for (int c = 0; c < d->ch; c++)
             d->v[(size_t)p * d->step + (size_t)c] *= d->u[(size_t)p * d->step + (size_t)c];
+}
+
+static void test_weights_past_the_caches_are_the_same(void **state)
+{
+    (void)state;
+    enum { N = 2 * HR_MAX_VW };
+    const hr_wino_kernels *k = hr_kernels_get()->wino;
+    float w[9 * N], u[2][36 * N] __attribute__((aligned(64)));
+    hr_fill_normal(w, 9 * N, 0, 1, 1, HR_STREAM_TEST, 0, 0, 0);
+    for (int m = 2; m <= 4; m += 2) {
+        for (int far = 0; far < 2; far++)
+            k->weight(m, N, w, u[far], N, far);
+        assert_memory_equal(u[0], u[1], (size_t)((m + 2) * (m + 2) * N) * sizeof(float));
+    }
 }
 
 static void test_a_tile_is_nine_multiplications_per_pixel(void **state)
@@ -454,6 +468,7 @@ static void test_bits_depend_neither_on_the_block_nor_on_samples_beside(void **s
 static int run_all(const char *isa)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_weights_past_the_caches_are_the_same),
         cmocka_unit_test(test_a_tile_is_nine_multiplications_per_pixel),
         cmocka_unit_test(test_f2_is_exact_on_small_integers),
         cmocka_unit_test(test_a_tile_at_the_edge_ends_in_its_epilogue_and_writes_its_pixels_only),

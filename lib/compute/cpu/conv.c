@@ -162,45 +162,56 @@ void hr_conv_release(hr_conv *c)
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
 
-void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w)
+/* wf[o/pf][t][i][o%pf] */
+static void pack_forward(hr_conv *c, const float *w)
 {
-    if (c->fwd.u) {
-        hr_wino_pack(&c->fwd, k, w, false);
-        hr_wino_pack(&c->bwd, k, w, true);
-        return;
-    }
-    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co;
-    size_t pf = (size_t)c->panel_f, pb = (size_t)c->panel_b;
-    /* wf[o/pf][t][i][o%pf] */
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co, pf = (size_t)c->panel_f;
     for (size_t o = 0; o < co; o++) {
         float *panel = c->wf + o / pf * taps * ci * pf + o % pf;
         for (size_t i = 0; i < ci; i++)
             for (size_t t = 0; t < taps; t++)
                 panel[(t * ci + i) * pf] = w[(o * ci + i) * taps + t];
     }
-    if (!c->wb)
-        return;
-    if (c->gather) {
-        /* wb[j/pb][o][j%pb], column j = t*ci + i */
-        for (size_t o = 0; o < co; o++)
-            for (size_t i = 0; i < ci; i++)
-                for (size_t t = 0; t < taps; t++) {
-                    size_t j = t * ci + i;
-                    c->wb[(j / pb * co + o) * pb + j % pb] = w[(o * ci + i) * taps + t];
-                }
-        return;
+}
+
+/* wb[j/pb][o][j%pb], column j = t*ci + i */
+static void pack_gathered(hr_conv *c, const float *w)
+{
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co, pb = (size_t)c->panel_b;
+    for (size_t o = 0; o < co; o++)
+        for (size_t i = 0; i < ci; i++)
+            for (size_t t = 0; t < taps; t++) {
+                size_t j = t * ci + i;
+                c->wb[(j / pb * co + o) * pb + j % pb] = w[(o * ci + i) * taps + t];
+            }
+}
+
+/* wb[i/pb][tap of the class][o][i%pb]; columns in the inner loop, so that whole lines are written. */
+static void pack_class(hr_conv *c, const hr_conv_class *g, const float *w)
+{
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co, pb = (size_t)c->panel_b,
+           nt = (size_t)g->ntaps;
+    for (size_t i0 = 0; i0 < ci; i0 += pb) {
+        float *panel = c->wb + g->packed + i0 * nt * co;
+        size_t n = ci - i0 < pb ? ci - i0 : pb;
+        for (size_t t = 0; t < nt; t++)
+            for (size_t o = 0; o < co; o++, panel += pb)
+                for (size_t i = 0; i < n; i++)
+                    panel[i] = w[(o * ci + i0 + i) * taps + (size_t)g->tap[t]];
     }
-    for (int q = 0; q < c->nclass; q++) {
-        /* wb[i/pb][tap of the class][o][i%pb] */
-        const hr_conv_class *g = &c->cls[q];
-        size_t nt = (size_t)g->ntaps;
-        for (size_t i = 0; i < ci; i++) {
-            float *panel = c->wb + g->packed + i / pb * nt * co * pb + i % pb;
-            for (size_t t = 0; t < nt; t++)
-                for (size_t o = 0; o < co; o++)
-                    panel[(t * co + o) * pb] = w[(o * ci + i) * taps + (size_t)g->tap[t]];
-        }
-    }
+}
+
+void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w, enum hr_pass pass)
+{
+    bool forward = pass == HR_PASS_FORWARD;
+    if (c->fwd.u)
+        hr_wino_pack(forward ? &c->fwd : &c->bwd, k, w, !forward);
+    else if (forward)
+        pack_forward(c, w);
+    else if (c->gather && c->wb)
+        pack_gathered(c, w);
+    for (int q = 0; !forward && q < c->nclass; q++)
+        pack_class(c, &c->cls[q], w);
 }
 
 /* ---- scratch ------------------------------------------------------------------------------------------- */

@@ -51,8 +51,9 @@ typedef struct hr_conv {
  */
 void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx);
 void hr_conv_release(hr_conv *c);
-/* Pack weights w (co, ci, kh, kw), torch layout. */
-void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w);
+/* Pack weights w (co, ci, kh, kw), torch layout, for the forward pass or for dx: the one or the other, which
+ * two threads may do at the same time. */
+void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w, enum hr_pass pass);
 
 /* Bytes of scratch that a thread needs for c; dw: for hr_conv_dw, too. */
 size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw);

@@ -173,16 +173,18 @@ static const float *param(const hr_exec *e, int node, int role)
     return t < 0 ? NULL : hr_tensor_f32(&e->m->tensors[t]);
 }
 
-static void take_weights(hr_exec *e, hr_step *s)
+/* The weights that the kernels take: the model's, or their product with a mask. */
+static const float *mask_of(const hr_step *s)
 {
-    const float *w = param(e, s->node, HR_P_WEIGHT), *mask = s->mask ? s->mask : s->own_mask;
-    if (mask) {
-        size_t n = (size_t)s->conv.co * (size_t)s->conv.ci * (size_t)s->conv.taps;
-        for (size_t i = 0; i < n; i++)
-            s->eff[i] = w[i] * mask[i];
-        w = s->eff;
-    }
-    hr_conv_pack(&s->conv, e->k, w);
+    return s->mask ? s->mask : s->own_mask;
+}
+
+static void take_mask(const hr_exec *e, hr_step *s)
+{
+    const float *w = param(e, s->node, HR_P_WEIGHT), *mask = mask_of(s);
+    size_t n = (size_t)s->conv.co * (size_t)s->conv.ci * (size_t)s->conv.taps;
+    for (size_t i = 0; mask && i < n; i++)
+        s->eff[i] = w[i] * mask[i];
 }
 
 /* The step's affine map from running statistics. */
@@ -215,21 +217,35 @@ static void take_affine(const hr_exec *e, hr_step *s)
     }
 }
 
+/* The last layers, which have the most weights, begin: what is left for one thread alone at the end is small.
+ */
 void hr_exec_params(hr_exec *e)
 {
     if (e->cuda) {
         hr_cuda_params(e);
         return;
     }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(e->opts.threads)
-    for (int i = 1; i < e->nsteps; i++) {
-        hr_step *s = &e->steps[i];
-        double from = clock_of(e);
-        if (s->kind == HR_STEP_CONV)
-            take_weights(e, s);
-        if (s->scale)
-            take_affine(e, s);
-        clocked(e, s, HR_PASS_WEIGHTS, 0, &from);
+#pragma omp parallel num_threads(e->opts.threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int i = e->nsteps - 1; i > 0; i--) {
+            hr_step *s = &e->steps[i];
+            double from = clock_of(e);
+            if (s->kind == HR_STEP_CONV)
+                take_mask(e, s);
+            if (s->scale)
+                take_affine(e, s);
+            clocked(e, s, HR_PASS_WEIGHTS, 0, &from);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 2 * e->nsteps - 1; i > 1; i--) {
+            hr_step *s = &e->steps[i / 2];
+            double from = clock_of(e);
+            if (s->kind == HR_STEP_CONV)
+                hr_conv_pack(&s->conv, e->k, mask_of(s) ? s->eff : param(e, s->node, HR_P_WEIGHT),
+                             i % 2 ? HR_PASS_FORWARD : HR_PASS_DX);
+            clocked(e, s, HR_PASS_WEIGHTS, 0, &from);
+        }
     }
 }
 

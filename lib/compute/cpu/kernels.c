@@ -45,23 +45,25 @@ INLINE void put_tile(const vec *s, int rows, int nv, int m, int n, float *c, siz
         }
 }
 
-INLINE void gemm_tile(int nv, int m, int n, int taps, int k, const float *const *a, const float *b,
+/* rows: of the tile, m of them wanted. */
+INLINE void gemm_tile(int rows, int nv, int m, int n, int taps, int k, const float *const *a, const float *b,
                       const float *soon, float *c, size_t ldc, bool add)
 {
     vec s[MR * 2];
 #pragma GCC unroll 32
-    for (int i = 0; i < MR * nv; i++)
+    for (int i = 0; i < rows * nv; i++)
         s[i] = (vec){0};
     for (int t = 0; t < taps; t++, a += MR) {
         const float *row[MR];
 #pragma GCC unroll 16
-        for (int i = 0; i < MR; i++)
+        for (int i = 0; i < rows; i++)
             row[i] = a[i];
+#pragma GCC unroll 2
         for (long q = 0; q < k; q++, b += nv * VW, soon += 16) {
             vec b0 = load(b), b1 = nv > 1 ? load(b + VW) : b0;
             __builtin_prefetch(soon, 0, 2);
 #pragma GCC unroll 16
-            for (int i = 0; i < MR; i++) {
+            for (int i = 0; i < rows; i++) {
                 vec x = splat(row[i][q]);
                 s[i * nv] += x * b0;
                 if (nv > 1)
@@ -69,16 +71,28 @@ INLINE void gemm_tile(int nv, int m, int n, int taps, int k, const float *const 
             }
         }
     }
-    put_tile(s, MR, nv, m, n, c, ldc, add);
+    put_tile(s, rows, nv, m, n, c, ldc, add);
+}
+
+/* With few rows a third or two of the tile are enough. */
+INLINE void gemm_rows(int nv, int m, int n, int taps, int k, const float *const *a, const float *b,
+                      const float *soon, float *c, size_t ldc, bool add)
+{
+    if (m > MR - MR / 3)
+        gemm_tile(MR, nv, m, n, taps, k, a, b, soon, c, ldc, add);
+    else if (m > MR / 3)
+        gemm_tile(MR - MR / 3, nv, m, n, taps, k, a, b, soon, c, ldc, add);
+    else
+        gemm_tile(MR / 3, nv, m, n, taps, k, a, b, soon, c, ldc, add);
 }
 
 static void gemm(int m, int n, int panel, int taps, int k, const float *const *a, const float *b,
                  const float *soon, float *c, size_t ldc, bool add)
 {
     if (panel == VW)
-        gemm_tile(1, m, n, taps, k, a, b, soon, c, ldc, add);
+        gemm_rows(1, m, n, taps, k, a, b, soon, c, ldc, add);
     else
-        gemm_tile(2, m, n, taps, k, a, b, soon, c, ldc, add);
+        gemm_rows(2, m, n, taps, k, a, b, soon, c, ldc, add);
 }
 
 /* ---- weight gradient tile ------------------------------------------------------------------------------ */

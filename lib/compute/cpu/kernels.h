@@ -31,8 +31,9 @@ typedef struct hr_wino_kernels {
                 const hr_epilogue *e, bool add);
     /* v = A dy A' of the m*m pixels dy + off[i]. */
     void (*grad)(int m, int ch, const float *dy, const int32_t *off, float *v, size_t step);
-    /* u = G w G' for n 3x3 kernels side by side: w (9, n), n whole vectors. */
-    void (*weight)(int m, int n, const float *w, float *u, size_t step);
+    /* u = G w G' for n 3x3 kernels side by side: w (9, n), n whole vectors. far: u is written past the
+     * caches, and must be aligned to a vector; the caller lets a store fence follow. */
+    void (*weight)(int m, int n, const float *w, float *u, size_t step, bool far);
     /* dw = G' du G: nine rows of n values, ld apart. */
     void (*weight_grad)(int m, int n, const float *du, size_t step, float *dw, size_t ld);
 } hr_wino_kernels;

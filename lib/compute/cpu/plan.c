@@ -302,15 +302,6 @@ static int too_little(const hr_exec *e, double have, hr_err *err)
                    e->m->arch, e->opts.batch, (double)needs(e, e->opts.batch) / 1e9, have / 1e9, hint);
 }
 
-/* Zeroed room for n floats; NULL instead of the end of the program, so that the batch can be blamed. */
-static float *claim(size_t n)
-{
-    void *p = NULL;
-    if (posix_memalign(&p, 64, (n + HR_SLACK) * sizeof(float)))
-        return NULL;
-    return memset(p, 0, (n + HR_SLACK) * sizeof(float));
-}
-
 /* Where everything begins in the arena, for a batch of one chunk, and the memory per chunk. */
 typedef struct layout {
     size_t *y, *z, *g, room, gradients; /* gradients: where they begin */
@@ -376,7 +367,8 @@ static int lay_out(hr_exec *e, hr_err *err)
     if (!e->opts.describe) {
         double have = hr_memory_left() + (double)e->bytes_fixed;
         if ((double)needs(e, e->opts.batch) > have ||
-            !(e->arena = claim(l.room * (size_t)chunks_kept(e, e->opts.batch))))
+            !(e->arena =
+                  hr_aligned((l.room * (size_t)chunks_kept(e, e->opts.batch) + HR_SLACK) * sizeof *e->arena)))
             rc = too_little(e, have, err);
         else
             place_steps(e, &l);

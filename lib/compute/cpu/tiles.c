@@ -240,7 +240,7 @@ INLINE void grad_tile(int m, int ch, const float *dy, const int32_t *off, float 
     }
 }
 
-INLINE void weight_tile(int m, int n, const float *w, float *u, size_t step)
+INLINE void weight_tile(int m, int n, const float *w, float *u, size_t step, bool far)
 {
     const int t = m + 2;
     for (int c = 0; c < n; c += VW) {
@@ -256,8 +256,13 @@ INLINE void weight_tile(int m, int n, const float *w, float *u, size_t step)
             vec o[MAX_T];
             g(m, h + 3 * i, 1, o, 1);
             UNROLL
-            for (int j = 0; j < t; j++)
-                store(u + (size_t)(i * t + j) * step + c, o[j]);
+            for (int j = 0; j < t; j++) {
+                float *to = u + (size_t)(i * t + j) * step + c;
+                if (far)
+                    stream(to, o[j]);
+                else
+                    store(to, o[j]);
+            }
         }
     }
 }
@@ -314,12 +319,12 @@ static void wino_grad(int m, int ch, const float *dy, const int32_t *off, float 
         grad_tile(2, ch, dy, off, v, step);
 }
 
-static void wino_weight(int m, int n, const float *w, float *u, size_t step)
+static void wino_weight(int m, int n, const float *w, float *u, size_t step, bool far)
 {
     if (m == 4)
-        weight_tile(4, n, w, u, step);
+        weight_tile(4, n, w, u, step, far);
     else
-        weight_tile(2, n, w, u, step);
+        weight_tile(2, n, w, u, step, far);
 }
 
 static void wino_weight_grad(int m, int n, const float *du, size_t step, float *dw, size_t ld)

@@ -7,6 +7,10 @@
 
 #include "compute/cpu/kernels.h"
 
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 enum { VW = 16, MR = 12, MO = 8 };
 #elif defined(__AVX2__)
@@ -29,6 +33,20 @@ INLINE vec load(const float *p)
 INLINE void store(float *p, vec v)
 {
     *(loose *)p = v;
+}
+
+/* To an address that is a multiple of the vector's size, past the caches: for what nobody reads soon. */
+INLINE void stream(float *p, vec v)
+{
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(p, (__m256)v);
+#elif defined(__SSE__)
+    _mm_stream_ps(p, (__m128)v);
+#else
+    store(p, v);
+#endif
 }
 
 INLINE vec splat(float x)

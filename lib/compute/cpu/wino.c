@@ -27,6 +27,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 static int div_up(int a, int b)
 {
@@ -118,6 +121,8 @@ static void line_up(const hr_wino *w, const float *g, bool flip, size_t i0, size
 void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
 {
     enum { AT_ONCE = 16 };
+    bool far =
+        (size_t)w->points * w->u_step * sizeof *w->u > hr_l2_bytes(); /* read again from there anyway */
     float side[AT_ONCE * 9 * 2 * HR_MAX_VW] __attribute__((aligned(64))) = {0};
     size_t panel = (size_t)w->panel, ci = (size_t)w->ci, co = (size_t)w->co;
     for (size_t o0 = 0; o0 < co; o0 += panel) {
@@ -129,9 +134,12 @@ void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
             line_up(w, g, flip, i0, ni, o0, n, side);
             for (size_t i = 0; i < ni; i++)
                 k->wino->weight(w->m, w->panel, side + i * 9 * panel, w->u + o0 * ci + (i0 + i) * panel,
-                                w->u_step);
+                                w->u_step, far);
         }
     }
+#if defined(__SSE__)
+    _mm_sfence(); /* what passed the caches is there before the next thing that this thread says */
+#endif
 }
 
 /* ---- running ------------------------------------------------------------------------------------------- */
@@ -164,7 +172,7 @@ static void multiply(const hr_wino *w, const hr_kernels *k, const work *b, int n
             b->ptr[i] = v + (size_t)(i < n ? i : n - 1) * w->ldv;
         for (size_t j = 0; j < w->ldm; j += (size_t)w->panel, u += panel_len)
             for (size_t i = 0, fetched = 0; i < (size_t)n; i += (size_t)k->mr, fetched += (size_t)w->ci * 16)
-                k->gemm(k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u,
+                k->gemm(n - (int)i < k->mr ? n - (int)i : k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u,
                         fetched < panel_len ? u + panel_len + fetched : u, m + i * w->ldm + j, w->ldm, false);
     }
 }
