@@ -9,7 +9,7 @@
  * Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167). With M values per channel, xh = (z-mean)*inv:
  *     y  = gamma*xh + beta                                 s1 = sum dy = dbeta,  s2 = sum dy*xh = dgamma
  *     dz = gamma*inv*(dy - s1/M - xh*s2/M)  =  dy*k1 + z*k2 + k3   per channel. */
-#include "compute/cpu/plan.h"
+#include "compute/cpu/crew.h"
 #include "compute/cuda/cuda.h"
 
 #include <math.h>
@@ -149,24 +149,6 @@ void hr_exec_profile(hr_exec *e)
     e->work_start = hr_seconds();
 }
 
-static double clock_of(const hr_exec *e)
-{
-    return e->work ? hr_seconds() : 0;
-}
-
-/* What this thread did in step s since *from; the next piece of work starts now. */
-static void clocked(hr_exec *e, const hr_step *s, enum hr_pass pass, double macs, double *from)
-{
-    if (!e->work)
-        return;
-    double now = hr_seconds();
-    size_t row = (size_t)omp_get_thread_num() * (size_t)e->nsteps + (size_t)(s - e->steps);
-    hr_work *w = &e->work[row * HR_PASS_KINDS + pass];
-    w->seconds += now - *from;
-    w->macs += macs;
-    *from = now;
-}
-
 static const float *param(const hr_exec *e, int node, int role)
 {
     int t = e->m->nodes[node].param[role];
@@ -251,37 +233,6 @@ void hr_exec_params(hr_exec *e)
 
 /* ---- one step on some samples ----------------------------------------------------------------------------
  */
-
-/* Values of a step from sample n on, up to the end of the task that n belongs to. */
-static float *at(const hr_step *s, float *first, size_t step, int n)
-{
-    return first + (size_t)(n / s->task) * step + (size_t)(n % s->task) * s->len;
-}
-
-static float *y_of(const hr_step *s, int n)
-{
-    return at(s, s->y, s->y_step, n);
-}
-
-static float *z_of(const hr_step *s, int n)
-{
-    return s->z ? at(s, s->z, s->z_step, n) : NULL;
-}
-
-static float *g_of(const hr_step *s, int n)
-{
-    return at(s, s->g, s->g_step, n);
-}
-
-static double *part_of(const hr_step *s, int q, int which)
-{
-    return s->part + ((size_t)q * 3 + (size_t)which) * (size_t)s->c;
-}
-
-static size_t pixels(const hr_step *s)
-{
-    return (size_t)s->h * (size_t)s->w;
-}
 
 static bool batch_norm_of(enum hr_bn_mode mode)
 {
@@ -410,16 +361,6 @@ static void check_range(const hr_exec *e, int n0, int n1, bool whole)
         BUG("samples %d..%d of a batch of %d", n0, n1, e->opts.batch);
 }
 
-static int chunks_of(int samples)
-{
-    return (samples + HR_CHUNK - 1) / HR_CHUNK;
-}
-
-static int chunk_size(int q, int n1)
-{
-    return n1 - q * HR_CHUNK < HR_CHUNK ? n1 - q * HR_CHUNK : HR_CHUNK;
-}
-
 /* Samples of the range up to n1 that are in the task of sample n, from n on. */
 static int rest_of_task(const hr_exec *e, int n, int n1)
 {
@@ -488,13 +429,6 @@ void hr_exec_infer(hr_exec *e, int n)
 /* ---- layer by layer
  * ------------------------------------------------------------------------------------------ */
 
-/* One thread's view of a whole-batch pass. */
-typedef struct crew {
-    int thread, threads, n, chunks;
-    int begin, end; /* this thread's own samples */
-    enum hr_bn_mode mode;
-} crew;
-
 static crew crew_of(const hr_exec *e, int n, enum hr_bn_mode mode)
 {
     flush_denormals();
@@ -506,13 +440,6 @@ static crew crew_of(const hr_exec *e, int n, enum hr_bn_mode mode)
     if (w.end > n)
         w.end = n;
     return w;
-}
-
-/* This thread's share [lo,hi) of n things that any thread may do. */
-static void share(const crew *w, int n, int *lo, int *hi)
-{
-    *lo = (int)((int64_t)n * w->thread / w->threads);
-    *hi = (int)((int64_t)n * (w->thread + 1) / w->threads);
 }
 
 /* A thread's own samples are whole tasks side by side, which it takes one at a time: from n on, ns. After a
@@ -545,17 +472,6 @@ static void merge_stats(const hr_step *s, const crew *w, int c, double *mean, do
         }
     *mean = mu[0];
     *m2 = q[0];
-}
-
-static double merge_sums(const hr_step *s, const crew *w, int which, int c)
-{
-    double v[w->chunks];
-    for (int i = 0; i < w->chunks; i++)
-        v[i] = part_of(s, i, which)[c];
-    for (int half = 1; half < w->chunks; half *= 2)
-        for (int i = 0; i + half < w->chunks; i += 2 * half)
-            v[i] += v[i + half];
-    return v[0];
 }
 
 /* Statistics of this thread's channels: mean, inv, and the affine map that they make. */
@@ -645,7 +561,7 @@ static void settle_sums(hr_exec *e, hr_step *s, const crew *w, bool dw)
     int lo, hi;
     share(w, s->c, &lo, &hi);
     for (int c = lo; c < hi; c++) {
-        double s1 = merge_sums(s, w, 0, c), s2 = merge_sums(s, w, 1, c);
+        double s1 = hr_merge_sums(s, w, 0, c), s2 = hr_merge_sums(s, w, 1, c);
         if (dw && dgamma)
             dgamma[c] = (float)s2;
         if (dw && dbeta)
@@ -655,100 +571,6 @@ static void settle_sums(hr_exec *e, hr_step *s, const crew *w, bool dw)
         s->k2[c] = (float)-xh;
         s->k3[c] = (float)(xh * (double)s->mean[c] - k1 * s1 / count);
     }
-}
-
-/* ---- weight gradients
- * -------------------------------------------------------------------------------------- */
-
-static void add_into(float *a, const float *b, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        a[i] += b[i];
-}
-
-/* Put rows [r0,r1) of a (taps*ci, o1-o0) block into the (co,ci,kh,kw) gradient. */
-static void put_dw(const hr_conv *c, const float *block, int o0, int o1, int r0, int r1, float *grad)
-{
-    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, columns = (size_t)(o1 - o0);
-    for (int r = r0; r < r1; r++) {
-        size_t t = (size_t)r / ci, i = (size_t)r % ci;
-        const float *row = block + (size_t)r * columns;
-        for (size_t o = 0; o < columns; o++)
-            grad[(((size_t)o0 + o) * ci + i) * taps + t] = row[o];
-    }
-}
-
-/* Chunk-wise partial sums are there: add them up in the tree, each thread some rows. */
-static void reduce_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
-{
-    const hr_conv *c = &s->conv;
-    int lo, hi;
-    share(w, c->taps * c->ci, &lo, &hi);
-    size_t at = (size_t)lo * (size_t)c->co, n = (size_t)(hi - lo) * (size_t)c->co;
-    double from = clock_of(e);
-    for (int half = 1; half < w->chunks; half *= 2)
-        for (int i = 0; i + half < w->chunks; i += 2 * half)
-            add_into(e->dw_part + (size_t)i * e->dw_part_len + at,
-                     e->dw_part + (size_t)(i + half) * e->dw_part_len + at, n);
-    put_dw(c, e->dw_part, 0, c->co, lo, hi, grad);
-    clocked(e, s, HR_PASS_DW, 0, &from);
-}
-
-/* Large weights: each panel of output channels is one task that goes through all chunks and keeps one partial
- * sum per level of the same tree, like the carries of a binary counter. */
-static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
-{
-    const hr_conv *c = &s->conv;
-    int panel = c->co > e->k->vw ? 2 * e->k->vw : e->k->vw, depth = c->taps * c->ci;
-#pragma omp for schedule(dynamic, 1)
-    for (int o0 = 0; o0 < c->co; o0 += panel) {
-        int o1 = o0 + panel < c->co ? o0 + panel : c->co, top = 0;
-        size_t len = (size_t)depth * (size_t)(o1 - o0);
-        int size[64];
-        double from = clock_of(e), macs = 0;
-        for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
-            size[top] = 1;
-            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q * HR_CHUNK), g_of(s, q * HR_CHUNK),
-                       chunk_size(q, w->n), o0, o1, e->tile[w->thread] + (size_t)top * e->tile_len,
-                       e->scratch[w->thread]);
-            macs += s->macs * chunk_size(q, w->n) * (o1 - o0) / c->co;
-            for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
-                add_into(e->tile[w->thread] + (size_t)(top - 2) * e->tile_len,
-                         e->tile[w->thread] + (size_t)(top - 1) * e->tile_len, len);
-                size[top - 2] += size[top - 1];
-            }
-        }
-        put_dw(c, e->tile[w->thread], o0, o1, 0, depth, grad);
-        clocked(e, s, HR_PASS_DW, macs, &from);
-        e->tasks[w->thread]++;
-    }
-}
-
-/* Large weights with Winograd's algorithm: groups of samples, in each of which all threads transform, then
- * sum. */
-static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
-{
-    const hr_wino *f = &s->conv.fwd;
-    double from = clock_of(e), macs = 0;
-    for (int g0 = 0; g0 < w->n; g0 += f->group) {
-        int ng = w->n - g0 < f->group ? w->n - g0 : f->group;
-#pragma omp for schedule(dynamic, 1)
-        for (int n = 0; n < ng; n += HR_CHUNK)
-            if (!hr_interrupted())
-                hr_wino_gather(f, e->k, y_of(&e->steps[s->in], g0 + n), g_of(s, g0 + n), n,
-                               ng - n < HR_CHUNK ? ng - n : HR_CHUNK, e->room);
-#pragma omp for schedule(dynamic, 1)
-        for (int p = 0; p < f->points; p++) {
-            if (!hr_interrupted())
-                hr_wino_point(f, e->k, p, ng, g0 > 0, e->room);
-            macs += s->macs * ng / f->points;
-        }
-    }
-#pragma omp for schedule(static)
-    for (int i = 0; i < f->ci; i++)
-        hr_wino_scatter(f, e->k, i, i + 1, e->room, (float *)(void *)e->scratch[w->thread], grad);
-    e->tasks[w->thread]++;
-    clocked(e, s, HR_PASS_DW, macs, &from);
 }
 
 /* backward_begin with the sums of a batch norm: of g, and of g times the normalised input, over each chunk.
@@ -765,33 +587,10 @@ static void begin_with_sums(hr_exec *e, hr_step *s, int n0, int ns)
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
-/* Sums of g over each chunk, for a bias. */
-static void bias_sums(hr_exec *e, hr_step *s, int n0, int ns)
-{
-    double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
-        e->k->grad_sums((size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s), s->c,
-                        g_of(s, n), NULL, NULL, false, NULL, NULL, NULL, part_of(s, n / HR_CHUNK, 2), NULL);
-    clocked(e, s, HR_PASS_REST, 0, &from);
-}
-
-static void chunk_dw(hr_exec *e, const hr_step *s, int n0, int ns, void *scratch)
-{
-    double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
-        hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], n), g_of(s, n),
-                   n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK, 0, s->conv.co,
-                   e->dw_part + (size_t)(n / HR_CHUNK) * e->dw_part_len, scratch);
-    clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
-}
-
 static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags)
 {
     bool dw = flags & HR_DW, dx = (flags & HR_DX) || e->steps[s->in].trainable;
-    bool sums = s->bn >= 0 && (dw || batch_norm_of(w->mode));
-    float *grad = dw && s->kind == HR_STEP_CONV ? e->grads[e->m->nodes[s->node].param[HR_P_WEIGHT]] : NULL;
-    float *dbias = dw && s->bias ? e->grads[e->m->nodes[s->node].param[HR_P_BIAS]] : NULL;
-    bool chunkwise = grad && !s->dw_large;
+    bool sums = s->bn >= 0 && (dw || batch_norm_of(w->mode)), weights = dw && s->kind == HR_STEP_CONV;
     void *scratch = e->scratch[w->thread];
 
     EACH_TASK(w, e->task, n, ns)
@@ -810,26 +609,13 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     EACH_TASK(w, e->task, n, ns)
     {
         backward_finish(e, s, n, ns, w->mode, dx, scratch);
-        if (dbias)
-            bias_sums(e, s, n, ns);
-        if (chunkwise)
-            chunk_dw(e, s, n, ns, scratch);
+        if (weights)
+            hr_dw_begin(e, s, n, ns, scratch);
     }
-    if (!grad)
+    if (!weights)
         return;
 #pragma omp barrier
-    if (dbias) {
-        int lo, hi;
-        share(w, s->c, &lo, &hi);
-        for (int c = lo; c < hi; c++)
-            dbias[c] = (float)merge_sums(s, w, 2, c);
-    }
-    if (chunkwise)
-        reduce_dw(e, s, w, grad);
-    else if (s->conv.fwd.u)
-        group_dw(e, s, w, grad);
-    else
-        tile_dw(e, s, w, grad);
+    hr_dw_finish(e, s, w);
 #pragma omp barrier
 }
 

@@ -1,0 +1,163 @@
+/* lib/compute/cpu/dw.c -- gradients to the parameters of a convolution, over a whole batch.
+ *
+ * Sums over samples are partial sums of chunks, merged in a fixed binary tree, whatever the number of
+ * threads. Where the partial sums of dW are kept depends on their size:
+ *
+ *   chunk by chunk  Small weights: every chunk has a dW of its own; its thread makes it while the chunk's
+ *                   values are warm, and then all threads add up the chunks, each some rows.
+ *   by panels       Large weights: a panel of output channels is one task that goes through all chunks, with
+ * one partial sum per level of the tree. by groups       Large weights, Winograd's algorithm: the threads
+ * transform a group of samples together, then sum it point by point. */
+#include "compute/cpu/crew.h"
+
+double hr_merge_sums(const hr_step *s, const crew *w, int which, int c)
+{
+    double v[w->chunks];
+    for (int i = 0; i < w->chunks; i++)
+        v[i] = part_of(s, i, which)[c];
+    for (int half = 1; half < w->chunks; half *= 2)
+        for (int i = 0; i + half < w->chunks; i += 2 * half)
+            v[i] += v[i + half];
+    return v[0];
+}
+
+static void add_into(float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        a[i] += b[i];
+}
+
+/* Put rows [r0,r1) of a (taps*ci, o1-o0) block into the (co,ci,kh,kw) gradient. */
+static void put_dw(const hr_conv *c, const float *block, int o0, int o1, int r0, int r1, float *grad)
+{
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, columns = (size_t)(o1 - o0);
+    for (int r = r0; r < r1; r++) {
+        size_t t = (size_t)r / ci, i = (size_t)r % ci;
+        const float *row = block + (size_t)r * columns;
+        for (size_t o = 0; o < columns; o++)
+            grad[(((size_t)o0 + o) * ci + i) * taps + t] = row[o];
+    }
+}
+
+/* Chunk-wise partial sums are there: add them up in the tree, each thread some rows. */
+static void reduce_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
+{
+    const hr_conv *c = &s->conv;
+    int lo, hi;
+    share(w, c->taps * c->ci, &lo, &hi);
+    size_t at = (size_t)lo * (size_t)c->co, n = (size_t)(hi - lo) * (size_t)c->co;
+    double from = clock_of(e);
+    for (int half = 1; half < w->chunks; half *= 2)
+        for (int i = 0; i + half < w->chunks; i += 2 * half)
+            add_into(e->dw_part + (size_t)i * e->dw_part_len + at,
+                     e->dw_part + (size_t)(i + half) * e->dw_part_len + at, n);
+    put_dw(c, e->dw_part, 0, c->co, lo, hi, grad);
+    clocked(e, s, HR_PASS_DW, 0, &from);
+}
+
+/* Large weights: each panel of output channels is one task that goes through all chunks and keeps one partial
+ * sum per level of the same tree, like the carries of a binary counter. */
+static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
+{
+    const hr_conv *c = &s->conv;
+    int panel = c->co > e->k->vw ? 2 * e->k->vw : e->k->vw, depth = c->taps * c->ci;
+#pragma omp for schedule(dynamic, 1)
+    for (int o0 = 0; o0 < c->co; o0 += panel) {
+        int o1 = o0 + panel < c->co ? o0 + panel : c->co, top = 0;
+        size_t len = (size_t)depth * (size_t)(o1 - o0);
+        int size[64];
+        double from = clock_of(e), macs = 0;
+        for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
+            size[top] = 1;
+            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q * HR_CHUNK), g_of(s, q * HR_CHUNK),
+                       chunk_size(q, w->n), o0, o1, e->tile[w->thread] + (size_t)top * e->tile_len,
+                       e->scratch[w->thread]);
+            macs += s->macs * chunk_size(q, w->n) * (o1 - o0) / c->co;
+            for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
+                add_into(e->tile[w->thread] + (size_t)(top - 2) * e->tile_len,
+                         e->tile[w->thread] + (size_t)(top - 1) * e->tile_len, len);
+                size[top - 2] += size[top - 1];
+            }
+        }
+        put_dw(c, e->tile[w->thread], o0, o1, 0, depth, grad);
+        clocked(e, s, HR_PASS_DW, macs, &from);
+        e->tasks[w->thread]++;
+    }
+}
+
+/* Large weights with Winograd's algorithm: groups of samples, in each of which all threads transform, then
+ * sum. */
+static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
+{
+    const hr_wino *f = &s->conv.fwd;
+    double from = clock_of(e), macs = 0;
+    for (int g0 = 0; g0 < w->n; g0 += f->group) {
+        int ng = w->n - g0 < f->group ? w->n - g0 : f->group;
+#pragma omp for schedule(dynamic, 1)
+        for (int n = 0; n < ng; n += HR_CHUNK)
+            if (!hr_interrupted())
+                hr_wino_gather(f, e->k, y_of(&e->steps[s->in], g0 + n), g_of(s, g0 + n), n,
+                               ng - n < HR_CHUNK ? ng - n : HR_CHUNK, e->room);
+#pragma omp for schedule(dynamic, 1)
+        for (int p = 0; p < f->points; p++) {
+            if (!hr_interrupted())
+                hr_wino_point(f, e->k, p, ng, g0 > 0, e->room);
+            macs += s->macs * ng / f->points;
+        }
+    }
+#pragma omp for schedule(static)
+    for (int i = 0; i < f->ci; i++)
+        hr_wino_scatter(f, e->k, i, i + 1, e->room, (float *)(void *)e->scratch[w->thread], grad);
+    e->tasks[w->thread]++;
+    clocked(e, s, HR_PASS_DW, macs, &from);
+}
+
+/* Sums of g over each chunk, for a bias. */
+static void bias_sums(hr_exec *e, hr_step *s, int n0, int ns)
+{
+    double from = clock_of(e);
+    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
+        e->k->grad_sums((size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s), s->c,
+                        g_of(s, n), NULL, NULL, false, NULL, NULL, NULL, part_of(s, n / HR_CHUNK, 2), NULL);
+    clocked(e, s, HR_PASS_REST, 0, &from);
+}
+
+/* The chunks' own dW. */
+static void chunk_dw(hr_exec *e, const hr_step *s, int n0, int ns, void *scratch)
+{
+    double from = clock_of(e);
+    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
+        hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], n), g_of(s, n),
+                   n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK, 0, s->conv.co,
+                   e->dw_part + (size_t)(n / HR_CHUNK) * e->dw_part_len, scratch);
+    clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
+}
+
+static float *grad_of(const hr_exec *e, const hr_step *s, int role)
+{
+    int t = e->m->nodes[s->node].param[role];
+    return t < 0 ? NULL : e->grads[t];
+}
+
+void hr_dw_begin(hr_exec *e, hr_step *s, int n0, int ns, void *scratch)
+{
+    if (s->bias && grad_of(e, s, HR_P_BIAS))
+        bias_sums(e, s, n0, ns);
+    if (!s->dw_large)
+        chunk_dw(e, s, n0, ns, scratch);
+}
+
+void hr_dw_finish(hr_exec *e, hr_step *s, const crew *w)
+{
+    float *grad = grad_of(e, s, HR_P_WEIGHT), *dbias = s->bias ? grad_of(e, s, HR_P_BIAS) : NULL;
+    int lo, hi;
+    share(w, s->c, &lo, &hi);
+    for (int c = lo; dbias && c < hi; c++)
+        dbias[c] = (float)hr_merge_sums(s, w, 2, c);
+    if (!s->dw_large)
+        reduce_dw(e, s, w, grad);
+    else if (s->conv.fwd.u)
+        group_dw(e, s, w, grad);
+    else
+        tile_dw(e, s, w, grad);
+}
