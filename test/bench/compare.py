@@ -6,7 +6,9 @@ fastest (memory format, compiled or not, allocator, what waiting threads do); th
 parameters and images; then they work in turns for ROUNDS rounds of SECONDS_EACH. Printed are medians (least..most),
 and the median of the rounds' ratios, ours to theirs. All processes wait, silent, while another works.
 
-Environment: BATCH, SECONDS_EACH, ROUNDS, MEASURES (some of infer train pgd10 pgd20 freeat), THREADS.
+Environment: BATCH, SECONDS_EACH, ROUNDS, MEASURES (some of infer train pgd10 pgd20 freeat), THREADS; VARIANT (four
+words joined by commas, as they are printed) in place of the search for the fastest, which takes most of the time with
+large networks. HERACLES_ISA=v3 ONEDNN_MAX_CPU_ISA=AVX2 holds both sides to AVX2.
 """
 import os
 import statistics
@@ -90,7 +92,10 @@ class Peer:
             return float("inf")
 
     def choose(self, measure):
-        """The fastest variant, one choice after the other."""
+        """The fastest variant, one choice after the other; or the one that VARIANT names."""
+        if os.environ.get("VARIANT"):
+            self.best[measure] = os.environ["VARIANT"].split(",")
+            return self.start(measure, self.best[measure])
         best = ["nchw", "eager", "default", "spin"]
         least = self.probe(measure, best)
         for place, word in ((2, "tuned"), (3, "sleep"), (0, "nhwc"), (1, "compiled")):
