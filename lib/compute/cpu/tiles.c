@@ -2,15 +2,21 @@
  * like kernels.c. wino.c says how they make a convolution.
  *
  * F(m x m, 3x3) (Lavin & Gray 2016, arXiv:1509.09308) makes an m x m tile of outputs from a T x T tile of
- * inputs, T = m+2, with T*T multiplications per pair of channels instead of 9*m*m: y = A' [ (G g G') * (B' d
- * B) ] A          ' transposes, * is elementwise d is a tile of the input, g the 3x3 kernel. One dimension of
- * it is the Toom-Cook algorithm: evaluate two polynomials at T points (T-1 numbers and infinity), multiply,
- * interpolate. For the points p_i, with N_i = prod_{k != i} (p_i - p_k): A[i][j] = p_i^j (j < m;  infinity: 1
- * at j = m-1) G[i][j] = p_i^j / N_i              (j < 3;  infinity: 1 at j = 2) B'[i]   = coefficients of
- * prod_{k != i} (x - p_k)     (infinity: of the product over all finite points)
+ * inputs, T = m+2, with T*T multiplications per pair of channels instead of 9*m*m:
  *
- *     m = 2   points 0, 1, -1, infinity                     16 multiplications for 36
- *     m = 4   points 0, P, -P, Q, -Q, infinity              36 multiplications for 144
+ *     y = A' [ (G g G') * (B' d B) ] A
+ *
+ * where d is a tile of the input and g the 3x3 kernel; ' transposes, * is elementwise.
+ *
+ * One dimension of it is the Toom-Cook algorithm: evaluate two polynomials at T points (T-1 numbers and
+ * infinity), multiply, interpolate. For the points p_i, with N_i = prod_{k != i} (p_i - p_k):
+ *
+ *     A[i][j] = p_i^j          j < m;   at infinity 1 for j = m-1, else 0
+ *     G[i][j] = p_i^j / N_i    j < 3;   at infinity 1 for j = 2, else 0
+ *     B'[i]   = coefficients of prod_{k != i} (x - p_k);   at infinity over all finite points
+ *
+ *     m = 2   points 0, 1, -1, infinity           16 multiplications for 36
+ *     m = 4   points 0, P, -P, Q, -Q, infinity    36 multiplications for 144
  *
  * P = 3/4 and Q = 3/2 in place of the usual 1 and 2: all factors are exact in float, and the largest error is
  * a quarter (Barabasz et al. 2020, arXiv:1803.10986, on the choice of points; 2e-6 against 8e-6 of the
