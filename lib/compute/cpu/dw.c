@@ -3,11 +3,14 @@
  * Sums over samples are partial sums of chunks, merged in a fixed binary tree, whatever the number of
  * threads. Where the partial sums of dW are kept depends on their size:
  *
- *   chunk by chunk  Small weights: every chunk has a dW of its own; its thread makes it while the chunk's
- *                   values are warm, and then all threads add up the chunks, each some rows.
- *   by panels       Large weights: a panel of output channels is one task that goes through all chunks, with
- * one partial sum per level of the tree. by groups       Large weights, Winograd's algorithm: the threads
- * transform a group of samples together, then sum it point by point. */
+ * Chunk by chunk: small weights. Every chunk has a dW of its own; its thread makes it while the chunk's
+ * values are warm, and then all threads add up the chunks, each some rows.
+ *
+ * By panels: large weights. A panel of output channels is one task that goes through all chunks, with one
+ * partial sum per level of the tree.
+ *
+ * By groups: large weights and Winograd's algorithm. The threads transform a group of samples together, then
+ * sum it point by point; groups are added up one after the other. */
 #include "compute/cpu/crew.h"
 
 double hr_merge_sums(const hr_step *s, const crew *w, int which, int c)
