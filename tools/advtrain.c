@@ -9,12 +9,13 @@
 
 static struct {
     const char *data, *extra, *eval, *arch, *mean, *std, *milestones, *log, *tensorboard, *output;
-    int stage, objective, optimizer, schedule, attack_bn, augment, scores, reference, selection;
+    const char *pseudo_labels;
+    int stage, objective, warmup, optimizer, schedule, attack_bn, augment, scores, reference, selection;
     int64_t limit, eval_limit, classes, epochs, batch, warmup_steps, warmup_epochs, steps, seed, threads;
     int64_t repeats, fgsm_epochs, admm_every;
     double extra_share, beta, rho, lr, warmup_lr, gamma, momentum, weight_decay, eps, step, save_every;
-    bool nesterov, warmup_ramp, reset_noise, fixed_rho, stratified, no_random_start, freeze_bn, log_clean,
-        restart, profile, exact;
+    bool nesterov, warmup_ramp, reset_noise, fixed_rho, stratified, no_random_start, no_shuffle, no_augment,
+        freeze_bn, log_clean, restart, profile, exact;
     hr_device device;
 } a = {.device = {.name = "cpu"},
        .eval_limit = 1000,
@@ -35,6 +36,7 @@ static struct {
        .rho = 1e-3,
        .admm_every = 30,
        .stage = HR_STAGE_PRETRAIN,
+       .warmup = HR_OBJ_FGSM,
        .seed = 1};
 
 enum { AUGMENT_NONE, AUGMENT_CROP, AUGMENT_CROP_FLIP, AUGMENT_RESIZED, AUGMENT_RESIZED_FLIP };
@@ -52,6 +54,8 @@ static const hr_opt options[] = {
      NULL},
     {"extra-share", 0, HR_OPT_REAL, &a.extra_share, HR_OPT_RESULT, "X", "use this share of them", 1e-9, 1,
      NULL},
+    {"pseudo-labels", 0, HR_OPT_STRING, &a.pseudo_labels, 0, "NET", "their labels: what this network says", 0,
+     0, NULL},
     {"eval", 'e', HR_OPT_STRING, &a.eval, 0, "FILE", "images to measure after every epoch", 0, 0, NULL},
     {"select", 0, HR_OPT_CHOICE, &a.selection, HR_OPT_RESULT, "EPOCH", "which one is written: best on --eval",
      0, 0, selection_names},
@@ -73,6 +77,10 @@ static const hr_opt options[] = {
      0, NULL},
     {"augment", 0, HR_OPT_CHOICE, &a.augment, HR_OPT_RESULT, "HOW",
      "crop shifts by up to 4 pixels, resized is ImageNet's", 0, 0, augment_names},
+    {"no-augment", 0, HR_OPT_FLAG, &a.no_augment, HR_OPT_RESULT, NULL,
+     "as --augment none, whatever stood before", 0, 0, NULL},
+    {"no-shuffle", 0, HR_OPT_FLAG, &a.no_shuffle, HR_OPT_RESULT, NULL, "images in the order of the file", 0,
+     0, NULL},
     {"epochs", 0, HR_OPT_INT, &a.epochs, HR_OPT_RESULT, "N", "epochs (prune: 0 keeps the first scores)", 0,
      100000, NULL},
     {"batch", 0, HR_OPT_INT, &a.batch, HR_OPT_RESULT, "N", "images per step", 2, 65536, NULL},
@@ -90,13 +98,15 @@ static const hr_opt options[] = {
     {"gamma", 0, HR_OPT_REAL, &a.gamma, HR_OPT_RESULT, "X", "multistep: factor at each", 1e-9, 1, NULL},
     {"warmup-steps", 0, HR_OPT_INT, &a.warmup_steps, HR_OPT_RESULT, "N", "steps that ramp up to the rate", 0,
      1e9, NULL},
-    {"warmup-epochs", 0, HR_OPT_INT, &a.warmup_epochs, HR_OPT_RESULT, "N", "FGSM epochs before the others", 0,
-     100000, NULL},
+    {"warmup-epochs", 0, HR_OPT_INT, &a.warmup_epochs, HR_OPT_RESULT, "N", "warm-up epochs before the others",
+     0, 100000, NULL},
+    {"warmup-loss", 0, HR_OPT_CHOICE, &a.warmup, HR_OPT_RESULT, "NAME", "what they minimise; not free", 0, 0,
+     hr_objective_names},
     {"warmup-lr", 0, HR_OPT_REAL, &a.warmup_lr, HR_OPT_RESULT, "X", "their learning rate", 1e-12, 1e6, NULL},
-    {"warmup-ramp", 0, HR_OPT_FLAG, &a.warmup_ramp, HR_OPT_RESULT, NULL, "they ramp up to --lr; no FGSM", 0,
-     0, NULL},
-    {"fgsm-epochs", 0, HR_OPT_INT, &a.fgsm_epochs, HR_OPT_RESULT, "N", "first epochs that train on FGSM", 0,
-     100000, NULL},
+    {"warmup-ramp", 0, HR_OPT_FLAG, &a.warmup_ramp, HR_OPT_RESULT, NULL, "they ramp up to --lr, with --loss",
+     0, 0, NULL},
+    {"fgsm-epochs", 0, HR_OPT_INT, &a.fgsm_epochs, HR_OPT_RESULT, "N", "so many first epochs minimise it too",
+     0, 100000, NULL},
     {"loss", 0, HR_OPT_CHOICE, &a.objective, HR_OPT_RESULT, "NAME", "what is minimised", 0, 0,
      hr_objective_names},
     {"beta", 0, HR_OPT_REAL, &a.beta, HR_OPT_RESULT, "X", "trades, mart: weight of the divergence", 0, 1e6,
@@ -104,12 +114,14 @@ static const hr_opt options[] = {
     {"repeats", 0, HR_OPT_INT, &a.repeats, HR_OPT_RESULT, "N", "free: steps on each batch", 1, 1000, NULL},
     {"reset-noise", 0, HR_OPT_FLAG, &a.reset_noise, HR_OPT_RESULT, NULL, "free: no noise at an epoch's begin",
      0, 0, NULL},
-    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attack, pixels in [0,1] (8/255)", 0, 1,
-     NULL},
-    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "its step size (2/255)", 0, 1, NULL},
+    {"eps", 0, HR_OPT_REAL, &a.eps, HR_OPT_RESULT, "X", "radius of the attack, pixels in [0,1] (DATA's)", 0,
+     1, NULL},
+    {"step", 0, HR_OPT_REAL, &a.step, HR_OPT_RESULT, "X", "its step size (DATA's)", 0, 1, NULL},
     {"steps", 0, HR_OPT_INT, &a.steps, HR_OPT_RESULT, "N", "its steps", 0, 100000, NULL},
     {"no-random-start", 0, HR_OPT_FLAG, &a.no_random_start, HR_OPT_RESULT, NULL, "it starts at the image", 0,
      0, NULL},
+    {"const-init", 0, HR_OPT_FLAG, &a.no_random_start, HR_OPT_RESULT, NULL, "the same, by HYDRA's name", 0, 0,
+     NULL},
     {"attack-bn", 0, HR_OPT_CHOICE, &a.attack_bn, HR_OPT_RESULT, "MODE", "its batch norm", 0, 0,
      hr_bn_mode_names},
     {"scores", 0, HR_OPT_CHOICE, &a.scores, HR_OPT_RESULT, "NAME", "prune: where they start", 0, 0,
@@ -208,21 +220,23 @@ static int parse_list(const char *option, const char *text, double *v, int max)
     return n;
 }
 
-/* What was not given. With --reference, what the published numbers were made with (ALG 3.3, Q14, 3.4). */
-static void fill_in(void)
+/* What was not given, for this data set. With --reference, what the published numbers were made with
+ * (ALG 3.3, Q14, 3.4). */
+static void fill_in(const char *dataset)
 {
-    bool hydra = a.reference == REFERENCE_HYDRA;
+    bool hydra = a.reference == REFERENCE_HYDRA, imagenet = strcmp(dataset, "ImageNet") == 0;
+    const hr_attack_preset *published = hr_attack_preset_of(dataset);
     if (!isfinite(a.eps))
-        a.eps = hydra ? 0.031 : 8.0 / 255.0;
+        a.eps = !hydra ? published->eps : imagenet ? 0.0156 : 0.031;
     if (!isfinite(a.step))
-        a.step = hydra ? 0.0078 : 2.0 / 255.0;
-    if (hydra)
-        a.reset_noise = true;
+        a.step = !hydra ? published->step : imagenet ? 0.00392 : 0.0078;
+    a.reset_noise |= hydra;
+    if (a.no_augment)
+        a.augment = AUGMENT_NONE;
 }
 
 static hr_train_opts train_options(void)
 {
-    fill_in();
     hr_train_opts o = {.stage = (enum hr_stage)a.stage,
                        .objective = (enum hr_objective)a.objective,
                        .optimizer = (enum hr_optimizer)a.optimizer,
@@ -243,6 +257,7 @@ static hr_train_opts train_options(void)
                        .repeats = (int)a.repeats,
                        .reset_noise = a.reset_noise,
                        .fgsm_epochs = (int)a.fgsm_epochs,
+                       .warmup = (enum hr_objective)a.warmup,
                        .best = a.selection == SELECT_BEST,
                        .scores = (enum hr_scores)a.scores,
                        .rho = a.rho,
@@ -252,6 +267,7 @@ static hr_train_opts train_options(void)
                        .augment_pad = a.augment == AUGMENT_CROP || a.augment == AUGMENT_CROP_FLIP ? 4 : 0,
                        .resized_crop = a.augment == AUGMENT_RESIZED || a.augment == AUGMENT_RESIZED_FLIP,
                        .flip = a.augment == AUGMENT_CROP_FLIP || a.augment == AUGMENT_RESIZED_FLIP,
+                       .in_order = a.no_shuffle,
                        .log_clean = a.log_clean,
                        .seed = (uint32_t)a.seed};
     o.schedule = (hr_schedule){.kind = (enum hr_schedule_kind)a.schedule,
@@ -277,6 +293,10 @@ static hr_train_opts train_options(void)
         hr_usage("--epochs 0 is for --stage prune");
     if (a.schedule == HR_LR_MULTISTEP && !a.milestones)
         hr_usage("--schedule multistep needs --milestones");
+    if (a.warmup == HR_OBJ_FREE)
+        hr_usage("--warmup-loss free: its steps come in repeats, choose another");
+    if (a.pseudo_labels && !a.extra)
+        hr_usage("--pseudo-labels are for the images of --extra");
     return o;
 }
 
@@ -308,23 +328,21 @@ static int make_model(const hr_dataset *ds, const hr_manifest *manifest, hr_mode
 
 /* The training images, and NET or a new network. JPEG and PNG images that are larger than the network's are
  * brought to its size, or to the one that the architecture was published with. */
-static int load_both(const char *net, hr_dataset *train, hr_model **m, char *digest, hr_err *err)
+static int load_both(const char *net, const hr_manifest *manifest, hr_dataset *train, hr_model **m,
+                     char *digest, hr_err *err)
 {
     if (net) {
         int rc = hr_nn_load(net, m, digest, err);
         return rc ? rc : hr_dataset_load_sized(train, a.data, 0, (*m)->nodes[0].h, (*m)->nodes[0].w, err);
     }
     hr_model *published;
-    hr_manifest manifest;
     int rc = hr_zoo_build(a.arch, NULL, &published, err);
     if (rc)
         return rc;
     int h = published->nodes[0].h, w = published->nodes[0].w;
     hr_model_free(published);
-    rc = hr_manifest_beside(&manifest, a.data, err);
-    if (!rc)
-        rc = hr_dataset_load_sized(train, a.data, a.classes ? (int)a.classes : manifest.classes, h, w, err);
-    return rc ? rc : make_model(train, &manifest, m, err);
+    rc = hr_dataset_load_sized(train, a.data, a.classes ? (int)a.classes : manifest->classes, h, w, err);
+    return rc ? rc : make_model(train, manifest, m, err);
 }
 
 static int load_images(hr_dataset *ds, const char *path, int64_t limit, const hr_model *m, hr_err *err)
@@ -337,6 +355,24 @@ static int fits(const hr_dataset *ds, const char *path, const hr_model *m, const
 {
     const hr_node *in = &m->nodes[0];
     return hr_dataset_fits(ds, path, in->c, in->h, in->w, m->classes, name, err);
+}
+
+/* Another network's opinion of the extra images. */
+static json_t *labeller; /* what made that network: an entry of this run's record */
+static char labeller_digest[65];
+static int label_extra(hr_dataset *extra, hr_err *err)
+{
+    hr_model *m;
+    const hr_exec_opts eo = {.batch = (int)a.batch, .threads = (int)a.threads, .exact = a.exact};
+    int rc = hr_nn_load(a.pseudo_labels, &m, labeller_digest, err);
+    if (rc)
+        return rc;
+    rc = fits(extra, a.extra, m, a.pseudo_labels, err);
+    if (!rc)
+        rc = hr_pseudo_labels(m, a.pseudo_labels, extra, &eo, err);
+    labeller = json_incref(m->history);
+    hr_model_free(m);
+    return rc;
 }
 
 /* The record of this run: what made the network. */
@@ -354,6 +390,8 @@ static json_t *history_of(const char *net_digest, const json_t *net_history, con
     hr_history_input(h, "data", train->whole, NULL);
     if (extra->n)
         hr_history_input(h, "extra", extra->whole, NULL);
+    if (a.pseudo_labels)
+        hr_history_input(h, "pseudo-labels", labeller_digest, labeller);
     if (a.selection == SELECT_BEST)
         hr_history_input(h, "selection", probe->whole, NULL);
     return h;
@@ -411,23 +449,29 @@ int main(int argc, char **argv)
         hr_usage("--select best needs --eval");
     char split[32] = "";
     bool overlap = a.eval && hr_manifest_overlap(a.data, a.eval, split);
-    if (is_dash(net) + is_dash(a.data) + is_dash(a.eval) + is_dash(a.extra) > 1)
+    if (is_dash(net) + is_dash(a.data) + is_dash(a.eval) + is_dash(a.extra) + is_dash(a.pseudo_labels) > 1)
         hr_usage("only one input can be stdin");
     if (is_dash(a.output) + is_dash(a.log) > 1)
         hr_usage("-o and --log cannot both be stdout");
+    hr_manifest manifest;
+    if (hr_manifest_beside(&manifest, a.data, &err))
+        hr_die("%s", err.msg);
+    fill_in(manifest.name);
     hr_train_opts o = train_options();
     o.name = is_dash(net) ? "<stdin>" : net ? net : a.arch;
 
     hr_dataset train = {0}, extra = {0}, probe = {0};
     hr_model *m = NULL;
     char digest[65] = "";
-    if (load_both(net, &train, &m, digest, &err) || fits(&train, a.data, m, o.name, &err) ||
+    if (load_both(net, &manifest, &train, &m, digest, &err) || fits(&train, a.data, m, o.name, &err) ||
         hr_dataset_subset(&train, (uint32_t)a.limit, a.stratified, (uint32_t)a.seed, &err))
         hr_die("%s", err.msg);
     if (a.eval &&
         (load_images(&probe, a.eval, a.eval_limit, m, &err) || fits(&probe, a.eval, m, o.name, &err)))
         hr_die("%s", err.msg);
     if (a.extra && (load_images(&extra, a.extra, 0, m, &err) || fits(&extra, a.extra, m, o.name, &err)))
+        hr_die("%s", err.msg);
+    if (a.pseudo_labels && label_extra(&extra, &err))
         hr_die("%s", err.msg);
     if (a.selection == SELECT_BEST && overlap)
         hr_die("%s: has images of %s in it, says the manifest: the best epoch must be chosen by others",
@@ -476,6 +520,7 @@ int main(int argc, char **argv)
     hr_buf_release(&profile);
     hr_log_close(&log);
     hr_model_free(m);
+    json_decref(labeller);
     hr_dataset_release(&train);
     hr_dataset_release(&extra);
     hr_dataset_release(&probe);

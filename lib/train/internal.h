@@ -86,8 +86,8 @@ typedef struct hr_trainer {
     bool paired; /* this step has two passes */
 } hr_trainer;
 
-/* Does the objective look at an image and its attacked copy together? */
-bool hr_objective_pairs(enum hr_objective objective);
+/* Does some epoch's objective look at an image and its attacked copy together? */
+bool hr_trains_pairs(const hr_train_opts *o);
 
 /* ---- stage.c */
 

@@ -91,7 +91,7 @@ static hr_trainee *add_trainee(hr_trainer *t, enum hr_rule rule, int tensor, hr_
     if (t->o->best)
         p->best = hr_xaligned(n, sizeof(float));
     p->weights = (size_t)hr_tensor_count(&t->m->tensors[tensor]);
-    if (hr_objective_pairs(t->o->objective))
+    if (hr_trains_pairs(t->o))
         p->first = hr_xaligned(p->weights, sizeof(float));
     if (rule != HR_PLAIN)
         p->gradient = hr_xaligned(n, sizeof(float));

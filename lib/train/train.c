@@ -17,9 +17,22 @@
 const char *const hr_objective_names[9] = {"pgd",       "natural", "fgsm", "fgsm-rs", "trades",
                                            "trades-l2", "mart",    "free", NULL};
 
-bool hr_objective_pairs(enum hr_objective objective)
+static bool looks_at_pairs(enum hr_objective objective)
 {
     return objective == HR_OBJ_TRADES || objective == HR_OBJ_TRADES_L2 || objective == HR_OBJ_MART;
+}
+
+/* Is there a warm-up with an objective of its own? */
+static bool warms_up(const hr_train_opts *o)
+{
+    const hr_schedule *s = &o->schedule;
+    return o->objective != HR_OBJ_NATURAL &&
+           (o->fgsm_epochs > 0 || (s->warmup_epochs > 0 && !s->warmup_ramp));
+}
+
+bool hr_trains_pairs(const hr_train_opts *o)
+{
+    return looks_at_pairs(o->objective) || (warms_up(o) && looks_at_pairs(o->warmup));
 }
 
 /* ---- one step ------------------------------------------------------------------------------------------ */
@@ -29,7 +42,7 @@ static enum hr_objective objective_of(const hr_train_opts *o, int epoch)
 {
     const hr_schedule *s = &o->schedule;
     bool first = epoch < o->fgsm_epochs || (epoch < s->warmup_epochs && !s->warmup_ramp);
-    return first && o->objective != HR_OBJ_NATURAL ? HR_OBJ_FGSM : o->objective;
+    return first && warms_up(o) ? o->warmup : o->objective;
 }
 
 static double rho_of(const hr_train_opts *o, int epoch)
@@ -81,9 +94,9 @@ static int right(const hr_trainer *t, int n)
 }
 
 /* The attack on the probe, and on what is trained where nothing else is said of it. */
-static hr_attack_opts plain_attack(const hr_train_opts *o)
+static hr_attack_opts plain_attack(const hr_train_opts *o, enum hr_objective objective)
 {
-    bool l2 = o->objective == HR_OBJ_TRADES_L2;
+    bool l2 = objective == HR_OBJ_TRADES_L2;
     return (hr_attack_opts){.eps = (float)o->eps,
                             .step = (float)(l2 && o->steps > 0 ? 2 * o->eps / o->steps : o->step),
                             .steps = o->steps,
@@ -97,12 +110,12 @@ static hr_attack_opts plain_attack(const hr_train_opts *o)
 /* target: of HR_LOSS_KL. */
 static hr_attack_opts training_attack(const hr_train_opts *o, int epoch, const float *target)
 {
-    hr_attack_opts a = plain_attack(o);
     enum hr_objective objective = objective_of(o, epoch);
+    hr_attack_opts a = plain_attack(o, objective);
     a.bn = o->attack_bn;
     a.stream = HR_STREAM_ATTACK;
     a.c0 = (uint32_t)epoch;
-    if (hr_objective_pairs(objective))
+    if (looks_at_pairs(objective))
         a.spread = 0.001f;
     if (objective == HR_OBJ_TRADES || objective == HR_OBJ_TRADES_L2) {
         a.loss = HR_LOSS_KL;
@@ -113,11 +126,9 @@ static hr_attack_opts training_attack(const hr_train_opts *o, int epoch, const f
         a.random_start = true;
         a.step = (float)(1.25 * o->eps);
     }
-    if (objective == HR_OBJ_FGSM) { /* also before an l2 attack: of steps in l-inf */
+    if (objective == HR_OBJ_FGSM) {
         a.steps = 1;
-        a.random_start = a.l2 = false;
-        a.spread = 0.0f;
-        a.step = (float)o->step;
+        a.random_start = false;
     }
     return a;
 }
@@ -182,9 +193,9 @@ static void pass_pair(hr_trainer *t, int n, hr_tally *got)
     memcpy(t->clean_logits, hr_exec_logits(t->e), logits);
 
     run_images(t, t->attacked, n, HR_BN_BATCH_UPDATE);
-    hr_loss_pair(t->o->objective == HR_OBJ_MART ? HR_PAIR_MART : HR_PAIR_TRADES, t->clean_logits,
-                 hr_exec_logits(t->e), t->y, n, t->m->classes, t->o->beta, 1.0f / (float)n, t->loss,
-                 t->dclean, hr_exec_dlogits(t->e));
+    hr_loss_pair(objective_of(t->o, t->at.epoch) == HR_OBJ_MART ? HR_PAIR_MART : HR_PAIR_TRADES,
+                 t->clean_logits, hr_exec_logits(t->e), t->y, n, t->m->classes, t->o->beta, 1.0f / (float)n,
+                 t->loss, t->dclean, hr_exec_dlogits(t->e));
     got->robust = (uint64_t)right(t, n);
     hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
     for (int i = 0; i < t->n; i++)
@@ -241,7 +252,14 @@ struct step {
     int n, nextra;
 };
 
-/* One step. HR_EINTR: a signal came, and everything is as before the step. */
+static void tell(hr_trainer *t, enum hr_moment moment)
+{
+    if (t->o->at)
+        t->o->at(t->o->ctx, t, moment);
+}
+
+/* One step. HR_EINTR: a signal came, and everything is as before the step; HR_EDIVERGED (without a message):
+ * the loss, in t->at.sum, is no number, and no parameter has moved. */
 static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *images, double lr)
 {
     const hr_train_opts *o = t->o;
@@ -253,7 +271,8 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
     fill(t, ds, images->rows, images->n, 0);
     if (images->nextra > 0)
         fill(t, o->extra, images->extra, images->nextra, images->n);
-    t->paired = hr_objective_pairs(objective);
+    t->paired = looks_at_pairs(objective);
+    tell(t, HR_AT_IMAGES);
     if (!natural && !t->paired && o->log_clean) {
         memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
         hr_exec_infer(t->e, n);
@@ -267,6 +286,7 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
         attack(t, n);
     if (interrupted_step(t))
         return HR_EINTR;
+    tell(t, HR_AT_ATTACKED);
 
     if (t->paired) {
         pass_pair(t, n, &got);
@@ -277,13 +297,15 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
     if (interrupted_step(t)) /* the gradient may not be one */
         return HR_EINTR;
     got.loss = hr_tree_sum(t->loss, (size_t)n);
+    hr_tally *sum = &t->at.sum;
+    *sum = (hr_tally){sum->n + got.n, sum->clean + got.clean, sum->robust + got.robust, sum->loss + got.loss};
+    if (!isfinite(got.loss))
+        return HR_EDIVERGED;
     if (free_noise)
         move_noise(t, n);
     update(t, lr);
-
-    hr_tally *sum = &t->at.sum;
-    *sum = (hr_tally){sum->n + got.n, sum->clean + got.clean, sum->robust + got.robust, sum->loss + got.loss};
     t->at.step++;
+    tell(t, HR_AT_STEPPED);
     return HR_OK;
 }
 
@@ -318,18 +340,22 @@ static int score_by_snip(hr_trainer *t, const hr_dataset *ds, const uint32_t *ro
 
 /* ---- epochs -------------------------------------------------------------------------------------------- */
 
-static int check_finite(const hr_trainer *t, int epoch, hr_err *err)
+/* Parameters and running statistics are numbers, or the last step is the one that made them something else.
+ */
+static int check_finite(const hr_trainer *t, hr_err *err)
 {
-    for (int i = 0; i < t->n; i++)
-        for (size_t k = 0; k < t->list[i].n; k++)
-            if (!isfinite(t->list[i].value[k]))
-                return hr_fail(err, HR_EDIVERGED,
-                               "diverged: after epoch %d '%s' holds %g; a smaller --lr may help", epoch + 1,
-                               t->list[i].name, (double)t->list[i].value[k]);
     hr_err inner = HR_ERR_INIT;
-    if (hr_model_check_finite(t->m, t->o->name, &inner)) /* running statistics */
-        return hr_fail(err, HR_EDIVERGED, "diverged: after epoch %d: %s", epoch + 1, inner.msg);
-    return HR_OK;
+    if (!hr_model_check_finite(t->m, t->o->name, &inner))
+        return HR_OK;
+    return hr_fail(err, HR_EDIVERGED, "diverged: behind step %u of epoch %d: %s; a smaller --lr may help",
+                   t->at.step, t->at.epoch + 1, inner.msg);
+}
+
+/* Save the run where it is, unless there is nothing to go on from. */
+static int save(hr_trainer *t, hr_err *err)
+{
+    int rc = check_finite(t, err);
+    return rc ? rc : hr_trainer_save(t, err);
 }
 
 static double percent(uint64_t part, uint64_t n)
@@ -388,11 +414,22 @@ static int report_admm(hr_trainer *t, hr_err *err)
     return rc;
 }
 
-/* The order of the extra images in an epoch. */
-static void shuffle_extra(hr_trainer *t, int epoch)
+static void permute(const hr_train_opts *o, uint32_t *place, uint32_t n, uint32_t epoch)
 {
+    for (uint32_t i = 0; o->in_order && i < n; i++)
+        place[i] = i;
+    if (!o->in_order)
+        hr_permutation(place, n, o->seed, HR_STREAM_SHUFFLE, epoch);
+}
+
+/* The order of n images in an epoch, and of the extra ones. */
+static void order_epoch(hr_trainer *t, uint32_t *order, uint32_t n, int epoch)
+{
+    permute(t->o, order, n, (uint32_t)epoch);
+    if (!t->extra)
+        return;
     uint32_t *place = hr_xmalloc(t->nextra * sizeof *place);
-    hr_permutation(place, t->nextra, t->o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch | EXTRA);
+    permute(t->o, place, t->nextra, (uint32_t)epoch | EXTRA);
     for (uint32_t i = 0; i < t->nextra; i++)
         t->extra[i] = t->chosen[place[i]];
     free(place);
@@ -416,8 +453,8 @@ static int end_epoch(hr_trainer *t, uint32_t steps, hr_err *err)
     const hr_train_opts *o = t->o;
     const hr_tally *sum = &t->at.sum;
     int epoch = t->at.epoch;
-    bool natural = o->objective == HR_OBJ_NATURAL;
-    int rc = check_finite(t, epoch, err);
+    bool natural = objective_of(o, epoch) == HR_OBJ_NATURAL;
+    int rc = check_finite(t, err);
     if (rc)
         return rc;
     t->at.measuring = 1;
@@ -425,9 +462,8 @@ static int end_epoch(hr_trainer *t, uint32_t steps, hr_err *err)
                      .split = "train",
                      .loss = sum->loss / (double)sum->n,
                      .lr = hr_schedule_lr(&o->schedule, epoch, steps - 1, steps)};
-    line.clean = natural || o->log_clean || hr_objective_pairs(objective_of(o, epoch))
-                     ? percent(sum->clean, sum->n)
-                     : NAN;
+    line.clean =
+        natural || o->log_clean || looks_at_pairs(objective_of(o, epoch)) ? percent(sum->clean, sum->n) : NAN;
     line.robust = natural ? NAN : percent(sum->robust, sum->n);
     rc = report(t, &line, err);
     return !rc && o->stage == HR_STAGE_ADMM ? report_admm(t, err) : rc;
@@ -440,26 +476,25 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
     const hr_tally *sum = &t->at.sum;
     int epoch = t->at.epoch;
     uint32_t steps = steps_of(t, ds, epoch), repeats = repeats_of(o, epoch);
-    bool natural = o->objective == HR_OBJ_NATURAL;
+    bool natural = objective_of(o, epoch) == HR_OBJ_NATURAL;
     if (t->noise && o->reset_noise && t->at.step == 0)
         memset(t->noise, 0, (size_t)t->room * hr_exec_input_len(t->e) * sizeof *t->noise);
-    hr_permutation(order, ds->n, o->seed, HR_STREAM_SHUFFLE, (uint32_t)epoch);
-    if (t->extra)
-        shuffle_extra(t, epoch);
+    order_epoch(t, order, ds->n, epoch);
     while (t->at.step < steps) {
         uint32_t s = t->at.step;
         struct step images = step_of(t, ds, order, s);
         double lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
-        if (hr_interrupted() || train_batch(t, ds, &images, lr))
-            return HR_EINTR;
-        if (!isfinite(sum->loss))
-            return hr_fail(err, HR_EDIVERGED,
+        int rc = hr_interrupted() ? HR_EINTR : train_batch(t, ds, &images, lr);
+        if (rc == HR_EDIVERGED)
+            return hr_fail(err, rc,
                            "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
                            sum->loss, s + 1, epoch + 1);
+        if (rc)
+            return rc;
         if (o->on_step)
             o->on_step(o->ctx, epoch + 1, (uint32_t)(sum->n / repeats),
                        percent(natural ? sum->clean : sum->robust, sum->n));
-        int rc = t->at.step < steps && hr_job_due(o->job) ? hr_trainer_save(t, err) : HR_OK;
+        rc = t->at.step < steps && hr_job_due(o->job) ? save(t, err) : HR_OK;
         if (rc)
             return rc;
     }
@@ -500,8 +535,9 @@ static void take_best(hr_trainer *t)
 static int measure(hr_trainer *t, const hr_dataset *probe, double lr, hr_err *err)
 {
     const hr_train_opts *o = t->o;
-    hr_eval_attack attacks[HR_PROBES] = {{.name = "clean", .clean = true, .restarts = 1},
-                                         {.name = "pgd", .restarts = 1, .opts = plain_attack(o)}};
+    hr_eval_attack attacks[HR_PROBES] = {
+        {.name = "clean", .clean = true, .restarts = 1},
+        {.name = "pgd", .restarts = 1, .opts = plain_attack(o, o->objective)}};
     attacks[1].opts.stream = HR_STREAM_EVAL;
     hr_eval_result r[HR_PROBES];
     for (int i = 0; i < HR_PROBES; i++) {
@@ -546,7 +582,7 @@ static int run(hr_trainer *t, const hr_dataset *train, const hr_dataset *probe, 
     uint32_t *order = hr_xmalloc(train->n * sizeof *order);
     int rc = hr_log_cut(t->log, err);
     if (!rc && o->stage == HR_STAGE_PRUNE && o->scores == HR_SCORES_SNIP && t->at.steps == 0) {
-        hr_permutation(order, train->n, o->seed, HR_STREAM_SHUFFLE, 0);
+        permute(o, order, train->n, 0);
         rc = score_by_snip(t, train, order, train->n < (uint32_t)o->batch ? (int)train->n : o->batch);
     }
     while (!rc && t->at.epoch < o->schedule.warmup_epochs + o->schedule.epochs) {
@@ -563,7 +599,7 @@ static int run(hr_trainer *t, const hr_dataset *train, const hr_dataset *probe, 
     free(order);
     if (rc != HR_EINTR)
         return rc;
-    rc = hr_trainer_save(t, err);
+    rc = save(t, err);
     return rc ? rc
               : hr_job_interrupted(o->job, err, "epoch %d, %s %u", t->at.epoch + 1,
                                    t->at.measuring ? "measured after step" : "step", t->at.step);
@@ -597,7 +633,7 @@ static void beside(const hr_trainer *t, hr_exec_opts *eo)
     if (t->o->stage != HR_STAGE_PRETRAIN)
         floats +=
             weights * 4; /* mask, masked weight, gradient, scores being sorted; admm: z, u, gradient, P's */
-    if (hr_objective_pairs(t->o->objective)) {
+    if (hr_trains_pairs(t->o)) {
         floats += params;
         images++;
     }
@@ -667,7 +703,7 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
     t.pred = hr_xcalloc(batch, sizeof *t.pred);
     t.index = hr_xcalloc(batch, sizeof *t.index);
     t.loss = hr_xcalloc(batch, sizeof *t.loss);
-    if (hr_objective_pairs(o->objective)) {
+    if (hr_trains_pairs(o)) {
         t.attacked = hr_xaligned(batch * len, sizeof *t.attacked);
         t.clean_logits = hr_xaligned(batch * classes, sizeof *t.clean_logits);
         t.dclean = hr_xaligned(batch * classes, sizeof *t.dclean);

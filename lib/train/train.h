@@ -1,9 +1,9 @@
 /* lib/train/train.h -- training robust networks, pruning them with HYDRA, and measuring what they are worth.
  *
  * One header: optimisers and schedules (optim.c), losses of pairs (loss.c), HYDRA's scores (hydra.c), ADMM's
- * variables (admm.c), the log (log.c, events.c), the training loop of all stages (train.c; stage.c says what
- * a stage trains, resume.c saves where it is), and evaluation, as one record (eval.c) or as a service for the
- * search (serve.c).
+ * variables (admm.c), pseudo-labels (pseudo.c), the log (log.c, events.c), the
+ * training loop of all stages (train.c; stage.c says what a stage trains, resume.c saves where it is), and
+ * evaluation, as one record (eval.c) or as a service for the search (serve.c).
  *
  * Pixels, eps and step are in [0,1]; rates are fractions kept; accuracies are percentages. */
 #ifndef HR_TRAIN_H
@@ -78,7 +78,11 @@ double hr_schedule_lr(const hr_schedule *s, int epoch, int64_t step, int64_t ste
  *                   the published code
  * Gradients flow through both arguments. */
 enum hr_pair_loss { HR_PAIR_TRADES, HR_PAIR_MART };
-/* loss (n) in full; dzn, dza (n,classes): scale * its gradients. zn, za (n,classes), y (n); classes >= 2. */
+/* The loss of one sample, and its gradients dn, da (classes) by both rows of logits zn, za (classes). */
+double hr_loss_pair_row(enum hr_pair_loss kind, const double *zn, const double *za, int32_t y, int classes,
+                        double beta, double *dn, double *da);
+/* Of a batch: loss (n) in full; dzn, dza (n,classes): scale * its gradients. zn, za (n,classes), y (n);
+ * classes >= 2. */
 void hr_loss_pair(enum hr_pair_loss kind, const float *zn, const float *za, const int32_t *y, int n,
                   int classes, double beta, float scale, double *loss, float *dzn, float *dza);
 
@@ -177,6 +181,15 @@ HR_MUST_CHECK int hr_log_add(hr_log *log, const hr_epoch *e, hr_err *err);
 HR_MUST_CHECK int hr_log_json(hr_log *log, const json_t *j, hr_err *err);
 void hr_log_close(hr_log *log); /* a zeroed one is allowed */
 
+/* ---- semi-supervised training (pseudo.c) ----------------------------------------------------------------
+ */
+
+/* Give every image of ds the class that m, called name in messages, finds likeliest (Carmon et al. 2019,
+ * arXiv:1905.13736, Algorithm 1, line 2). eo: batch, threads, exact. Returns 0 or HR_EINVAL (memory; a logit
+ * is NaN: some labels are new then). */
+HR_MUST_CHECK int hr_pseudo_labels(hr_model *m, const char *name, hr_dataset *ds, const hr_exec_opts *eo,
+                                   hr_err *err);
+
 /* ---- training (train.c) -------------------------------------------------------------------------------- */
 
 /* What a stage trains, and what it leaves alone (ALG 3.1):
@@ -225,6 +238,11 @@ enum hr_objective {
 };
 extern const char *const hr_objective_names[9]; /* in this order; NULL-terminated */
 
+/* Where hr_train_opts.at is called: a step's images are there, not yet attacked (t->x, t->y); they are
+ * attacked (the executor's input), and the passes that train begin; the step is over, and counted. */
+enum hr_moment { HR_AT_IMAGES, HR_AT_ATTACKED, HR_AT_STEPPED };
+struct hr_trainer;
+
 typedef struct hr_train_opts {
     enum hr_stage stage;
     enum hr_objective objective;
@@ -239,19 +257,21 @@ typedef struct hr_train_opts {
     int steps;
     bool random_start;
     enum hr_bn_mode attack_bn;
-    double beta;           /* trades, mart: weight of the divergence */
-    int repeats;           /* free: steps per batch, at least 1 */
-    bool reset_noise;      /* free: the noise is zero again at the begin of every epoch (HYDRA's way) */
-    int fgsm_epochs;       /* so many first epochs have the objective fgsm; also the warm-up epochs do,
-                              where the rate does not ramp. natural stays natural */
-    enum hr_scores scores; /* prune: where they start */
-    double rho;            /* admm: that of the first epochs */
-    bool rho_grows;        /* admm: by 1.3 at every update ("multi-rho") */
-    int admm_every;        /* admm: epochs between updates, at least 1 */
-    bool freeze_bn;        /* prune: batch norm's scale and shift are not trained */
-    int augment_pad;       /* random crop from this many zeros around the image; 0: none */
-    bool resized_crop;     /* random resized crop instead of that */
-    bool flip, log_clean;  /* log_clean: an extra pass per batch for the train line's clean accuracy */
+    double beta;              /* trades, mart: weight of the divergence */
+    int repeats;              /* free: steps per batch, at least 1 */
+    bool reset_noise;         /* free: the noise is zero again at the begin of every epoch (HYDRA's way) */
+    int fgsm_epochs;          /* so many first epochs have the objective warmup; also the warm-up epochs do,
+                                 where the rate does not ramp. natural stays natural */
+    enum hr_objective warmup; /* fgsm as published, or any other but free */
+    enum hr_scores scores;    /* prune: where they start */
+    double rho;               /* admm: that of the first epochs */
+    bool rho_grows;           /* admm: by 1.3 at every update ("multi-rho") */
+    int admm_every;           /* admm: epochs between updates, at least 1 */
+    bool freeze_bn;           /* prune: batch norm's scale and shift are not trained */
+    int augment_pad;          /* random crop from this many zeros around the image; 0: none */
+    bool resized_crop;        /* random resized crop instead of that */
+    bool flip, log_clean;     /* log_clean: an extra pass per batch for the train line's clean accuracy */
+    bool in_order;            /* images come in the order of the file in every epoch */
     uint32_t seed;
     const char *name; /* the model's file, for messages */
     bool best; /* the result is that of the epoch in which the probe was best, the first of equal ones: by
@@ -271,6 +291,8 @@ typedef struct hr_train_opts {
     int (*on_epoch)(void *ctx, const hr_epoch *e, hr_err *err);
     /* after every step: images done in this epoch and the accuracy so far */
     void (*on_step)(void *ctx, int epoch, uint32_t done, double accuracy);
+    /* for tests that compare steps: may read and change what the loop works on (internal.h) */
+    void (*at)(void *ctx, struct hr_trainer *t, enum hr_moment moment);
 } hr_train_opts;
 
 /* Train m in place on train. probe (may be NULL) is measured after every epoch, clean and under the training
@@ -279,7 +301,8 @@ typedef struct hr_train_opts {
  * bits for any number of threads. The job is saved after every epoch, between two steps or batches of the
  * probe when it is due, and on a signal; a saved one goes on with the step it was at, and the result is that
  * of a run without interruption. Returns 0; HR_EINVAL (the stage does not fit the model's masks, fewer than
- * two images); HR_EDIVERGED (a loss or parameter is not finite; m is then of no use); HR_EINTR (a signal
+ * two images); HR_EDIVERGED (a loss or parameter is not finite: err names the step, m is of no use, and the
+ * job's saved state is the last one before, all of whose numbers are finite); HR_EINTR (a signal
  * came; the unfinished step was dropped, the job is saved); HR_EFORMAT, HR_EIO (the saved state, the log); or
  * what on_epoch returned. */
 HR_MUST_CHECK int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe,

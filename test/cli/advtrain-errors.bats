@@ -28,7 +28,7 @@ setup() {
         "-d x -o y --lr 0 a" "-d x -o y --lr 1x a" "-d x -o y --epochs 0 a" "-d x -o y --epochs 0 --stage admm a" \
         "-d x -o y --loss trads a" "-d x -o y --repeats 0 a" "-d x -o y --admm-every 0 a" "-d x -o y --scores none a" "-d x -o y --batch 1 a" \
         "-d x -o y --schedule multistep a" "-d x -o y --milestones 3,2 a" "-d x -o y --milestones 1.5 a" \
-        "-d x -o y --classes 3 a" "-d x -o y --frobnicate a" "-d x -o y --select best a" "-d - -o y -" "-d x -o - --log - a"; do
+        "-d x -o y --warmup-loss free a" "-d x -o y --pseudo-labels n a" "-d x -o y --classes 3 a" "-d x -o y --frobnicate a" "-d x -o y --select best a" "-d - -o y -" "-d x -o - --log - a"; do
         run --separate-stderr advtrain $args
         assert_equal "$status: $args" "2: $args"
         [[ "$stderr" == *"Try 'advtrain --help'"* ]]
@@ -118,6 +118,30 @@ X
     $RUN -d "$D/train.tfrecord" --lr 1e6 --epochs 3 --batch 10 --schedule constant -o out.nn "$D/net.nn"
     assert_refused out.nn
     [[ "$stderr" == *diverged*--lr* ]]
+}
+
+@test "advtrain: a run that diverges says at which step, and keeps the last state that has only numbers in it" {
+    local o="-d $D/train.tfrecord --batch 10 --loss natural --schedule multistep --milestones 1 --limit 100 --save-every 0"
+    # a good first epoch; then a rate that no network survives
+    $RUN $o --epochs 3 --lr 1e6 --warmup-epochs 1 --warmup-lr 0.01 -o out.nn "$D/net.nn"
+    assert_refused out.nn
+    [[ "$stderr" =~ diverged.*step\ [0-9]+\ of\ epoch\ 2 ]]
+    local first=$stderr
+    assert_exists out.nn.state
+    cp out.nn.state kept
+    # what was kept is the end of the first epoch or a step behind it: from there it diverges in the same way
+    $RUN $o --epochs 3 --lr 1e6 --warmup-epochs 1 --warmup-lr 0.01 -o out.nn "$D/net.nn"
+    assert_equal "$status" 1
+    [[ "$stderr" == *"going on in epoch 2"* ]]
+    [[ "$stderr" == *"${first#*: }"* ]]
+    python3 - <<'PY'
+import array
+data = open("kept", "rb").read()
+for at in range(4):  # no block of the state has an infinity or a NaN in a float that is aligned to anything
+    v = array.array("I", data[at:len(data) - (len(data) - at) % 4])
+    runs = sum(x & 0x7F800000 == 0x7F800000 and x & 0x7FFFFF == 0 for x in v)
+    assert runs < 3, runs
+PY
 }
 
 @test "advtrain: an output that cannot be written fails before the training" {

@@ -115,6 +115,79 @@ setup() {
     assert_equal "$(pick eval.json 'len({r["model"]["digest"] for r in l})')" 4
 }
 
+@test "advtrain: eps and step are those of the data set in the manifest: ImageNet's, Fashion-MNIST's, or 8/255 and 2/255" {
+    local name how
+    mkdir data
+    cp "$D/train.tfrecord" data
+    for name in ImageNet FashionMNIST CIFAR10 none; do
+        echo "{\"version\": 1, \"name\": \"$name\", \"classes\": 10, \"shape\": {\"channels\": 1, \"height\": 28, \"width\": 28}, \"splits\": {}}" >data/manifest.json
+        [ $name != none ] || rm data/manifest.json
+        for how in none hydra; do
+            advtrain -q --arch resS --limit 32 --batch 16 --epochs 1 --steps 0 --reference $how -d data/train.tfrecord -o $name-$how.nn
+            nninfo --history --format json $name-$how.nn | python3 -c '
+import json, sys
+o = json.load(sys.stdin)["options"]
+print(round(255 * o["eps"], 6), round(255 * o["step"], 6))'
+        done
+    done >got
+    assert_equal "$(cat got)" "4.0 1.0
+3.978 0.9996
+25.5 6.375
+7.905 1.989
+8.0 2.0
+7.905 1.989
+8.0 2.0
+7.905 1.989"
+}
+
+@test "advtrain --warmup-loss chooses what the first epochs minimise; FGSM is the default" {
+    local o="-q --batch 32 --epochs 1 --limit 64 --threads 1 $ATTACK --arch resS -d $D/train.tfrecord" loss
+    advtrain $o --warmup-epochs 1 -o default.nn
+    for loss in fgsm natural trades mart pgd; do
+        advtrain $o --warmup-epochs 1 --warmup-loss $loss -o $loss.nn --log $loss.jsonl
+    done
+    # with the loss of the warm-up as that of the run, a warm-up epoch of it is what the ramp's first epoch is not
+    for net in default fgsm natural trades mart pgd; do
+        nninfo --format json --tensors $net.nn | python3 -c '
+import hashlib, json, sys
+print(hashlib.sha256(repr([t["sha256"] for t in json.load(sys.stdin)["tensors"]]).encode()).hexdigest())'
+    done >sums
+    assert_equal "$(sed -n 1p sums)" "$(sed -n 2p sums)"
+    assert_equal "$(sort -u sums | wc -l)" 5
+    # natural epochs have a clean accuracy and no robust one, those behind them the other way round
+    assert_equal "$(pick natural.jsonl '[(r["clean"] is None, r["robust"] is None) for r in l]')" "[(False, True), (True, False)]"
+    run -2 advtrain $o --warmup-epochs 1 --warmup-loss free -o x.nn
+}
+
+@test "advtrain --pseudo-labels: extra images are trained on with the classes that a network gives them" {
+    local o="-q --batch 32 --epochs 2 --limit 100 --loss natural --arch resS -d $D/train.tfrecord"
+    # the same images, once with labels of their own and once with what net.nn says of them
+    adveval -q -d "$D/test.tfrecord" --attacks clean --outcomes given.tsv "$D/net.nn" >/dev/null
+    python3 - "$ROOT/test" "$D/test.tfrecord" <<'PY'
+import csv, sys
+sys.path.insert(0, sys.argv[1])
+import tfrecord
+rows = list(csv.DictReader(open("given.tsv"), delimiter="\t"))
+out = open("given.tfrecord", "wb")
+for r, data in zip(rows, tfrecord.records(sys.argv[2])):
+    old, new = (b"\x1a\x03\x0a\x01" + bytes([int(r[k])]) for k in ("label", "clean"))
+    assert data.count(old) == 1, data[-80:]
+    out.write(tfrecord.frame(data.replace(old, new)))
+PY
+    advtrain $o --extra given.tfrecord -o want.nn
+    advtrain $o --extra "$D/test.tfrecord" -o own.nn
+    advtrain $o --extra "$D/test.tfrecord" --pseudo-labels "$D/net.nn" -o got.nn
+    for net in want own got; do
+        nninfo --format json --tensors $net.nn | python3 -c 'import json, sys; print([t["sha256"] for t in json.load(sys.stdin)["tensors"]])' >$net.sums
+    done
+    cmp want.sums got.sums
+    run -1 cmp -s own.sums got.sums
+    nninfo --history got.nn | grep -q pseudo-labels
+    run -2 advtrain $o --pseudo-labels "$D/net.nn" -o x.nn
+    run --separate-stderr advtrain $o --extra "$D/test.tfrecord" --pseudo-labels no.nn -o x.nn
+    assert_refused x.nn
+}
+
 @test "advtrain: SNIP and magnitude without training: --epochs 0 of the prune stage" {
     maskapply -q --plan -s uniform:0.3 -o planned.nn "$D/net.nn"
     maskapply -q -s uniform:0.3 -o magnitude.nn "$D/net.nn"
