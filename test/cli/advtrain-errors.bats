@@ -132,15 +132,15 @@ X
     # what was kept is the end of the first epoch or a step behind it: from there it diverges in the same way
     $RUN $o --epochs 3 --lr 1e6 --warmup-epochs 1 --warmup-lr 0.01 -o out.nn "$D/net.nn"
     assert_equal "$status" 1
-    [[ "$stderr" == *"going on in epoch 2"* ]]
     [[ "$stderr" == *"${first#*: }"* ]]
+    cmp kept out.nn.state
     python3 - <<'PY'
 import array
 data = open("kept", "rb").read()
-for at in range(4):  # no block of the state has an infinity or a NaN in a float that is aligned to anything
+for at in range(4):  # no block of the state has several infinities in a row, whatever it is aligned to
     v = array.array("I", data[at:len(data) - (len(data) - at) % 4])
-    runs = sum(x & 0x7F800000 == 0x7F800000 and x & 0x7FFFFF == 0 for x in v)
-    assert runs < 3, runs
+    bad = [x & 0x7F800000 == 0x7F800000 for x in v]
+    assert not any(all(bad[i:i + 4]) for i in range(len(bad))), at
 PY
 }
 
