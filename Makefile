@@ -129,8 +129,8 @@ $(BUILD)/lib/compute/cpu/%-$1.o: lib/compute/cpu/%.c $(BUILD)/flags
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
-# Loops over parameters become vectors, square roots included; the bits stay the same.
-$(BUILD)/lib/search/mlp.o $(BUILD)/lib/train/optim.o: ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
+# The agent's networks: loops over parameters become vectors, square roots included; the bits stay the same.
+$(BUILD)/lib/search/mlp.o: ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)
@@ -214,7 +214,7 @@ endif
 clean: ## remove what was built; runs/ and data/ stay
 	rm -rf '$(BUILD)' build-asan build-fuzz build-mutants
 
-include pipelines/rules.mk pipelines/data.mk pipelines/models.mk pipelines/fashion-mnist.mk pipelines/demo.mk pipelines/study.mk pipelines/fmnist.mk
+include pipelines/rules.mk pipelines/data.mk pipelines/models.mk pipelines/fashion-mnist.mk pipelines/demo.mk pipelines/study.mk pipelines/published.mk pipelines/fmnist.mk
 
 .PHONY: all units FORCE deps deps-test deps-long help test check-long check-gpu fuzz mutants bench lint install clean
 # Objects are kept; a product of an experiment that was removed is made again.

@@ -49,11 +49,11 @@ $(eval $(call converted,SVHN,svhn,$(addprefix $(ARCHIVES)/,$(SVHN_NAMES)),$(ARCH
 # The labels are names of classes, one line for each validation image (tfrec-convert --help). For the devkit's numbers:
 # ImageNet_LABELS=DIR/ILSVRC2012_validation_ground_truth.txt ImageNet_CONVERT='--holdout-each 13 --synsets FILE'.
 ImageNet_CONVERT ?= --holdout-each 13 --seed 1234
-ImageNet_TRAIN := $(call have,ILSVRC2012_img_train.tar train)
-ImageNet_VAL := $(call have,ILSVRC2012_img_val.tar val)
-ImageNet_LABELS ?= $(if $(filter %.tar,$(ImageNet_VAL)),$(ARCHIVES)/ILSVRC2012_val_labels.txt)
+ImageNet_TRAIN_FROM := $(call have,ILSVRC2012_img_train.tar train)
+ImageNet_VAL_FROM := $(call have,ILSVRC2012_img_val.tar val)
+ImageNet_LABELS ?= $(if $(filter %.tar,$(ImageNet_VAL_FROM)),$(ARCHIVES)/ILSVRC2012_val_labels.txt)
 $(eval $(call converted,ImageNet,imagenet$(if $(ImageNet_LABELS), --labels $(ImageNet_LABELS)),\
-	$(ImageNet_TRAIN) $(ImageNet_VAL) $(ImageNet_LABELS),$(ARCHIVES)))
+	$(ImageNet_TRAIN_FROM) $(ImageNet_VAL_FROM) $(ImageNet_LABELS),$(ARCHIVES)))
 $(addprefix $(ARCHIVES)/,ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar):
 	@echo "$(@F) is missing: ImageNet can be had with an account at https://image-net.org/download-images;" \
 		"put it into $(@D), or say where it is: make ARCHIVES=DIR" >&2; false

@@ -15,6 +15,8 @@
 #   runs/D/A/REG-RATE/ID/hydra/seed-S/finetune.nn      what is left, trained
 #   runs/D/A/REG-RATE/ID/hydra/seed-S/eval.json        and attacked
 #
+#   runs/D/A/REG-RATE/ID/radmm/seed-S/{admm,masked,retrain}.nn, eval.json    R-ADMM     (published.mk)
+#
 # D is a data set (its hyperparameters stand in a file of its own, fashion-mnist.mk), A an architecture, REG
 # weight or channel, ID search-N or a rule of maskapply (uniform, erk, lamp, ...).
 #
@@ -114,11 +116,16 @@ endef
 # With --target a strategy that exceeds the budget of the uniform RATE is refused.
 define pruned
 $(if $(filter search-% random-%,$5),,$(call ruled,$1,$2,$3,$4,$5))
+$(call planned,$1,$2,$3,$4,$5,--target $4)
+$(call hydra,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/hydra/seed-$(SEED),$5)
+endef
+
+# $(call planned,D,A,REG,RATE,ID,OPTIONS)
+define planned
 $(call stage,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,\
 	$(RUNS)/$1/$2/pretrain.nn $(RUNS)/$1/$2/$3-$4/$5/strategy.json,maskapply,\
-	maskapply --plan -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json --target $4 --label $5\
+	maskapply --plan -r $3 -s $(RUNS)/$1/$2/$3-$4/$5/strategy.json $6 --label $5\
 	-o $(RUNS)/$1/$2/$3-$4/$5/planned.nn $(RUNS)/$1/$2/pretrain.nn)
-$(call hydra,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/hydra/seed-$(SEED),$5)
 endef
 
 # $(call hydra,D,PLANNED,DIR,LABEL,SEED)
