@@ -21,7 +21,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # update, came out 2e-6 apart. An attack follows the sign of a gradient, which a rounding turns around here and there:
 # 20 steps on 4 images and random weights made 7e-3.
 TOLERANCE = {"infer": 1e-3, "train": 1e-3, "freeat": 1e-3, "pgd10": 2e-2, "pgd20": 2e-2}
-LOOSE = 2e-2  # ResNet50's random weights and few images: its first update halves the loss, and came out 1.3e-2 apart
+# ResNet50's random weights on 8 images make gradients that hang on the last bit: the loss after the first update is
+# 4.0054 in double (PyTorch), 4.0264 in double with every pixel moved by 6e-8 of itself, 4.0086 in PyTorch's float32 and
+# 4.0192 in ours; PyTorch's float32 gradients are 1e-2 to 2e-2 from double's in all layers but the last, while its losses
+# before the update agree to 5e-7.
+LOOSE = 2e-2
 # The allocator keeps what it has instead of asking the system for large blocks again and again.
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 
