@@ -1,12 +1,14 @@
 /* test/bench/bench_search.c -- what a search costs beside its evaluations: bench_search, without arguments.
  *
- * Prints four figures, the first three in processor time. "decision": milliseconds per decision of ResNet50's
+ * Prints five figures, the first four in processor time. "decision": milliseconds per decision of ResNet50's
  * 54 layers with an evaluator that answers at once, training included; after the warm-up, with the published
  * sizes (300 units, batches of 128, 20 updates per episode). "400 episodes": seconds of a whole search on
  * resnet18 (100 + 300) with that evaluator. "masks": milliseconds of a request to adveval --serve beyond what
  * it costs when the masks stay as they are, so what changing them costs; on three images, for resS and
- * resnet18. "four evaluators": how much sooner 4 processes that take 50 ms per answer end a warm-up of 100
- * than one does; test/cli/ proves that all four are at work at once. */
+ * resnet18. "throughput": images per second that the evaluator measures for the search, every strategy
+ * another one, beside those of a plain measurement as adveval makes it, on resS, clean and under PGD-10,
+ * batches of 100, in turns. "four evaluators": how much sooner 4 processes that take 50 ms per answer end a
+ * warm-up of 100 than one does; test/cli/ proves that all four are at work at once. */
 #include "model/model.h"
 #include "search/search.h"
 #include "train/train.h"
@@ -99,12 +101,19 @@ static double search(const char *arch, int warmup, int episodes)
 /* ---- masks --------------------------------------------------------------------------------------------- */
 
 /* Requests, all with the same strategy or two in turns. */
-static double answered(hr_model *m, const hr_dataset *ds, int n, bool change)
+static double answered(hr_model *m, const hr_dataset *ds, int batch, int steps, int n, bool change)
 {
     hr_err err = HR_ERR_INIT;
     hr_layers ls = hr_layers_of(m);
-    hr_serve_opts o = {
-        .bn = HR_BN_BATCH, .batch = (int)ds->n, .threads = 1, .seed = 1, .name = "net", .digest = "0"};
+    hr_serve_opts o = {.bn = HR_BN_BATCH,
+                       .eps = 0.1,
+                       .step = 0.025,
+                       .steps = steps,
+                       .batch = batch,
+                       .threads = 1,
+                       .seed = 1,
+                       .name = "net",
+                       .digest = "0"};
     FILE *in = tmpfile(), *out = fopen("/dev/null", "w");
     for (int i = 0; i < n; i++) {
         fprintf(in, "{\"id\":%d,\"kept\":[", i);
@@ -141,8 +150,71 @@ static void masks(const char *arch)
                      .pixels = pixels,
                      .labels = labels,
                      .index = index};
-    double same = answered(m, &ds, ROUNDS + 1, false), other = answered(m, &ds, ROUNDS + 1, true);
+    double same = answered(m, &ds, 3, 0, ROUNDS + 1, false), other = answered(m, &ds, 3, 0, ROUNDS + 1, true);
     printf("masks, %s: %.2f ms of a processor\n", arch, 1e3 * (other - same) / ROUNDS);
+    free(pixels);
+    hr_model_free(m);
+}
+
+/* ---- throughput ---------------------------------------------------------------------------------------- */
+
+static double alone(hr_model *m, const hr_dataset *ds, int batch, int steps)
+{
+    hr_err err = HR_ERR_INIT;
+    hr_exec_opts eo = {.batch = batch, .threads = 1, .batch_stats = true};
+    hr_exec *e = hr_exec_new(m, &eo, &err);
+    check(e ? HR_OK : err.code, &err);
+    hr_eval_attack clean = {.name = "clean", .clean = true, .restarts = 1, .opts = {.bn = HR_BN_BATCH}};
+    hr_eval_attack pgd = {.name = "pgd",
+                          .restarts = 1,
+                          .opts = {.eps = 0.1f,
+                                   .step = 0.025f,
+                                   .steps = steps,
+                                   .random_start = true,
+                                   .bn = HR_BN_BATCH,
+                                   .seed = 1,
+                                   .stream = HR_STREAM_EVAL}};
+    double start = cpu_seconds();
+    hr_eval_run(e, batch, ds, &clean);
+    hr_eval_run(e, batch, ds, &pgd);
+    double took = cpu_seconds() - start;
+    hr_exec_free(e);
+    return took;
+}
+
+static void throughput(void)
+{
+    enum { IMAGES = 500, BATCH = 100, STEPS = 10, ROUNDS = 5 };
+    hr_err err = HR_ERR_INIT;
+    hr_model *m;
+    check(hr_zoo_build("resS", NULL, &m, &err), &err);
+    hr_zoo_init(m, 1);
+    const hr_node *in = &m->nodes[0];
+    size_t len = (size_t)in->c * (size_t)in->h * (size_t)in->w;
+    uint8_t *pixels = hr_xcalloc(IMAGES, len);
+    int32_t labels[IMAGES];
+    uint32_t index[IMAGES];
+    for (size_t i = 0; i < IMAGES * len; i++)
+        pixels[i] = (uint8_t)(i * 2654435761u >> 13);
+    for (uint32_t i = 0; i < IMAGES; i++) {
+        labels[i] = (int32_t)(i % 10);
+        index[i] = i;
+    }
+    hr_dataset ds = {.n = IMAGES,
+                     .c = in->c,
+                     .h = in->h,
+                     .w = in->w,
+                     .classes = m->classes,
+                     .pixels = pixels,
+                     .labels = labels,
+                     .index = index};
+    double served = 0, plain = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        plain += alone(m, &ds, BATCH, STEPS);
+        served += answered(m, &ds, BATCH, STEPS, 2, true) - answered(m, &ds, BATCH, STEPS, 1, true);
+    }
+    printf("throughput, resS: %.0f images/s served, %.0f alone: %.1f %%\n", ROUNDS * IMAGES / served,
+           ROUNDS * IMAGES / plain, 100 * plain / served);
     free(pixels);
     hr_model_free(m);
 }
@@ -192,6 +264,7 @@ int main(void)
     printf("400 episodes, resnet18: %.1f s of a processor\n", search("resnet18", 100, 300));
     masks("resS");
     masks("resnet18");
+    throughput();
     space_of(&s, "resS");
     double one = warm_up(&s, 1), four = warm_up(&s, 4);
     printf("warm-up of 100, 50 ms per answer: %.2f s, with four evaluators %.2f s: %.1f times sooner\n", one,
