@@ -104,7 +104,7 @@ static void keep_weights(const struct ranked *r, enum hr_reg reg, const float *s
     int64_t taps = (int64_t)r->l->kh * r->l->kw;
     for (int64_t at = 0; at < r->l->n;) /* channels repeat for every output */
         for (uint32_t i = 0; i < n; i++) {
-            bool stays = bits[i] > limit || (bits[i] == limit && i <= last);
+            bool stays = bits[i] > limit || (i <= last && bits[i] == limit);
             for (int64_t t = 0; t < taps; t++, at++)
                 dst[at] = stays ? src[at] : 0.0f;
         }
