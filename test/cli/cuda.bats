@@ -15,7 +15,7 @@ setup() {
     SHIM=$(dirname "$BIN")/test/heracles-cuda-shim.so
     ATTACK="--eps 0.06 --step 0.02"
     EVAL="adveval -q --threads 1 -d test.tfrecord $ATTACK --limit 20 --batch 10"
-    TRAIN="advtrain -q --threads 1 -d train.tfrecord --limit 20 --batch 4 --steps 2 --lr 0.01 $ATTACK"
+    TRAIN="advtrain -q --threads 1 -d train.tfrecord --limit 20 --batch 4 --steps 2 --lr 0.01 --eps 0.001 --step 0.0005"
 }
 
 on_shim() { # on_shim COMMAND...: with the shim as the plug-in
@@ -86,22 +86,24 @@ refused_device() { # refused_device REGEX COMMAND...: one line, status 1, nothin
         "$(sed -n 's/^elf //p' code | sort -u)"
 }
 
+alike() { # alike N: cpu.json and cuda.json count nearly the same under N attacks, of which the first is none
+    python3 - "$1" <<'PY'
+import json, sys
+a, b = ([k["correct"] for k in json.load(open(f))["attacks"]] for f in ("cpu.json", "cuda.json"))
+assert len(a) == len(b) == int(sys.argv[1]) and 0 < max(a[1:]) < a[0], a
+assert all(abs(x - y) <= 2 for x, y in zip(a, b)), (a, b)
+PY
+}
+
 @test "adveval: every attack counts on the device what it counts on the CPU" {
     local list=clean,fgsm,pgd5,cw3,apgd-ce,apgd-dlr,fab-t,square
     $EVAL --attacks $list --iterations 3 --queries 5 --targets 1 -o cpu.json pruned.nn
     on_shim $EVAL --attacks $list --iterations 3 --queries 5 --targets 1 -o cuda.json pruned.nn
     # an image whose two largest logits are equal but for rounding may go either way
-    pick cpu.json '[a["correct"] for a in j["attacks"]]' >a
-    pick cuda.json '[a["correct"] for a in j["attacks"]]' >b
-    python3 - <<'PY'
-a, b = eval(open("a").read()), eval(open("b").read())
-assert len(a) == 8 and 0 < max(a[1:]) < a[0], a
-assert all(abs(x - y) <= 1 for x, y in zip(a, b)), (a, b)
-PY
+    alike 8
     $EVAL --bn batch --attacks clean,pgd3 -o cpu.json net.nn
     on_shim $EVAL --bn batch --attacks clean,pgd3 -o cuda.json net.nn
-    assert_equal "$(pick cuda.json '[a["correct"] for a in j["attacks"]]')" \
-        "$(pick cpu.json '[a["correct"] for a in j["attacks"]]')"
+    alike 2
 }
 
 near() { # near A B BOUND: losses of two logs, line by line, within a share
@@ -116,17 +118,18 @@ PY
 
 # bats test_tags=slow
 @test "advtrain: 20 steps of every stage give the CPU's losses but for rounding" {
-    # The attack takes the sign of gradients: rounding moves pixels by a whole step. Seen: below 1e-3 of the loss.
+    # The attack takes the sign of gradients: rounding moves a pixel by a whole step, and training makes much of it. So
+    # steps are small: seen, with the CPU's kernels v2, v3 and v4, at most 5e-7 of the loss.
     for stage in "pretrain net.nn" "prune planned.nn" "finetune pruned.nn" "admm planned.nn --rho 0.01"; do
         set -- $stage
         $TRAIN --stage "$1" --limit 40 --batch 2 --epochs 1 --log "cpu-$1.jsonl" -o cpu.nn "${@:2}"
         on_shim $TRAIN --stage "$1" --limit 40 --batch 2 --epochs 1 --log "cuda-$1.jsonl" -o cuda.nn "${@:2}"
-        near "cpu-$1.jsonl" "cuda-$1.jsonl" 0.01
+        near "cpu-$1.jsonl" "cuda-$1.jsonl" 1e-4
     done
     for loss in trades mart free natural; do
         $TRAIN --loss $loss --epochs 1 --log "cpu-$loss.jsonl" -o cpu.nn net.nn
         on_shim $TRAIN --loss $loss --epochs 1 --log "cuda-$loss.jsonl" -o cuda.nn net.nn
-        near "cpu-$loss.jsonl" "cuda-$loss.jsonl" 0.01
+        near "cpu-$loss.jsonl" "cuda-$loss.jsonl" 1e-4
     done
 }
 
@@ -138,7 +141,7 @@ PY
     cmp whole.nn again.nn
     killed_on_shim --log mixed.jsonl -o mixed.nn
     $TRAIN --epochs 2 --save-every 0 --log mixed.jsonl -o mixed.nn net.nn
-    near whole.jsonl mixed.jsonl 0.01
+    near whole.jsonl mixed.jsonl 1e-4
     adveval -q --threads 1 -d test.tfrecord --attacks clean --device cpu -o mixed.json mixed.nn
 }
 
@@ -155,7 +158,7 @@ import json
 a, b = ([json.loads(l) for l in open(f)] for f in ("cpu.jsonl", "cuda.jsonl"))
 assert a[0] == b[0] and len(a) == len(b) == 2
 assert all(a[1][k] == b[1][k] for k in ("id", "n", "params", "macs"))
-assert all(abs(a[1][k] - b[1][k]) <= 1 for k in ("clean", "robust")), (a, b)
+assert all(abs(a[1][k] - b[1][k]) <= 2 for k in ("clean", "robust")), (a, b)
 PY
     ddpg-search -q -l layers.json -e "$BIN/$serve --device cuda $D/net.nn" -t 0.5 --hidden 4 --batch 4 --warmup 2 \
         --episodes 2 -o found.json
