@@ -513,6 +513,23 @@ def containers(b):
     encrypted[entries[0] + 8] |= 1
     encrypted[6] |= 1
     refuse(b, bytes(encrypted), "")
+
+    def claiming(size):  # a few bytes whose directory says, in 64 bits, that a record has so many
+        head = struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 45, 0, 0, 0, 0, 0, 4, 4, 8, 0) + b"a/data/0" + bytes(4)
+        start = zipped([("a/data.pkl", good)])
+        at = start.index(b"PK\1\2")
+        first = start[at : start.index(b"PK\5\6")]
+        extra = struct.pack("<HHQQ", 1, 16, size, size)
+        entry = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", 45, 45, 0, 0, 0, 0, 0, 0xFFFFFFFF, 0xFFFFFFFF, 8, 20, 0, 0, 0, 0, at)
+        both = first + entry + b"a/data/0" + extra
+        return start[:at] + head + both + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 2, 2, len(both), at + len(head), 0)
+
+    refuse(b, claiming(4), "its pickle says")
+    refuse(b, claiming(10 << 30), "do not fit")
+    refuse(b, claiming((1 << 63) - 1), "do not fit")
+    refuse(b, claiming(1 << 63), "an entry is cut short")
+    wide = struct.pack("<4sIQI", b"PK\6\7", 0, (1 << 64) - 1, 1) + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 65535, 65535, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    refuse(b, whole[:central] + wide, "ends early")
     for at in spread(central, 60) + spread(len(whole) - central, 60):
         write("flipped.pth", flipped(whole, at, 1 << at % 8))
         b.either("torch2nn -q -o out.nn flipped.pth", "flipped.pth", **ROOM)
