@@ -35,9 +35,11 @@ void hr_hasher_drain(hr_hasher *h);
 /* Drain, write the digest's 64 digits and a NUL to hex, and release h. */
 void hr_hasher_end(hr_hasher *h, char hex[65]);
 
-/* Begin to compute the digest of m, whose graph and tensors must stay as they are until its end. */
+/* Begin to compute the digest of m: its header, for which tensors need no data yet. */
 hr_hasher *hr_nn_hash(const hr_model *m);
-/* hr_nn_write for m that sha hashes; releases sha. */
+/* Go on with the next of its tensors, whose data must stay as they are until the end. */
+void hr_nn_hash_tensor(hr_hasher *sha, const hr_tensor *t);
+/* hr_nn_write for m when sha has been given all its tensors in their order; releases sha. */
 HR_MUST_CHECK int hr_nn_write_hashed(const hr_model *m, hr_hasher *sha, hr_out *out, char *digest,
                                      hr_err *err);
 

@@ -104,14 +104,15 @@ hr_hasher *hr_nn_hash(const hr_model *m)
     hr_buf header = {0};
     hr_nn_put_header(&header, m);
     hr_hasher_add(sha, header.data, header.len, header.data);
-    for (int i = 0; i < m->ntensors; i++) {
-        const hr_tensor *t = &m->tensors[i];
-        hr_buf b = {0};
-        hr_nn_put_tensor(&b, t);
-        hr_hasher_add(sha, b.data, b.len, b.data);
-        hr_hasher_add(sha, t->data, (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype), NULL);
-    }
     return sha;
+}
+
+void hr_nn_hash_tensor(hr_hasher *sha, const hr_tensor *t)
+{
+    hr_buf b = {0};
+    hr_nn_put_tensor(&b, t);
+    hr_hasher_add(sha, b.data, b.len, b.data);
+    hr_hasher_add(sha, t->data, (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype), NULL);
 }
 
 int hr_nn_write_hashed(const hr_model *m, hr_hasher *sha, hr_out *out, char *digest, hr_err *err)
@@ -135,7 +136,10 @@ int hr_nn_write_hashed(const hr_model *m, hr_hasher *sha, hr_out *out, char *dig
 
 int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err)
 {
-    return hr_nn_write_hashed(m, hr_nn_hash(m), out, digest, err);
+    hr_hasher *sha = hr_nn_hash(m);
+    for (int i = 0; i < m->ntensors; i++)
+        hr_nn_hash_tensor(sha, &m->tensors[i]);
+    return hr_nn_write_hashed(m, sha, out, digest, err);
 }
 
 int hr_nn_save(const hr_model *m, const char *path, char *digest, hr_err *err)

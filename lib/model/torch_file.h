@@ -86,6 +86,9 @@ struct hr_torch_file {
     int nentries;
     int64_t directory; /* zip: where its directory begins */
 
+    bool hash;      /* begin the network's digest while its tensors are read */
+    hr_hasher *sha; /* that digest, or NULL */
+
     pthread_t digester; /* computes the digest of the whole file */
     bool digesting;
     char digest[65];
@@ -134,8 +137,10 @@ HR_MUST_CHECK int hr_torch_take_views(struct hr_torch_file *f, const hr_pk *root
 /* torch_fill.c. Does the view stay within its storage? HR_EFORMAT names it when not. */
 HR_MUST_CHECK int hr_view_check(const struct hr_torch_file *f, const struct hr_view *v, hr_err *err);
 int64_t hr_view_count(const struct hr_view *v); /* after the check */
-/* Allocate and fill. On failure some tensors may be filled and some NULL: the caller frees all. */
-HR_MUST_CHECK int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *fills, int n, hr_err *err);
+/* Allocate and fill. On failure some tensors may be filled and some NULL: the caller frees all. sha, if not
+ * NULL, gets them in the order of fills, each as soon as it and those before it are complete. */
+HR_MUST_CHECK int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *fills, int n, hr_hasher *sha,
+                                hr_err *err);
 
 /* torch_map.c: from views to a network. */
 HR_MUST_CHECK int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out, hr_err *err);

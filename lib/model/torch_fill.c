@@ -127,6 +127,7 @@ struct job {
     size_t size; /* of an element in the storage */
     int64_t count;
     bool straight;
+    int number; /* among the fills */
 };
 
 /* Elements first.. of the tensor from n consecutive ones. */
@@ -166,6 +167,9 @@ struct filling {
     struct job *jobs; /* sorted by storage */
     int njobs;
     char *block;
+    hr_hasher *sha;       /* or NULL */
+    hr_tensor **complete; /* by number; NULL: not yet */
+    int hashed;           /* so many of them are with sha */
 };
 enum { BLOCK = 1 << 18 };
 
@@ -225,12 +229,21 @@ static int read_whole(const struct job *jobs, int n, int64_t bytes, hr_torch_rea
     return rc;
 }
 
+/* n jobs are done. */
+static void complete(struct filling *g, const struct job *jobs, int n)
+{
+    for (int i = 0; i < n; i++)
+        g->complete[jobs[i].number] = jobs[i].to;
+    for (; g->sha && g->hashed < g->njobs && g->complete[g->hashed]; g->hashed++)
+        hr_nn_hash_tensor(g->sha, g->complete[g->hashed]);
+}
+
 static int fill_storage(void *ctx, int storage, hr_torch_read read, void *self, hr_err *err)
 {
-    const struct filling *g = ctx;
+    struct filling *g = ctx;
     const struct hr_stored *s = &g->f->storages[storage];
     int64_t bytes = s->numel * (int64_t)hr_elements[s->element].size;
-    int lo = 0, hi = g->njobs, n = 0;
+    int lo = 0, hi = g->njobs, n = 0, rc;
     while (lo < hi) {
         int mid = lo + (hi - lo) / 2;
         if (g->jobs[mid].v->storage < storage)
@@ -243,10 +256,14 @@ static int fill_storage(void *ctx, int storage, hr_torch_read read, void *self, 
     for (; lo + n < g->njobs && jobs[n].v->storage == storage; n++)
         straight = straight && jobs[n].straight;
     if (!straight)
-        return read_whole(jobs, n, bytes, read, self, err);
-    if (n == 1 && jobs->to->dtype == jobs->from)
-        return read_straight(g, jobs, bytes, read, self, err);
-    return read_blocks(g, jobs, n, bytes, read, self, err);
+        rc = read_whole(jobs, n, bytes, read, self, err);
+    else if (n == 1 && jobs->to->dtype == jobs->from)
+        rc = read_straight(g, jobs, bytes, read, self, err);
+    else
+        rc = read_blocks(g, jobs, n, bytes, read, self, err);
+    if (rc == HR_OK)
+        complete(g, jobs, n);
+    return rc;
 }
 
 /* Check the view against what is asked of it, allocate the tensor. */
@@ -280,15 +297,18 @@ static int prepare(struct job *j, struct hr_torch_file *f, const struct hr_fill 
     return HR_OK;
 }
 
-int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *fills, int n, hr_err *err)
+int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *fills, int n, hr_hasher *sha, hr_err *err)
 {
-    struct filling g = {f, hr_xcalloc((size_t)n + 1, sizeof *g.jobs), n, NULL};
+    struct filling g = {.f = f, .njobs = n, .sha = sha};
+    g.jobs = hr_xcalloc((size_t)n + 1, sizeof *g.jobs);
+    g.complete = hr_xcalloc((size_t)n + 1, sizeof *g.complete);
     g.block = hr_xmalloc(f->size < BLOCK ? (size_t)f->size : BLOCK); /* no storage is longer than the file */
     bool *wanted = hr_xcalloc((size_t)f->nstorages + 1, sizeof *wanted);
     int64_t total = 0;
     int rc = HR_OK;
     for (int i = 0; rc == HR_OK && i < n; i++) {
         rc = prepare(&g.jobs[i], f, &fills[i], &total, err);
+        g.jobs[i].number = i;
         if (rc == HR_OK)
             wanted[g.jobs[i].v->storage] = true;
     }
@@ -297,6 +317,7 @@ int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *fills, int n, h
         rc = f->container->walk(f, wanted, fill_storage, &g, err);
     free(wanted);
     free(g.jobs);
+    free(g.complete);
     free(g.block);
     return rc;
 }

@@ -416,7 +416,8 @@ static int fill(const struct map *k, hr_model *m, hr_err *err)
             BUG("no entry for '%s'", m->tensors[i].name);
         fills[i] = (struct hr_fill){(int)(e->v - k->f->views), &m->tensors[i]};
     }
-    int rc = hr_torch_fill(k->f, fills, m->ntensors, err);
+    k->f->sha = k->f->hash ? hr_nn_hash(m) : NULL;
+    int rc = hr_torch_fill(k->f, fills, m->ntensors, k->f->sha, err);
     free(fills);
     return rc;
 }
@@ -447,7 +448,7 @@ static int read_normalization(struct map *k, hr_err *err)
     if (count[0] != count[1] || count[0] > HR_MAX_CHANNELS_NORM)
         return hr_fail(err, HR_ESHAPE, "%s: '%s' and '%s' have %lld and %lld values", k->f->name,
                        e[0]->v->key, e[1]->v->key, (long long)count[0], (long long)count[1]);
-    int rc = hr_torch_fill(k->f, fills, 2, err);
+    int rc = hr_torch_fill(k->f, fills, 2, NULL, err);
     for (int64_t i = 0; rc == HR_OK && i < count[0]; i++) {
         k->mean[i] = ((float *)t[0].data)[i];
         k->std[i] = ((float *)t[1].data)[i];
@@ -495,6 +496,11 @@ int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out
     *out = NULL;
     int rc = build(&k, out, err);
     if (rc) {
+        if (f->sha) { /* it reads what is freed now */
+            char hex[65];
+            hr_hasher_end(f->sha, hex);
+            f->sha = NULL;
+        }
         hr_model_free(*out);
         *out = NULL;
     }
@@ -504,15 +510,16 @@ int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out
     return rc;
 }
 
-/* Open and read, up to the digest of the file. */
-static int begin_load(const char *path, const hr_torch_opts *o, bool want_digest, struct hr_torch_file *f,
-                      hr_model **out, hr_err *err)
+/* Open and read, up to the digest of the file; hash: begin that of the network, too. */
+static int begin_load(const char *path, const hr_torch_opts *o, bool want_digest, bool hash,
+                      struct hr_torch_file *f, hr_model **out, hr_err *err)
 {
     static const hr_torch_opts none;
     *out = NULL;
     int rc = hr_torch_open(f, path, want_digest, err);
     if (rc)
         return rc;
+    f->hash = hash;
     rc = f->container->list(f, o ? o->key : NULL, err);
     return rc ? rc : hr_torch_map(f, o ? o : &none, out, err);
 }
@@ -520,7 +527,7 @@ static int begin_load(const char *path, const hr_torch_opts *o, bool want_digest
 int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char *digest, hr_err *err)
 {
     struct hr_torch_file f;
-    int rc = begin_load(path, o, digest != NULL, &f, out, err);
+    int rc = begin_load(path, o, digest != NULL, false, &f, out, err);
     if (rc == HR_OK && digest) {
         hr_torch_await_digest(&f);
         memcpy(digest, f.digest, sizeof f.digest);
@@ -530,15 +537,15 @@ int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char
 }
 
 /* The digest of the file, which stands at the beginning of the output, and that of the network, at its end,
- * take as long as each other and longer than the rest: the second begins before the first has ended. */
+ * take as long as each other and longer than the rest: they run side by side, and beside the reading. */
 int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history, const char *output,
                      hr_model **out, hr_err *err)
 {
     struct hr_torch_file f;
     hr_out *file = NULL;
-    int rc = begin_load(path, o, true, &f, out, err);
+    int rc = begin_load(path, o, true, true, &f, out, err);
     if (rc == HR_OK) {
-        hr_hasher *sha = hr_nn_hash(*out);
+        hr_hasher *sha = f.sha;
         hr_torch_await_digest(&f);
         hr_history_input(history, "checkpoint", f.digest, (*out)->history);
         json_decref((*out)->history);
