@@ -1,8 +1,7 @@
 # test/long/autoattack-resnet18.bats -- AutoAttack and its parts on 50 test images of a ResNet18 against torchattacks,
 # from the same starting points where the attack allows: every part within half a point, which for 50 images means the
 # same number. Iterations, targets and queries are fewer than the published ones, on both sides: with those it would
-# take hours. Square draws its squares itself on both sides: it is held to one image more (2 points).
-# About a quarter of an hour on one core.
+# take hours. Square draws other squares there.
 
 setup_file() {
     load ../helpers
@@ -13,8 +12,8 @@ setup_file() {
     advtrain -q --arch resnet18 -d train.tfrecord --loss fgsm-rs --eps 0.1 --step 0.125 --batch 64 --weight-decay 5e-4 \
         --schedule cosine --epochs 2 --lr 0.05 --warmup-steps 8 -o net.nn
     nn2torch -q -o net.pth net.nn
-    adveval -q -d test.tfrecord --eps 0.05 --attacks clean,apgd-ce,apgd-dlr,apgd-t,fab-t,square,aa --iterations 30 \
-        --targets 3 --queries 300 --outcomes out.tsv -o eval.json net.nn
+    adveval -q -d test.tfrecord --eps 0.1 --attacks clean,apgd-ce,apgd-dlr,apgd-t,fab-t,square,aa --iterations 20 \
+        --targets 2 --queries 200 --outcomes out.tsv -o eval.json net.nn
 }
 
 setup() {

@@ -258,15 +258,24 @@ def main(peer, bound, net_path, data, eval_path, outcomes_path):
     x, seed, worst = x.to(dtype) / 255, record["history"]["options"]["seed"], 0.0
     with torch.no_grad():
         clean = net(x).argmax(1) == y
+    found = {}  # what a part breaks alone, it breaks within a list of parts, too
     for entry in record["attacks"]:
         if "parts" not in entry:
             continue
         right = clean.clone()
         for part in (p["name"] for p in entry["parts"]):
-            left = right.nonzero()[:, 0]
+            how = part, entry["eps"], entry.get("queries") if part == "square" else entry["steps"], entry.get("targets")
+            how = how if part in ("apgd-t", "fab-t") else how[:3]
+            if how in found:
+                right &= ~found[how]
+                continue
+            left, broken = right.nonzero()[:, 0], torch.zeros_like(clean)
             if len(left):
                 some = [index[i] for i in left]
-                right[left] = ~(own if peer == "own" else theirs)(net, part, entry, x[left], y[left], some, seed)
+                broken[left] = (own if peer == "own" else theirs)(net, part, entry, x[left], y[left], some, seed)
+            if len(left) == clean.sum():
+                found[how] = broken
+            right &= ~broken
         at = head.index(entry["name"])
         mine = torch.tensor([r[at] == r[1] for r in rows])
         apart = 100 * abs(int(mine.sum()) - int(right.sum())) / len(rows)
