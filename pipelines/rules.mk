@@ -183,9 +183,9 @@ tables: all ## one table per data set and network, and the paper's tables, of al
 		if [ -e "$$dir/table.txt" ]; then some=yes; echo "$$dir/table.{txt,csv,tex,xlsx}"; cat "$$dir/table.txt"; fi; \
 	done; \
 	if [ "$$some$(LEGACY)" ]; then mkdir -p '$(RUNS)'; \
-		ls -d $(RUNS)/*/*/*-*/*/*/seed-*/eval.json 2>/dev/null | LC_ALL=C sort | xargs $(COMPARE) --csv $(RUNS)/compare.csv \
+		ls -d $(RUNS)/*/*/*-*/*/*/seed-*/eval.json 2>/dev/null | LC_ALL=C sort | xargs $(if $(LEGACY),,-r) $(COMPARE) --csv $(RUNS)/compare.csv \
 			--latex $(RUNS)/compare.tex --xlsx $(RUNS)/compare.xlsx -o $(RUNS)/compare.txt; \
-		echo "$(RUNS)/compare.{txt,csv,tex,xlsx}"; cat $(RUNS)/compare.txt; \
+		[ ! -e $(RUNS)/compare.txt ] || { echo "$(RUNS)/compare.{txt,csv,tex,xlsx}"; cat $(RUNS)/compare.txt; }; \
 	else echo "no results under $(RUNS) yet" >&2; fi
 
 plots: all ## one plot per data set, network and budget, of all strategies there are

@@ -415,6 +415,14 @@ assert_same_products() { # assert_same_products RUNS [DATA]
     printf 'arch,method,compressionrate,unioa,R1-oa\nresS,hydra,0.1,70,71\n' >sheets/weight_cifar10.csv
     mk tables PUBLISHED="$PWD/sheets" >log 2>&1
     assert_line_of "$RUNS/compare.txt" 'published'
+    # of the logs of others alone, and of nothing pruned
+    python3 "$ROOT/test/legacy_logs.py" logs
+    mk tables RUNS="$PWD/none" LEGACY="$PWD/logs" >log 2>&1
+    assert_line_of none/compare.txt '^wrn_28_4 +radmm +0.1 +1 +\|'
+    rm -r "$NET/weight-0.1" "$RUNS"/compare.*
+    mk tables >log 2>&1
+    assert_not_exists "$RUNS/compare.txt"
+    assert_line_of "$NET/table.txt" '^dense'
 }
 
 assert_line_of() { # assert_line_of FILE REGEX
