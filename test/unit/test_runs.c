@@ -111,6 +111,7 @@ static void test_first_epochs_train_on_fgsm_where_they_are_told_to(void **state)
         hr_train_opts o = defaults(HR_STAGE_PRETRAIN, HR_OBJ_FGSM);
         must_train(a, &ds, &o);
         o.objective = k ? HR_OBJ_TRADES : HR_OBJ_FREE;
+        o.warmup = HR_OBJ_FGSM;
         if (k == 2) {
             o.schedule.epochs = 0;
             o.schedule.warmup_epochs = 1;
