@@ -74,19 +74,27 @@ $(call stage,$3/retrain.nn,$3/masked.nn $(DATA)/$1/manifest.json,advtrain,\
 $(call evaluate,$1,$3/retrain.nn,$3/eval.json,$4)
 endef
 
-# $(call published,D,A,REG,RATE,ID,METHOD,SEED): all stages of one experiment
-define published
-$(call published_once,$(RUNS)/$1/$2/pretrain.nn,$(call network,$1,$2))
+# The dense network; a strategy and what it keeps; an experiment from the data to its measurement:
+# $(call published_network,D,A) $(call published_plan,D,A,REG,RATE,ID) $(call published,D,A,REG,RATE,ID,METHOD,SEED)
+published_network = $(call published_once,$(RUNS)/$1/$2/pretrain.nn,$(call network,$1,$2))
+define published_plan
+$(call published_network,$1,$2)
 $(call published_once,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(call published_strategy,$1,$2,$3,$4,$5))
 $(call published_once,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(call planned,$1,$2,$3,$4,$5,--budget-tolerance 1e9))
+endef
+define published
+$(call published_plan,$1,$2,$3,$4,$5)
 $(call published_once,$(RUNS)/$1/$2/$3-$4/$5/$6/seed-$7/eval.json,$(if $(filter radmm,$6),\
 	$(call radmm,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/radmm/seed-$7,$5,$7,$3,$(RUNS)/$1/$2/$3-$4/$5/strategy.json),\
 	$(call hydra,$1,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(RUNS)/$1/$2/$3-$4/$5/hydra/seed-$7,$5,$7)))
 endef
 
-# $(call published_goal,D A REG-RATE ID METHOD seed-S FILE,REG RATE)
-published_goal = $(call published,$(word 1,$1),$(word 2,$1),$(word 1,$2),$(word 2,$2),$(word 4,$1),$(word 5,$1),$(patsubst seed-%,%,$(word 6,$1)))
+# A goal by the words of its name: D A FILE, D A REG-RATE ID FILE, or D A REG-RATE ID METHOD seed-S FILE.
+# $(call published_goal,WORDS,REG RATE)
+published_goal = $(if $(filter 3,$(words $1)),$(call published_network,$(word 1,$1),$(word 2,$1)),\
+	$(if $(filter weight channel,$(word 1,$2)),$(if $(filter 5,$(words $1)),\
+	$(call published_plan,$(word 1,$1),$(word 2,$1),$(word 1,$2),$(word 2,$2),$(word 4,$1)),\
+	$(if $(filter hydra radmm,$(word 5,$1)),$(if $(filter 7,$(words $1)),\
+	$(call published,$(word 1,$1),$(word 2,$1),$(word 1,$2),$(word 2,$2),$(word 4,$1),$(word 5,$1),$(patsubst seed-%,%,$(word 6,$1))))))))
 $(foreach g,$(filter $(foreach d,CIFAR10 SVHN ImageNet,$(RUNS)/$d/%),$(MAKECMDGOALS)),\
-	$(if $(and $(filter weight-% channel-%,$(word 3,$(subst /, ,$(patsubst $(RUNS)/%,%,$g)))),\
-	$(filter hydra radmm,$(word 5,$(subst /, ,$(patsubst $(RUNS)/%,%,$g))))),\
-	$(call published_goal,$(subst /, ,$(patsubst $(RUNS)/%,%,$g)),$(subst -, ,$(word 3,$(subst /, ,$(patsubst $(RUNS)/%,%,$g)))))))
+	$(call published_goal,$(subst /, ,$(patsubst $(RUNS)/%,%,$g)),$(subst -, ,$(word 3,$(subst /, ,$(patsubst $(RUNS)/%,%,$g))))))

@@ -38,6 +38,11 @@ $at/radmm/seed-3/eval.json"
     mk -n "$PWD/runs/SVHN/vgg16_bn/channel-0.5/05_77/hydra/seed-0/eval.json" >search.txt
     grep -q "ddpg-search .*--reg channel --target 0.5 --seed 77 --id 05_77" search.txt
     mk -n "$PWD/runs/ImageNet/ResNet50/weight-0.1/lamp/hydra/seed-0/eval.json" | grep -q "loss free --repeats 4"
+    # what comes before the pruning, by itself
+    assert_equal "$(mk -n "$PWD/$net/pretrain.nn" | stages | tail -n 1)" "$net/pretrain.nn"
+    assert_equal "$(mk -n "$PWD/$at/strategy.json" | stages | tail -n 1)" "$at/strategy.json"
+    assert_equal "$(mk -n "$PWD/$at/planned.nn" | stages | tail -n 2)" "$at/strategy.json
+$at/planned.nn"
 }
 
 @test "the chains of HYDRA and of R-ADMM run on a small archive of CIFAR-10's format" {
