@@ -17,7 +17,7 @@ bool fuzz_one(const uint8_t *data, size_t n)
     hr_err err = HR_ERR_INIT;
     hr_records rs = {0};
     const char *path = fuzz_file(0, data, n);
-    (void)!hr_history_show(path, fuzz_sink(), &err);
+    (void)!hr_history_show(path, NULL, fuzz_sink(), &err);
     if (hr_records_read(&rs, path, ignore, NULL, &err)) {
         must(rs.n == 0);
         hr_records_release(&rs);
