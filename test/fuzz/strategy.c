@@ -68,7 +68,7 @@ bool fuzz_one(const uint8_t *data, size_t n)
     }
     /* a network of the zoo is built each time, which takes longer than the rest */
     accepted |= plot(path, n % 4 ? &(hr_plot_opts){0} : &(hr_plot_opts){.arch = "resS", .first_too = true});
-    (void)!hr_history_show(path, fuzz_sink(), &err);
+    (void)!hr_history_show(path, NULL, fuzz_sink(), &err);
     return accepted;
 }
 
