@@ -49,7 +49,8 @@ say = $(if $(V),,@printf '  %-6s %s\n' $1 $@;)
 
 all: $(TOOLS) ## build the tools into build/bin (the default)
 
-units: $(UNITS) $(PEERS) $(BENCHES) $(SHIM)
+# What tests need. Fuzz targets are only compiled here: a changed interface shows at once, not with the next `make fuzz`.
+units: $(UNITS) $(PEERS) $(BENCHES) $(SHIM) $(FUZZERS:$(BUILD)/fuzz/%=$(BUILD)/test/fuzz/%.o)
 
 $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libheracles.a
 	@mkdir -p $(@D)
