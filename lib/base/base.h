@@ -234,10 +234,10 @@ HR_MUST_CHECK int hr_state_load(const char *path, const hr_block *blocks, size_t
  * Returns false when there is none. */
 bool hr_history_differs(const json_t *was, const json_t *now, char *what, size_t size);
 
-/* For tests of what a crash leaves behind: HERACLES_CRASH=POINT:N kills this process with SIGKILL when it
- * passes POINT for the N-th time. Points: "write" (a file is written, not flushed), "rename" (flushed and
- * synced, not yet visible), "renamed" (visible), and those that other modules name. Costs nothing when unset.
- */
+/* For tests of what a crash or a signal leaves behind: HERACLES_CRASH=POINT:N kills this process with SIGKILL
+ * when it passes POINT for the N-th time; with POINT:N:TERM it gets SIGTERM there instead. Points: "write" (a
+ * file is written, not flushed), "rename" (flushed and synced, not yet visible), "renamed" (visible), and
+ * those that other modules name. Costs nothing when unset. */
 void hr_crash_point(const char *point);
 
 /* ---- long jobs ---------------------------------------------------------------------------------------- */

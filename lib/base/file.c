@@ -281,12 +281,14 @@ static void sync_directory(const char *path)
 void hr_crash_point(const char *point)
 {
     static _Atomic int64_t passed; /* attacks pass their point in several threads */
-    const char *want = getenv("HERACLES_CRASH"), *colon = want ? strrchr(want, ':') : NULL;
-    int64_t at;
-    if (!colon || strlen(point) != (size_t)(colon - want) || strncmp(want, point, strlen(point)) != 0)
+    const char *want = getenv("HERACLES_CRASH");
+    size_t len = strlen(point);
+    if (!want || strncmp(want, point, len) != 0 || want[len] != ':')
         return;
-    if (hr_parse_int(colon + 1, &at) && ++passed == at)
-        kill(getpid(), SIGKILL);
+    char *rest;
+    long long at = strtoll(want + len + 1, &rest, 10);
+    if (++passed == at)
+        raise(strcmp(rest, ":TERM") == 0 ? SIGTERM : SIGKILL);
 }
 
 static int fail_step(hr_out *out, const char *step, hr_err *err)

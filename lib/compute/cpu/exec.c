@@ -637,7 +637,10 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
         crew w = crew_of(e, n1, bn);
         EACH_TASK(&w, e->task, n, ns)
         start_gradient(e, n, ns);
-        for (int i = e->nsteps - 1; i > 0; i--)
+        for (int i = e->nsteps - 1; i > 0; i--) {
+            if (w.thread == 0)
+                hr_crash_point("backward");
             layer_backward(e, &e->steps[i], &w, flags);
+        }
     }
 }
