@@ -30,7 +30,8 @@ ALL_CFLAGS = $(FLAGS) -I$(BUILD)/gen
 # the same work buffer): one thread at a time, as in lib/search. Kernels inside parallel loops are our own.
 OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
 PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
-LDLIBS = -lmsgpackc -larchive -ljpeg -lpng -ljansson -lxlsxwriter -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -ldl -lm
+# libmatio brings forty libraries along: only what calls it is to load them.
+LDLIBS = -Wl,--as-needed -lmatio -Wl,--no-as-needed -lmsgpackc -larchive -ljpeg -lpng -ljansson -lxlsxwriter -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -ldl -lm
 
 LIB_SRC := $(wildcard lib/*/*.c lib/*/*/*.c)
 KERNEL_SRC := lib/compute/cpu/kernels.c lib/compute/cpu/tiles.c
@@ -157,7 +158,7 @@ $(BUILD)/%.d: ;
 # ---- dependencies: Debian 12 packages -----------------------------------------------------------------------
 DEPS_BUILD := gcc libc6-dev make libopenblas-serial-dev libmsgpack-dev libarchive-dev \
 	libjpeg62-turbo-dev libpng-dev libjansson-dev libxlsxwriter-dev \
-	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev
+	libprotobuf-c-dev protobuf-c-compiler libisal-dev libssl-dev librandom123-dev libmatio-dev
 DEPS := $(DEPS_BUILD) dataset-fashion-mnist curl
 DEPS_FUZZ := clang libclang-rt-dev libomp-dev llvm
 DEPS_TEST := g++ bats bats-support bats-assert bats-file libcmocka-dev python3-torch python3-numpy python3-msgpack \

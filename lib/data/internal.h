@@ -241,9 +241,9 @@ typedef struct hr_mat {
     char name[64]; /* of the variable; the caller's */
     int rank;      /* number of sizes, 0..HR_MAT_RANK */
     uint32_t dims[HR_MAT_RANK];
-    int type;       /* how values are stored: 2 is bytes, see mat.c */
-    size_t count;   /* the product of dims */
-    uint8_t *bytes; /* little-endian, the first size runs fastest */
+    size_t count;  /* the product of dims */
+    bool is_bytes; /* the array's class is uint8; */
+    void *values;  /* then bytes, else doubles, whatever its class is; the first size runs fastest */
 } hr_mat;
 /* Read the variables whose names stand in wanted[0..n). They are released with hr_mat_release; after an error
  * none is left. Returns 0, HR_EIO, HR_EFORMAT (another kind of file or array, missing, cut, damaged). */

@@ -8,17 +8,17 @@
 
 #include <stdlib.h>
 
-enum { SIDE = 32, PLANE = SIDE * SIDE, IMAGE = 3 * PLANE, BYTES = 2 };
+enum { SIDE = 32, PLANE = SIDE * SIDE, IMAGE = 3 * PLANE };
 
 static int set_images(hr_dataset *ds, const hr_mat *x, const char *path, hr_err *err)
 {
-    if (x->type != BYTES || x->rank != 4 || x->dims[0] != SIDE || x->dims[1] != SIDE || x->dims[2] != 3 ||
+    if (!x->is_bytes || x->rank != 4 || x->dims[0] != SIDE || x->dims[1] != SIDE || x->dims[2] != 3 ||
         x->dims[3] == 0)
         return hr_fail(err, HR_EFORMAT, "%s: variable 'X' is no array of bytes of %dx%dx3xN", path, SIDE,
                        SIDE);
     *ds = (hr_dataset){.n = x->dims[3], .c = 3, .h = SIDE, .w = SIDE};
     ds->pixels = hr_xmalloc((size_t)ds->n * IMAGE);
-    const uint8_t *src = x->bytes;
+    const uint8_t *src = x->values;
     uint8_t *dst = ds->pixels;
     for (uint32_t i = 0; i < ds->n; i++, src += IMAGE)
         for (int row = 0; row < SIDE; row++)

@@ -94,3 +94,58 @@ PY
         [[ "$stderr" == "tfrec-convert: src/test_32x32.mat: "* ]]
     done
 }
+
+@test "tfrec-convert: MATLAB files that lie about sizes, types and lengths are refused in one line" {
+    archive svhn src/train_32x32.mat train 300
+    "$PYTHON" - <<'PY'
+import struct, zlib
+def element(type, data): return struct.pack("<II", type, len(data)) + data + bytes(-len(data) % 8)
+def array(name, dims, values, kind=2, cls=9, dims_bytes=None, said=None, name_bytes=None):
+    sizes = element(5, struct.pack(f"<{len(dims)}i", *dims))
+    if dims_bytes is not None: sizes = struct.pack("<II", 5, dims_bytes) + sizes[8:]
+    label = struct.pack("<HH", 1, len(name)) + name.ljust(4, b"\0")
+    if name_bytes is not None: label = struct.pack("<II", 1, name_bytes) + name.ljust(8, b"\0")
+    body = struct.pack("<IIII", 6, 8, cls, 0) + sizes + label
+    return element(14, body + struct.pack("<II", kind, len(values) if said is None else said) + values + bytes(-len(values) % 8))
+def packed(element):
+    z = zlib.compress(element)
+    return struct.pack("<II", 15, len(z)) + z
+head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
+pixels, y = bytes(5 * 3072), array(b"y", (5, 1), b"\1\2\3\4\5")
+def write(name, x, y=y):
+    for how, form in ("", bytes), ("-packed", packed):
+        open(f"{name}{how}.mat", "wb").write(head + form(x) + form(y))
+good = dict(name=b"X", dims=(32, 32, 3, 5), values=pixels)
+lies = {"more-images": dict(dims=(32, 32, 3, 6)), "fewer-images": dict(dims=(32, 32, 3, 4)), "a-million-images": dict(dims=(32, 32, 3, 1 << 20)),
+        "negative-images": dict(dims=(32, 32, 3, -5)), "overflow": dict(dims=(1 << 16, 1 << 16, 1 << 16, 1 << 16)),
+        "doubles-in-bytes": dict(kind=9), "type-of-no-size": dict(kind=8), "type-beyond": dict(kind=77),
+        "values-cut": dict(values=pixels[:-8], said=5 * 3072), "values-of-4gb": dict(said=0xfffffff0),
+        "sizes-of-2gb": dict(dims_bytes=0x7ffffff0), "sizes-of-700mb": dict(dims_bytes=700 << 20), "sizes-of-one": dict(dims=(15360,), values=pixels),
+        "name-of-4gb": dict(name_bytes=0xfffffff0), "struct": dict(cls=2), "cell": dict(cls=1), "sparse": dict(cls=5), "complex": dict(cls=9 | 0x800)}
+write("good", array(**good))
+for name, lie in lies.items():
+    write(name, array(**{**good, **lie}))
+write("labels-cut", array(**good), array(b"y", (5, 1), b"\1\2\3\4\5", kind=9, cls=6))
+open("length-of-4gb.mat", "wb").write(head + struct.pack("<II", 15, 0xfffffff0) + bytes(64))
+open("no-element.mat", "wb").write(head + element(3, bytes(64)))
+open("sixty-five.mat", "wb").write(head + y * 65)
+body = bytearray(packed(array(**good)) + packed(y))
+body[-1] ^= 1
+open("check-sum.mat", "wb").write(head + bytes(body))
+PY
+    local file
+    for file in good*.mat; do
+        cp "$file" src/test_32x32.mat
+        convert svhn out src
+        rm -r out
+    done
+    for file in *.mat; do
+        [[ "$file" != good* ]] || continue
+        cp "$file" src/test_32x32.mat
+        run --separate-stderr tfrec-convert --set svhn --checksum skip -o out src
+        assert_refused out
+        [[ "$stderr" == "tfrec-convert: src/test_32x32.mat: "* ]] || fail "$file: $stderr"
+        echo "$file: $stderr"
+    done
+    [[ "$(ls *.mat | wc -l)" = 44 ]]
+}
