@@ -131,8 +131,8 @@ $(BUILD)/lib/compute/cpu/%-$1.o: lib/compute/cpu/%.c $(BUILD)/flags
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
-# Loops over parameters become vectors, square roots included; the bits stay the same.
-$(BUILD)/lib/search/mlp.o $(BUILD)/lib/train/optim.o: ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
+# Loops over parameters and pixels become vectors, square roots included; the bits stay the same.
+$(patsubst %,$(BUILD)/lib/%.o,search/mlp train/optim attack/apgd attack/fab attack/pack): ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)

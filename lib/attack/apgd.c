@@ -87,16 +87,16 @@ struct job {
 /* v <- P(v), in the ball around x and in [0,1]. The l2 projection clips last, as the published code does. */
 static void project(const hr_strong_opts *o, float *v, const float *x, size_t len)
 {
-    float scale = 1.0f;
+    const float eps = o->eps;
     if (o->norm == HR_L2) {
         double d = hr_distance(HR_L2, v, x, len);
-        scale = d > (double)o->eps ? (float)((double)o->eps / d) : 1.0f;
+        float scale = d > (double)eps ? (float)((double)eps / d) : 1.0f;
+        for (size_t p = 0; p < len; p++)
+            v[p] = hr_clip(x[p] + scale * (v[p] - x[p]), 0.0f, 1.0f);
+        return;
     }
-    for (size_t p = 0; p < len; p++) {
-        float w =
-            o->norm == HR_L2 ? x[p] + scale * (v[p] - x[p]) : hr_clip(v[p], x[p] - o->eps, x[p] + o->eps);
-        v[p] = hr_clip(w, 0.0f, 1.0f);
-    }
+    for (size_t p = 0; p < len; p++)
+        v[p] = hr_clip(hr_clip(v[p], x[p] - eps, x[p] + eps), 0.0f, 1.0f);
 }
 
 static void start(const struct job *j, int i, size_t len)
@@ -153,9 +153,10 @@ static void step(const struct job *j, int i, float a, size_t len)
     const float *x = j->x + (size_t)i * len, *g = j->g + (size_t)i * len;
     float *v = j->at + (size_t)i * len, *old = j->old + (size_t)i * len, eta = j->c[i].eta;
     float *z = j->z + (size_t)i * len;
-    float scale = o->norm == HR_L2 ? (float)((double)eta / (hr_norm_of(HR_L2, g, len) + 1e-12)) : 0.0f;
+    bool l2 = o->norm == HR_L2;
+    float scale = l2 ? (float)((double)eta / (hr_norm_of(HR_L2, g, len) + 1e-12)) : 0.0f;
     for (size_t p = 0; p < len; p++)
-        z[p] = v[p] + (o->norm == HR_L2 ? scale * g[p] : eta * (float)((g[p] > 0.0f) - (g[p] < 0.0f)));
+        z[p] = v[p] + (l2 ? scale * g[p] : eta * (float)((g[p] > 0.0f) - (g[p] < 0.0f)));
     project(o, z, x, len);
     for (size_t p = 0; p < len; p++) {
         z[p] = v[p] + (z[p] - v[p]) * a + (v[p] - old[p]) * (1.0f - a);

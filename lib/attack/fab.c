@@ -22,24 +22,49 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The tangent at lambda of g(lambda) = sum |w_i| min(lambda k_i, u_i): *value + *slope * lambda'. Every
+ * LANES-th pixel has a sum of its own, so that compilers may take vectors and the bits are the same if they
+ * do not. */
+static inline void tangent(const float *w, const float *u, double lambda, size_t len, bool l2, double *value,
+                           double *slope)
+{
+    enum { LANES = 8 };
+    double v[LANES] = {0}, s[LANES] = {0};
+    size_t whole = len - len % LANES;
+    for (size_t p = 0; p < whole; p += LANES)
+        for (int l = 0; l < LANES; l++) {
+            double a = fabs((double)w[p + l]), room = u[p + l], k = l2 ? a : 1.0;
+            bool free = lambda * k < room;
+            s[l] += free ? a * k : 0.0;
+            v[l] += free ? 0.0 : a * room;
+        }
+    for (size_t p = whole; p < len; p++) {
+        double a = fabs((double)w[p]), room = u[p], k = l2 ? a : 1.0;
+        bool free = lambda * k < room;
+        s[0] += free ? a * k : 0.0;
+        v[0] += free ? 0.0 : a * room;
+    }
+    *value = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    *slope = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
 /* The step is d_i = s_i min(lambda k_i, u_i): towards the plane (s_i), at most to the box's face (u_i), with
- * k_i = 1 (l-inf) or |w_i| (l2). Find lambda with g(lambda) = sum |w_i| min(lambda k_i, u_i) = |r|. g is
- * concave, increasing and piecewise linear, so Newton's method from 0 never overshoots and ends, exactly,
- * when its tangent is of the piece that holds the solution. */
+ * k_i = 1 (l-inf) or |w_i| (l2). Find lambda with g(lambda) = |r|. g is concave, increasing and piecewise
+ * linear, so Newton's method from 0 never overshoots and ends, exactly, when its tangent is of the piece that
+ * holds the solution. */
 void hr_project_plane(enum hr_norm norm, const float *x, const float *w, double r, size_t len, float *d)
 {
     double lambda = 0.0, target = fabs(r);
-    bool up = r >= 0.0;
+    float up = r >= 0.0 ? 1.0f : -1.0f;
+    bool l2 = norm == HR_L2;
+    for (size_t p = 0; p < len; p++) /* d holds u until the end */
+        d[p] = up * w[p] > 0.0f ? 1.0f - x[p] : x[p];
     for (int turn = 0; turn < 1000; turn++) {
-        double value = 0.0, slope = 0.0; /* of the tangent at lambda: value + slope * lambda' */
-        for (size_t p = 0; p < len; p++) {
-            double a = fabs((double)w[p]), room = (w[p] > 0.0f) == up ? 1.0 - x[p] : x[p];
-            double k = norm == HR_L2 ? a : 1.0;
-            if (lambda * k < room)
-                slope += a * k;
-            else
-                value += a * room;
-        }
+        double value, slope;
+        if (l2)
+            tangent(w, d, lambda, len, true, &value, &slope);
+        else
+            tangent(w, d, lambda, len, false, &value, &slope);
         if (slope <= 0.0) { /* every pixel is at its face: the plane is out of reach, or just there */
             lambda = INFINITY;
             break;
@@ -50,10 +75,9 @@ void hr_project_plane(enum hr_norm norm, const float *x, const float *w, double 
         lambda = next;
     }
     for (size_t p = 0; p < len; p++) {
-        double a = fabs((double)w[p]), room = (w[p] > 0.0f) == up ? 1.0 - x[p] : x[p];
-        double k = norm == HR_L2 ? a : 1.0;
-        double far = w[p] == 0.0f ? 0.0 : lambda * k < room ? lambda * k : room;
-        d[p] = (float)((w[p] > 0.0f) == up ? far : -far);
+        double far = l2 ? lambda * fabs((double)w[p]) : lambda;
+        float step = far < (double)d[p] ? (float)far : d[p];
+        d[p] = w[p] == 0.0f ? 0.0f : up * w[p] > 0.0f ? step : -step;
     }
 }
 
@@ -100,9 +124,9 @@ static void approach(const struct job *j, int i, const float *g, double f, size_
     hr_project_plane(o->norm, v, g, -f, len, d1);
     hr_project_plane(o->norm, x, g, apart - f, len, d2);
     double a1 = fmax(hr_norm_of(o->norm, d1, len), 1e-8), a2 = fmax(hr_norm_of(o->norm, d2, len), 1e-8);
-    float alpha = fminf((float)(a1 / (a1 + a2)), o->alpha);
+    float alpha = fminf((float)(a1 / (a1 + a2)), o->alpha), eta = o->eta;
     for (size_t p = 0; p < len; p++) {
-        float near = v[p] + o->eta * d1[p], home = x[p] + o->eta * d2[p];
+        float near = v[p] + eta * d1[p], home = x[p] + eta * d2[p];
         v[p] = hr_clip((1.0f - alpha) * near + alpha * home, 0.0f, 1.0f);
     }
 }
@@ -122,8 +146,9 @@ static void across(const struct job *j, int i, size_t len)
             j->done[i] = !o->whole;
         }
     }
+    float beta = o->beta;
     for (size_t p = 0; p < len; p++)
-        v[p] = x[p] + o->beta * (v[p] - x[p]);
+        v[p] = x[p] + beta * (v[p] - x[p]);
 }
 
 static void task(void *ctx, int n0, int n1)

@@ -87,19 +87,23 @@ int hr_rank_class(const float *z, int classes, int y, int rank)
 double hr_norm_of(enum hr_norm norm, const float *v, size_t len)
 {
     double sum = 0.0;
-    for (size_t p = 0; p < len; p++) {
-        double d = v[p];
-        sum = norm == HR_L2 ? sum + d * d : fmax(sum, fabs(d));
+    float most = 0.0f;
+    if (norm == HR_L2) {
+        for (size_t p = 0; p < len; p++)
+            sum += (double)v[p] * v[p];
+        return sqrt(sum);
     }
-    return norm == HR_L2 ? sqrt(sum) : sum;
+    for (size_t p = 0; p < len; p++)
+        most = fabsf(v[p]) > most ? fabsf(v[p]) : most;
+    return most;
 }
 
 double hr_distance(enum hr_norm norm, const float *a, const float *b, size_t len)
 {
     double sum = 0.0;
     for (size_t p = 0; p < len; p++) {
-        double d = (double)a[p] - b[p];
-        sum = norm == HR_L2 ? sum + d * d : fmax(sum, fabs(d));
+        double d = fabs((double)a[p] - b[p]);
+        sum = norm == HR_L2 ? sum + d * d : d > sum ? d : sum;
     }
     return norm == HR_L2 ? sqrt(sum) : sum;
 }
