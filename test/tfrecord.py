@@ -63,7 +63,7 @@ def fields(data):
 
 
 def example(data):
-    """{key: bytes or int} of a tf.train.Example whose features hold one value each."""
+    """{key: bytes, int or list of floats} of a tf.train.Example; bytes and ints are one value each, floats are packed."""
     (features,) = (v for n, v in fields(data) if n == 1)
     out = {}
     for number, entry in fields(features):
@@ -73,6 +73,8 @@ def example(data):
         ((_, value),) = fields(values)
         if kind == 3 and isinstance(value, bytes):
             value, end = varint(value, 0)
+        elif kind == 2:
+            value = list(struct.unpack("<%df" % (len(value) // 4), value))
         out[entry[1].decode()] = value
     return out
 

@@ -34,15 +34,15 @@ static inline void tangent(const float *w, const float *u, double lambda, size_t
     for (size_t p = 0; p < whole; p += LANES)
         for (int l = 0; l < LANES; l++) {
             double a = fabs((double)w[p + l]), room = u[p + l], k = l2 ? a : 1.0;
-            bool free = lambda * k < room;
-            s[l] += free ? a * k : 0.0;
-            v[l] += free ? 0.0 : a * room;
+            bool inside = lambda * k < room;
+            s[l] += inside ? a * k : 0.0;
+            v[l] += inside ? 0.0 : a * room;
         }
     for (size_t p = whole; p < len; p++) {
         double a = fabs((double)w[p]), room = u[p], k = l2 ? a : 1.0;
-        bool free = lambda * k < room;
-        s[0] += free ? a * k : 0.0;
-        v[0] += free ? 0.0 : a * room;
+        bool inside = lambda * k < room;
+        s[0] += inside ? a * k : 0.0;
+        v[0] += inside ? 0.0 : a * room;
     }
     *value = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
     *slope = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));

@@ -7,7 +7,8 @@
  * - budget: weights: what the masks leave is not the rate; channels: it costs more than the uniform strategy
  * of that rate (by parameters, input rate x output rate); both beyond 1 %, maskapply's tolerance
  * - mixed: one column was measured with different eps, steps, restarts or numbers of images
- * - claim: a rate of a network has fewer searched strategies than claimed
+ * - claim: a row of the tables has fewer searched strategies than claimed; a strategy counts once, whatever
+ *   number of times it was pruned with or measured
  * - test set: the images measured on are among the inputs of a stage that made the network: something was
  *   trained on them, or selected by them
  * - digest: the network that was measured is not the one that its history describes; or a checkpoint that was
@@ -148,10 +149,15 @@ static bool searched(const hr_record *r)
     return r->pruned && hr_kind_of(r->strategy) == HR_KIND_SEARCHED;
 }
 
-static bool same_cell(const hr_record *a, const hr_record *b)
+static const char *method_of(const hr_record *r)
+{
+    return r->method ? r->method : hr_history_method(r->history);
+}
+
+static bool same_row(const hr_record *a, const hr_record *b)
 {
     return a->rate == b->rate && !strcmp(a->arch, b->arch) && !strcmp(a->reg, b->reg) &&
-           !strcmp(a->data, b->data);
+           !strcmp(a->data, b->data) && !strcmp(method_of(a), method_of(b));
 }
 
 static void claimed(struct lint *l, const hr_records *rs, int claim)
@@ -160,10 +166,16 @@ static void claimed(struct lint *l, const hr_records *rs, int claim)
     if (!claim || !searched(l->r))
         return;
     for (size_t i = 0; i < rs->n; i++) {
-        bool same = searched(&rs->r[i]) && same_cell(&rs->r[i], l->r);
-        if (same && &rs->r[i] < l->r)
+        const hr_record *r = &rs->r[i];
+        if (!searched(r) || !same_row(r, l->r))
+            continue;
+        if (r < l->r)
             return; /* said there */
-        n += same;
+        bool counted = false;
+        for (const hr_record *q = l->r; q < r && !counted; q++)
+            counted = searched(q) && same_row(q, r) &&
+                      (!strcmp(q->strategy, r->strategy) || !strcmp(q->digest, r->digest));
+        n += !counted;
     }
     if (n < claim)
         say(l, "claim", "%d searched strategies of %s %s %g, %d are claimed", n, l->r->arch, l->r->reg,

@@ -101,8 +101,8 @@ typedef int hr_json_each(const json_t *value, const char *where, void *user, hr_
 HR_MUST_CHECK int hr_json_lines(const char *path, hr_json_each *each, void *user, hr_err *err);
 
 /* Call found with one line for everything in the records that cannot be right or proves too little (lint.c
- * lists the rules, which begin the lines). claim: how many searched strategies each network and rate is said
- * to have; 0: nothing is claimed. Returns how many lines there were. */
+ * lists the rules, which begin the lines). claim: how many searched strategies each network, method and rate
+ * is said to have; 0: nothing is claimed. Returns how many lines there were. */
 int hr_lint(const hr_records *rs, int claim, hr_warning *found, void *user);
 /* The same where the network in the file path (.nn) is none of those that the records measured. Returns 0, or
  * what hr_nn_load returns. */

@@ -180,7 +180,7 @@ EOF
         tfrec-convert --dump adv.tfrecord >dump.json
         tfrec-convert --dump "$D/test.tfrecord" >images.json
         python3 - "$ROOT/test" "$D/test.tfrecord" >checked <<'EOF'
-import json, struct, sys
+import json, sys
 sys.path.insert(0, sys.argv[1])
 import tfrecord
 record = json.load(open("eval.json"))
@@ -190,14 +190,7 @@ outcome = {int(r[0]): r for r in lines[1:] if r[lines[0].index(name)] != "-"}
 images = [tfrecord.example(r)["image/encoded"] for r in tfrecord.records(sys.argv[2])]
 points = 0
 for data in tfrecord.records("adv.tfrecord", 3):
-    (features,) = (v for n, v in tfrecord.fields(data) if n == 1)
-    ex = {}
-    for _, entry in tfrecord.fields(features):
-        entry = dict(tfrecord.fields(entry))
-        ((kind, values),) = tfrecord.fields(entry[2])
-        ((_, value),) = tfrecord.fields(values)
-        ex[entry[1].decode()] = struct.unpack("<%df" % (len(value) // 4), value) if kind == 2 else \
-            tfrecord.varint(value, 0)[0] if isinstance(value, bytes) else value
+    ex = tfrecord.example(data)
     row = outcome[ex["image/index"]]
     point, image = ex["image/adversarial"], images[ex["image/index"]]
     assert len(point) == len(image) == ex["image/height"] * ex["image/width"] * ex["image/channels"]

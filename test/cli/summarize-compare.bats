@@ -46,6 +46,50 @@ EOF
     grep -F '\textbf{72.17}{\,$\pm$\,1.76}' t.tex
 }
 
+@test "summarize --compare: five strategies under six attacks, laid out as the paper's tables" {
+    python3 - >r.json <<'EOF'
+import json
+attacks = ["clean", "fgsm", "pgd10", "pgd20", "cw", "aa"]
+for i, strategy in enumerate(["uniform:0.1"] + ["search-%d" % k for k in range(5)]):
+    for reg in "channel", "weight":
+        entries = [dict(name=a, images=1000, correct=700 - 100 * k + 10 * i, accuracy=70 - 10 * k + i, balanced=50 - 5 * k + i)
+                   for k, a in enumerate(attacks)]
+        for e in entries[1:]:
+            e.update(eps=0.1, steps=1, restarts=1)
+        print(json.dumps(dict(
+            record="eval", version=1, model=dict(arch="resS", digest="%s%063x" % ("cw".index(reg[0]), i), params=100, label=strategy),
+            pruning=dict(reg=reg, strategy=strategy, rate=0.1, density=0.1, budget=dict(inout=.1, masked=.1, macs=.2)),
+            data=dict(name="SVHN", images=1000, digest="cd"), attacks=entries, history=dict(tool="adveval", options={}, inputs=[]))))
+EOF
+    summarize --compare -a published --csv t.csv --latex t.tex r.json >t.txt
+    python3 - <<'EOF'
+import csv, re
+titles = ["natural", "FGSM", "PGD-10", "PGD-20", "C&W", "AutoAttack"]
+rows = list(csv.DictReader(open("t.csv", newline="")))
+assert [r["reg"] for r in rows] == ["channel", "weight"]
+for r in rows:
+    assert (r["uniform_runs"], r["searched_runs"]) == ("1", "5")
+    for k, a in enumerate(["clean", "fgsm", "pgd10", "pgd20", "cw", "aa"]):  # balanced, as SVHN's are; searched: +1 to +5
+        got = [float(r[a + "_" + what]) for what in ("uniform", "mean", "std", "diff")]
+        assert all(abs(g - w) < 1e-6 for g, w in zip(got, [50 - 5 * k, 53 - 5 * k, 2.5 ** 0.5, 3])), (a, got)
+# LaTeX: every row has the columns that the head declares; three groups of the six attacks
+tex = open("t.tex").read()
+columns = 3 + int(re.search(r"\\begin{tabular}{llr\*{(\d+)}{r}}", tex).group(1))
+assert columns == 3 + 3 * 6
+assert re.findall(r"\\multicolumn\{6\}{c}{(\w+)}", tex) == ["uniform", "searched", "difference"]
+head = next(l for l in tex.splitlines() if l.startswith("network &"))
+cells = [c.strip() for c in re.split(r"(?<!\\)&", head.rstrip("\\ "))]
+assert cells == ["network", "method", "rate"] + 3 * [t.replace("&", r"\&") for t in titles], cells
+for l in tex.splitlines():
+    if l.startswith("resS"):
+        assert len(re.split(r"(?<!\\)&", l)) == columns, l
+assert re.findall(r"{l}{(.*?)} ", tex) == ["SVHN, channel pruning", "SVHN, weight pruning"]
+assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 1 and tex.count(r"\midrule") == 2
+text = open("t.txt").read()
+assert all(t in text for t in titles), text
+EOF
+}
+
 @test "summarize --compare: bold is what is within the margin of the best, as in the published sheets" {
     bold() { # bold UNIFORM SEARCHED: which of uniform, mean and difference are
         records uniform:0.1:"$1":40 search-0:"$2":40 >r.json

@@ -91,6 +91,17 @@ b["pruning"]["budget"]["inout"] = 0.09; b["pruning"]["density"] = b["pruning"]["
     lint 'pass' --claim 5
     found claim
     assert_output "claim: r.json: line 2: search-0: 1 searched strategies of resS weight 0.1, 5 are claimed"
+    # a third record is another strategy, the same one again, the same network under another name, or of another method
+    local third='import copy; c = copy.deepcopy(b); c["model"]["digest"] = c["history"]["inputs"][0]["sha256"] = "%064x" % 3
+c["pruning"]["strategy"] = "search-1"; print(json.dumps(c))'
+    lint "$third" --claim 2
+    assert_success
+    lint "${third/search-1/search-0}" --claim 2
+    found claim
+    lint "${third/'% 3'/'% 2'}" --claim 2
+    found claim
+    lint "H(b)['options'] = dict(stage='prune'); ${third/'; print'/'; H(c)["options"] = dict(stage="admm"); print'}" --claim 2
+    found claim claim
 }
 
 @test "summarize --lint: a network that was trained on, or selected by, the images it is measured on" {
@@ -148,6 +159,45 @@ b["pruning"]["budget"]["inout"] = 0.09; b["pruning"]["density"] = b["pruning"]["
 @test "summarize --lint: another network than its history is of" {
     lint 'b["model"]["digest"] = "ab" * 32'
     found digest
+}
+
+@test "summarize --lint: a sheet's wrong means and deviations, collapsed networks and attacks out of order" {
+    # sheet ROW-CHANGE: a sheet of one network whose five searched strategies have a deviation of sqrt(2.5) everywhere
+    sheet() {
+        python3 - "$1" >x_weight_cifar10.csv <<'EOF'
+import csv, statistics, sys
+attacks, own = ["oa", "fgsm", "pgd10", "pgd20", "cw"], ["oa", "fgsm", "pgdone", "pgdtwo", "cw"]
+uniform = dict(zip(own, [70, 50, 42, 41, 40]))
+R = [{a: v + i for a, v in zip(attacks, [72, 52, 44, 43, 42])} for i in range(5)]
+mean = {o: "\\B %.2f" % statistics.mean(r[a] for r in R) for a, o in zip(attacks, own)}
+std = {o: round(statistics.stdev(r[a] for r in R), 6) for a, o in zip(attacks, own)}
+exec(sys.argv[1])
+head = ["arch", "method", "compressionrate"] + ["uni" + o for o in own] + \
+    ["R%d-%s" % (i + 1, a) for i in range(5) for a in attacks] + own + [o + "var" for o in own]
+out = csv.writer(sys.stdout, lineterminator="\n")
+out.writerow(head)
+out.writerow(["vgg", "radmms", 0.1, *uniform.values(), *(v for r in R for v in r.values()), *mean.values(), *std.values()])
+out.writerow(["conf:margin", "", 0.5] + [""] * (len(head) - 3))
+EOF
+        run --separate-stderr summarize --lint --sheet x_weight_cifar10.csv
+    }
+    sheet 'pass'
+    assert_success
+    assert_equal "$output$stderr" ""
+    sheet 'std["fgsm"] = round(statistics.stdev(r["fgsm"] for r in [R[1], R[2], R[2], R[3], R[4]]), 6)' # R1 left out
+    assert_equal "$status" 1
+    assert_output "x_weight_cifar10.csv: line 2: vgg16_bn radmm 0.1: the sheet's deviation of fgsm is 1.14, that of its 5 runs 1.58"
+    summarize --compare --sheet x_weight_cifar10.csv 2>/dev/null >t.txt
+    assert_file_contains t.txt '54.00 +- 1.58'
+    sheet 'mean["oa"] = "74.01"'
+    assert_output --partial "the sheet's mean oa is 74.01, that of its 5 runs 74.00"
+    assert_equal "${#lines[@]}" 1
+    sheet 'uniform = dict.fromkeys(own, 10)'
+    assert_output --partial "uniform has collapsed: 10.00 natural, 10.00 under PGD-20"
+    assert_equal "${#lines[@]}" 1
+    sheet 'uniform["pgdtwo"] = 51'
+    assert_output --partial "uniform: PGD-20 leaves 51.00, FGSM 50.00, PGD-10 42.00"
+    assert_equal "${#lines[@]}" 1
 }
 
 @test "summarize --lint: the published raw results: known rows, no others" {

@@ -1,14 +1,16 @@
-"""AutoAttack's parts once more, to compare adveval with: image by image.
+"""The attacks once more, to compare adveval with: image by image.
 
     strong_attacks.py PEER BOUND NET.pth IMAGES.tfrecord EVAL.json OUTCOMES.tsv
 
 PEER own: written down here from the papers, by batches of tensors in float64, with adveval's own noise, so that an
-image must have the same fate but for rounding. PEER torchattacks: that package's; APGD's parts start from
-adveval's points, FAB-T has no noise, Square draws its own squares. For each attack: how many images each leaves right, and which ones they disagree on. Status 1 when an attack's accuracies are more
+image must have the same fate but for rounding. PEER torchattacks: that package's; PGD and APGD's parts
+start from adveval's points, FGSM and FAB-T have no noise, Square draws its own squares; C&W-inf, which the package does
+not have, is the own one. For each attack: how many images each leaves right, and which ones they disagree on. Status 1 when an attack's accuracies are more
 than BOUND points apart. The networks are those of torch_nets.py.
 """
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tfrecord
 import torch_nets
 
-SEED_STREAM, FIRST_PART = 5, 16  # where adveval draws from
+SEED_STREAM, PGD, CW, FIRST_PART = 5, 1, 2, 16  # where adveval draws from
 PARTS = ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 
 
@@ -48,6 +50,28 @@ def uniform(seed, c0, c1, index, shape):
 
 
 # ---- the attacks, once more --------------------------------------------------------------------------------------
+
+
+def plain(net, entry, x, y, index, seed):
+    """FGSM, PGD (Madry et al. 2018, arXiv:1706.06083) and C&W-inf with its published margin, 50. Which images were broken."""
+    eps, broken, margin = entry["eps"], torch.zeros(len(x), dtype=torch.bool), entry["loss"] == "margin"
+    for restart in range(entry["restarts"]):
+        at = x
+        if entry["name"] != "fgsm":
+            at = x + eps * uniform(seed, CW if margin else PGD, restart, index, x.shape[1:]).to(x.dtype)
+        for _ in range(entry["steps"]):
+            v = at.clone().requires_grad_()
+            z = net(v)
+            if margin:
+                best = z.scatter(1, y[:, None], -np.inf).max(1)[0]
+                f = -(z.gather(1, y[:, None])[:, 0] - best + 50).clamp(min=0).sum()
+            else:
+                f = F.cross_entropy(z, y, reduction="sum")
+            up = torch.autograd.grad(f, v)[0].sign()
+            at = torch.minimum(torch.maximum(at + entry["step"] * up, x - eps), x + eps).clamp(0, 1)
+        with torch.no_grad():
+            broken |= net(at).argmax(1) != y
+    return broken
 
 
 def dlr(z, y, target):
@@ -174,6 +198,8 @@ def square(net, x, y, index, seed, eps, queries):
 
 def own(net, part, entry, x, y, index, seed):
     """Which of these images, all of them right, the part breaks."""
+    if "loss" in entry:
+        return plain(net, entry, x, y, index, seed)
     if part == "square":
         return square(net, x, y, index, seed, entry["eps"], entry.get("queries", entry["steps"]))
     broken, order = torch.zeros(len(x), dtype=torch.bool), None
@@ -215,17 +241,27 @@ def theirs(net, part, entry, x, y, index, seed):
     """The same by the package torchattacks."""
     import torchattacks
 
+    if entry.get("loss") == "margin":
+        return plain(net, entry, x, y, index, seed)
     eps, steps, classes = entry["eps"], entry["steps"], 1 + entry.get("targets", 9)
     attack = {
+        "fgsm": lambda: torchattacks.FGSM(net, eps=eps),
+        "pgd": lambda: torchattacks.PGD(net, eps=eps, alpha=entry["step"], steps=steps),
         "apgd-ce": lambda: torchattacks.APGD(net, eps=eps, steps=steps, loss="ce"),
         "apgd-dlr": lambda: torchattacks.APGD(net, eps=eps, steps=steps, loss="dlr"),
         "apgd-t": lambda: torchattacks.APGDT(net, eps=eps, steps=steps, n_classes=classes),
         "fab-t": lambda: torchattacks.FAB(net, eps=eps, steps=steps, n_classes=classes, multi_targeted=True),
         "square": lambda: torchattacks.Square(net, eps=eps, n_queries=entry.get("queries", steps)),
-    }[part]()
+    }[part.rstrip("0123456789")]()
     if part.startswith("apgd"):
         starts(attack, part, x, index, seed)
-    adv = attack(x, y)
+    noise, draw = eps * uniform(seed, PGD, 0, index, x.shape[1:]).to(x.dtype), torch.empty_like
+    try:
+        if "loss" in entry:  # PGD's start; where FGSM has none
+            torch.empty_like = lambda _: types.SimpleNamespace(uniform_=lambda *_: noise)
+        adv = attack(x, y)
+    finally:
+        torch.empty_like = draw
     assert (adv - x).abs().max() <= eps + 1e-5 and adv.min() >= 0 and adv.max() <= 1
     with torch.no_grad():
         return net(adv).argmax(1) != y
@@ -260,10 +296,10 @@ def main(peer, bound, net_path, data, eval_path, outcomes_path):
         clean = net(x).argmax(1) == y
     found = {}  # what a part breaks alone, it breaks within a list of parts, too
     for entry in record["attacks"]:
-        if "parts" not in entry:
+        if entry["name"] == "clean":
             continue
         right = clean.clone()
-        for part in (p["name"] for p in entry["parts"]):
+        for part in (p["name"] for p in entry.get("parts", [entry])):
             how = part, entry["eps"], entry.get("queries") if part == "square" else entry["steps"], entry.get("targets")
             how = how if part in ("apgd-t", "fab-t") else how[:3]
             if how in found:

@@ -537,6 +537,13 @@ static void test_record_says_what_was_pruned_and_measured(void **state)
     assert_near(eps, 0.1, 0);
     assert_true(steps == 2 && restarts == 2 && images == N && correct == (int)results[1].correct);
     assert_near(accuracy, 100.0 * correct / N, 1e-12);
+    /* Wilson's interval ends where the accuracy is 1.96 standard errors away, by that end's own error */
+    const json_t *interval = json_object_get(json_array_get(json_object_get(j, "attacks"), 1), "interval");
+    assert_true(correct > 0 && correct < N && json_array_size(interval) == 2);
+    for (size_t k = 0; k < 2; k++) {
+        double end = json_number_value(json_array_get(interval, k)) / 100, apart = correct / (double)N - end;
+        assert_near((k ? -apart : apart) / sqrt(end * (1 - end) / N), 1.959963984540054, 1e-9);
+    }
     json_decref(j);
 
     prune_all(m, HR_REG_CHANNEL, 0.5, true);
