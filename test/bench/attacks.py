@@ -46,7 +46,7 @@ def aa():
         torchattacks.APGD(net, eps=eps, steps=iterations, loss="ce"),
         torchattacks.APGDT(net, eps=eps, steps=iterations, n_classes=targets + 1),
         torchattacks.FAB(net, eps=eps, steps=iterations, n_classes=targets + 1, multi_targeted=True),
-        torchattacks.Square(net, eps=eps, n_queries=queries),
+        torchattacks.Square(net, eps=eps, n_queries=queries, resc_schedule=False),
     ):
         some = [left[i : i + batch] for i in range(0, len(left), batch)]
         left = torch.cat([i[right(attack(x[i], y[i]), y[i])] for i in some] or [left])

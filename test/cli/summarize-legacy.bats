@@ -104,6 +104,22 @@ EOF
     run -2 summarize -a published --legacy logs
 }
 
+@test "summarize --published: a row has the figures of the sheet's row of that name" {
+    logs
+    mkdir sheets
+    printf 'arch,method,compressionrate,unioa,R1-oa,R2-oa\n%s\n%s\n%s\n' vgg,hydra,0.01,61,71,72 resnet,hydra,0.1,62,73,74 \
+        vgg,hydra,0.1,63,75,77 >sheets/weight_cifar10.csv
+    summarize --compare --legacy logs --published sheets --csv t.csv >t.txt 2>stderr
+    python3 - <<'EOF'
+import csv
+rows = {(r["data"], r["reg"], r["arch"], r["method"], r["rate"]): r for r in csv.DictReader(open("t.csv", newline=""))}
+r = rows["CIFAR10", "weight", "vgg16_bn", "hydra", "0.1"]
+assert [r["clean_published_" + k] for k in ("uniform", "mean")] == ["63", "76"], r
+assert abs(float(r["clean_published_std"]) - 2 ** 0.5) < 1e-8
+assert rows["CIFAR10", "weight", "vgg16_bn", "radmm", "0.1"]["clean_published_mean"] == ""
+EOF
+}
+
 @test "summarize --sheet: spreadsheets go through ssconvert, formulas computed; without it a line says so" {
     printf 'arch,method,compressionrate,unioa,R1-oa,oa\n"vgg","hydra",0.1,70,71,"\\B 71.00"\n,,,,,\n' >plain_weight_cifar10.csv
     mkdir bin

@@ -23,7 +23,8 @@ print(json.dumps({"record": "eval", "version": 1,
                   "pruning": pruning, "data": {"name": "FashionMNIST", "images": 10000, "digest": "cd" * 32},
                   "attacks": attacks, "history": {"tool": "adveval", "version": "0.1.0", "options": {"eps": 0.1},
                       "inputs": [{"role": "model", "sha256": "ab" * 32, "history":
-                          {"tool": "advtrain", "version": "0.1.0", "options": {"stage": "finetune", "lr": 0.05}}}]}}))
+                          {"tool": "advtrain", "version": "0.1.0", "options": {"stage": "finetune", "lr": 0.05}}},
+                                 {"role": "data", "sha256": "cd" * 32}]}}))
 PY
 }
 
@@ -139,4 +140,25 @@ PY
     assert_success
     assert_line --index 0 "s.json: line 1: resS: weight: search-0"
     assert_line --index 1 "  ddpg-search 0.1.0 --seed 7"
+}
+
+@test "summarize --history --cell: the numbers behind a cell and the chain of each, down to the archive" {
+    three_records
+    record search-1 0.05 740 620 580 520 >t.json
+    python3 -c '
+import json
+json.dump({"name": "D", "splits": {"train": {"digest": "ce" * 32}, "test": {"digest": "cd" * 32}}, "history": {
+    "tool": "tfrec-convert", "options": {"seed": 5}, "inputs": [{"role": "archive", "sha256": "ef" * 32}]}},
+    open("manifest.json", "w"))'
+    run -0 summarize --history --cell resS,weight,0.1,searched,pgd20 --manifest manifest.json {d,u,s,t}.json
+    assert_output "s.json: line 1: search-0
+  pgd20: 60.00 % balanced 59.00 %, 600 of 1000 images
+  adveval 0.1.0 --eps 0.1
+    model abababababab: advtrain 0.1.0 --stage finetune --lr 0.05
+    data cdcdcdcdcdcd (D, test): tfrec-convert --seed 5
+      archive efefefefefef"
+    run -0 summarize --history --cell searched {d,u,s,t}.json # all attacks of both
+    assert_equal "$(grep -c "^[st].json: " <<<"$output")/$(wc -l <<<"$output")" 2/16
+    run -1 --separate-stderr summarize --history --cell resS,0.2 {d,u,s,t}.json
+    assert_equal "$stderr" "summarize: no record is of the cell 'resS,0.2'"
 }

@@ -3,10 +3,11 @@
     strong_attacks.py PEER BOUND NET.pth IMAGES.tfrecord EVAL.json OUTCOMES.tsv
 
 PEER own: written down here from the papers, by batches of tensors in float64, with adveval's own noise, so that an
-image must have the same fate but for rounding. PEER torchattacks: that package's; PGD and APGD's parts
-start from adveval's points, FGSM and FAB-T have no noise, Square draws its own squares; C&W-inf, which the package does
-not have, is the own one. For each attack: how many images each leaves right, and which ones they disagree on. Status 1 when an attack's accuracies are more
-than BOUND points apart. The networks are those of torch_nets.py.
+image must have the same fate but for rounding. PEER torchattacks: that package's; PGD and APGD's parts start from
+adveval's points, FGSM and FAB-T have no noise, Square draws its own squares, which shrink as they do in AutoAttack's own
+code (by itself the package shrinks them sooner), and C&W-inf, which the package does not have, is the own one. For each
+attack: how many images each leaves right, and which ones they disagree on. Status 1 when an attack's accuracies are
+more than BOUND points apart. The networks are those of torch_nets.py.
 """
 import json
 import sys
@@ -251,7 +252,7 @@ def theirs(net, part, entry, x, y, index, seed):
         "apgd-dlr": lambda: torchattacks.APGD(net, eps=eps, steps=steps, loss="dlr"),
         "apgd-t": lambda: torchattacks.APGDT(net, eps=eps, steps=steps, n_classes=classes),
         "fab-t": lambda: torchattacks.FAB(net, eps=eps, steps=steps, n_classes=classes, multi_targeted=True),
-        "square": lambda: torchattacks.Square(net, eps=eps, n_queries=entry.get("queries", steps)),
+        "square": lambda: torchattacks.Square(net, eps=eps, n_queries=entry.get("queries", steps), resc_schedule=False),
     }[part.rstrip("0123456789")]()
     if part.startswith("apgd"):
         starts(attack, part, x, index, seed)
