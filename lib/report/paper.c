@@ -227,7 +227,7 @@ static void write_text(const hr_paper *p, FILE *out)
                     i ? "\n" : "", r->data, r->reg);
             fprintf(out, "%-10s %-6s %5s %2s", "network", "method", "rate", "n");
             for (int k = 0; k < columns; k++)
-                fprintf(out, p->published ? "  | %-25s published           " : "  | %-25s", titles[k]);
+                fprintf(out, p->published ? "  | %-26s published           " : "  | %-26s", titles[k]);
             putc('\n', out);
         }
         fprintf(out, "%-10s %-6s %5g %2d", r->arch, *r->method ? r->method : "-", r->rate, r->nsearched);
@@ -246,8 +246,6 @@ static void write_text(const hr_paper *p, FILE *out)
                 put_number(std, c.std, false);
                 fprintf(out, "  %5s %5s +- %4s", uniform, mean, std);
             }
-            if (k + 1 < columns)
-                putc(' ', out);
         }
         putc('\n', out);
     }

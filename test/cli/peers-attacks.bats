@@ -44,7 +44,7 @@ print(a["clean"] > a["fgsm"] > a["pgd10"] > a["cw10"] > 5)')" "True"
 }
 
 @test "points of --save-adv have the classes, balanced and top-5 accuracy in PyTorch that the record gives" {
-    adveval -q -d "$D/test.tfrecord" --eps 0.05 --step 0.02 --attacks clean,pgd5 --save-adv adv.tfrecord -o eval.json "$D/net.nn"
+    adveval -q -d "$D/test.tfrecord" --eps 0.1 --step 0.04 --attacks clean,pgd5 --save-adv adv.tfrecord -o eval.json "$D/net.nn"
     run -0 "$PYTHON" - "$ROOT/test" "$D/net.pth" <<'EOF'
 import json, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/peers"]
