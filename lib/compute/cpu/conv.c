@@ -12,7 +12,10 @@
  * under t: W_t^T dy_p. Which taps these are depends only on q modulo the stride, so pixels are sorted into
  * stride*stride classes, each again an implicit GEMM over dy with its own packed panels.
  *
- * Gradient to the weights. dW (T*ci, co) = A^T dy, tile by tile in registers over a block of pixels.
+ * Gradient to the weights. dW (T*ci, co) = A^T dy, over blocks of pixels. A block of dy is packed into panels
+ * of columns, one of A into strips of a tile's rows, so that tiles read both from end to end (in place a
+ * power of two of channels apart they would share a few cache sets); then tile by tile in registers, a panel
+ * staying in the first-level cache for all strips.
  *
  * Gathering. With few input channels (an image) both ideas starve: a tap is one or three values, and dx has
  * one or three columns. Then rows of A are copied together (im2col, a block at a time), and dx goes through
@@ -28,6 +31,7 @@ enum {
     L1_FLOATS = 6 << 10, /* half of a first-level cache */
     ROW_TILES = 8,       /* tiles of mr rows in a forward or dx block */
     DW_PIXELS = 256,     /* pixels in a dw block */
+    PACK_FROM = 64,      /* pack a dw block when pixels are at least so many floats apart */
     GATHER_BELOW = 8     /* gather when there are fewer input channels */
 };
 
@@ -233,6 +237,18 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* Floats between the strips of a packed block: not a power of two, or all strips would share a few cache
+ * sets. */
+static size_t strip_step(const hr_kernels *k)
+{
+    return (size_t)DW_PIXELS * (size_t)k->mo + 16;
+}
+
+static size_t dw_floats(const hr_kernels *k)
+{
+    return (size_t)HR_DW_COLUMNS * DW_PIXELS + (size_t)div_up(HR_DW_ROWS, k->mo) * strip_step(k);
+}
+
 size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw)
 {
     if (c->fwd.u) {
@@ -241,10 +257,10 @@ size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw)
     }
     size_t block = (size_t)(ROW_TILES * k->mr), depth = (size_t)c->taps * (size_t)c->ci;
     size_t values = block * (size_t)c->ci; /* a dx block before it is scattered */
-    if (c->gather) {
-        size_t rows = block > DW_PIXELS ? block : DW_PIXELS;
-        values = (rows + (size_t)c->hout * (size_t)c->wout) * depth;
-    }
+    if (c->gather)
+        values = (block + (size_t)c->hout * (size_t)c->wout) * depth;
+    if (dw)
+        values = larger(values, dw_floats(k) + (c->gather ? DW_PIXELS * depth : 0));
     return pointer_count(c, k) * sizeof(float *) + (values + 2 * HR_SLACK) * sizeof(float);
 }
 
@@ -447,46 +463,90 @@ void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, 
 /* ---- gradient to the weights -----------------------------------------------------------------------------
  */
 
-/* part (m, o1-o0) (+)= transpose(rows under ptr) dy over np pixels. */
-static void block_outer(const hr_kernels *k, const float *const *ptr, int np, int m, const float *dy,
-                        size_t co, int o0, int o1, float *part, bool add)
+/* Columns [o0,o1) of np rows of dy, panel by panel: [panel][pixel][column], zero-filled at the edge. */
+static void pack_panels(const hr_kernels *k, const float *dy, size_t co, int np, int o0, int o1, float *to)
 {
-    int columns = o1 - o0, panel = panel_width(k, columns);
-    for (int i = 0; i < m; i += k->mo)
-        for (int j = 0; j < columns; j += panel)
-            k->outer(m - i < k->mo ? m - i : k->mo, columns - j < panel ? columns - j : panel, panel, np, ptr,
-                     (size_t)i, dy + o0 + j, co, part + (size_t)i * (size_t)columns + j, (size_t)columns,
-                     add);
+    int panel = panel_width(k, o1 - o0);
+    for (int o = o0; o < o1; o += panel) {
+        size_t n = (size_t)(o1 - o < panel ? o1 - o : panel), rest = (size_t)panel - n;
+        for (int p = 0; p < np; p++, to += panel) {
+            memcpy(to, dy + (size_t)p * co + o, n * sizeof *to);
+            memset(to + n, 0, rest * sizeof *to);
+        }
+    }
 }
 
-void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int o0,
-                int o1, float *part, void *scratch)
+/* part (i1-i0, columns), ld apart, (+)= transpose(values [i0,i1) of the rows under ptr) times the columns of
+ * dy, co apart, or of packed panels when panels is not NULL. strips: room to pack the rows in, or NULL. */
+static void block_outer(const hr_kernels *k, const float **ptr, int np, int i0, int i1, const float *dy,
+                        size_t co, const float *panels, int columns, float *strips, float *part, size_t ld,
+                        bool add)
+{
+    int panel = panel_width(k, columns);
+    const float *packed[DW_PIXELS], **pixel = ptr;
+    size_t first = (size_t)i0, step = (size_t)k->mo;
+    if (strips) {
+        k->strips(i1 - i0, np, ptr, first, strips, strip_step(k));
+        for (int p = 0; p < np; p++)
+            packed[p] = strips + (size_t)p * step;
+        pixel = packed;
+        first = 0;
+        step = strip_step(k);
+    }
+    for (int j = 0; j < columns; j += panel) {
+        const float *b = panels ? panels + (size_t)j * (size_t)np : dy + j;
+        for (int i = 0; i < i1 - i0; i += k->mo)
+            k->outer(i1 - i0 - i < k->mo ? i1 - i0 - i : k->mo, columns - j < panel ? columns - j : panel,
+                     panel, np, pixel, first + (size_t)(i / k->mo) * step, b, panels ? (size_t)panel : co,
+                     part + (size_t)i * ld + j, ld, add);
+    }
+}
+
+/* Pixels [r, r+n) of tap t. */
+static void point_tap(const hr_conv *c, const float *x, int r, int n, int t, const float **ptr)
+{
+    int pixels = c->hout * c->wout;
+    size_t sample = (size_t)c->hin * c->win * c->ci;
+    row at = row_at(r, pixels);
+    for (int i = 0; i < n; i++) {
+        int32_t o = c->off[(size_t)at.p * (size_t)c->taps + (size_t)t];
+        ptr[i] = o < 0 ? hr_zeros : x + (size_t)at.s * sample + o;
+        row_next(&at, pixels);
+    }
+}
+
+void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int r0,
+                int r1, int o0, int o1, float *part, void *scratch)
 {
     if (c->fwd.u) {
         hr_wino_dw(&c->fwd, k, x, dy, ns, part, scratch);
         return;
     }
     work w = lay_out(scratch, c, k);
-    int pixels = c->hout * c->wout, rows = ns * pixels;
-    size_t depth = (size_t)c->taps * (size_t)c->ci, co = (size_t)c->co, columns = (size_t)(o1 - o0);
-    size_t sample = (size_t)c->hin * c->win * c->ci;
-    for (int r = 0; r < rows; r += DW_PIXELS) {
-        int n = rows - r < DW_PIXELS ? rows - r : DW_PIXELS;
-        const float *d = dy + (size_t)r * co;
+    int pixels = ns * c->hout * c->wout, depth = c->taps * c->ci, tap = c->gather ? depth : c->ci;
+    size_t co = (size_t)c->co, ld = (size_t)(o1 - o0);
+    float *room = w.val + (c->gather ? (size_t)DW_PIXELS * (size_t)depth : 0);
+    float *panels = c->co >= PACK_FROM ? room : NULL,
+          *strips = tap >= PACK_FROM ? room + (size_t)HR_DW_COLUMNS * DW_PIXELS : NULL;
+    for (int p = 0; p < pixels; p += DW_PIXELS) {
+        int np = pixels - p < DW_PIXELS ? pixels - p : DW_PIXELS;
         if (c->gather) {
-            gather_rows(c, x, r, n, w.val);
-            point_plain(w.ptr, w.val, depth, n, 1);
-            block_outer(k, w.ptr, n, (int)depth, d, co, o0, o1, part, r > 0);
-            continue;
+            gather_rows(c, x, p, np, w.val);
+            point_plain(w.ptr, w.val, (size_t)depth, np, 1);
         }
-        for (int t = 0; t < c->taps; t++) {
-            row at = row_at(r, pixels);
-            for (int i = 0; i < n; i++) {
-                int32_t o = c->off[(size_t)at.p * (size_t)c->taps + (size_t)t];
-                w.ptr[i] = o < 0 ? hr_zeros : x + (size_t)at.s * sample + o;
-                row_next(&at, pixels);
+        for (int o = o0, oe; o < o1; o = oe) {
+            oe = o1 - o < HR_DW_COLUMNS ? o1 : o + HR_DW_COLUMNS;
+            const float *d = dy + (size_t)p * co;
+            if (panels)
+                pack_panels(k, d, co, np, o, oe, panels);
+            for (int r = r0, re; r < r1; r = re) {
+                int t = r / tap, end = (t + 1) * tap < r1 ? (t + 1) * tap : r1;
+                re = end - r < HR_DW_ROWS ? end : r + HR_DW_ROWS;
+                if (!c->gather)
+                    point_tap(c, x, p, np, t, w.ptr);
+                block_outer(k, w.ptr, np, r - t * tap, re - t * tap, d + o, co, panels, oe - o, strips,
+                            part + (size_t)(r - r0) * ld + (size_t)(o - o0), ld, p > 0);
             }
-            block_outer(k, w.ptr, n, c->ci, d, co, o0, o1, part + (size_t)t * (size_t)c->ci * columns, r > 0);
         }
     }
 }

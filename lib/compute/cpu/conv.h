@@ -63,9 +63,11 @@ void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int 
 /* dx (+)= transposed conv of dy. */
 void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
                 void *scratch);
-/* part (taps*ci, o1-o0) = sum over the chunk's pixels of x (taps*ci) times dy (co), output channels [o0,o1);
- * all of them (0, co) where the kernel is one of Winograd's. */
-void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int o0,
-                int o1, float *part, void *scratch);
+/* Rows [r0,r1) of taps*ci and columns [o0,o1) of co: part (r1-r0, o1-o0) = sum over the chunk's pixels of x
+ * times dy; all of them where the kernel is one of Winograd's. Blocks of HR_DW_ROWS, within a tap, by
+ * HR_DW_COLUMNS are what it works in. */
+enum { HR_DW_ROWS = 256, HR_DW_COLUMNS = 128 };
+void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const float *dy, int ns, int r0,
+                int r1, int o0, int o1, float *part, void *scratch);
 
 #endif

@@ -6,8 +6,8 @@
  * Chunk by chunk: small weights. Every chunk has a dW of its own; its thread makes it while the chunk's
  * values are warm, and then all threads add up the chunks, each some rows.
  *
- * By panels: large weights. A panel of output channels is one task that goes through all chunks, with one
- * partial sum per level of the tree.
+ * By tiles: large weights. A tile of dW is one task that goes through all chunks, with one partial sum per
+ * level of the tree.
  *
  * By groups: large weights and Winograd's algorithm. The threads transform a group of samples together, then
  * sum it point by point; groups are added up one after the other. */
@@ -30,15 +30,18 @@ static void add_into(float *a, const float *b, size_t n)
         a[i] += b[i];
 }
 
-/* Put rows [r0,r1) of a (taps*ci, o1-o0) block into the (co,ci,kh,kw) gradient. */
-static void put_dw(const hr_conv *c, const float *block, int o0, int o1, int r0, int r1, float *grad)
+/* Put a tile of dW, rows [r0,r1) of taps*ci by columns [o0,o1), into the (co,ci,kh,kw) gradient. */
+static void put_dw(const hr_conv *c, const float *tile, int r0, int r1, int o0, int o1, float *grad)
 {
     size_t taps = (size_t)c->taps, ci = (size_t)c->ci, columns = (size_t)(o1 - o0);
-    for (int r = r0; r < r1; r++) {
-        size_t t = (size_t)r / ci, i = (size_t)r % ci;
-        const float *row = block + (size_t)r * columns;
-        for (size_t o = 0; o < columns; o++)
-            grad[(((size_t)o0 + o) * ci + i) * taps + t] = row[o];
+    for (int o = o0; o < o1; o++) {
+        const float *v = tile + (o - o0);
+        size_t t = (size_t)r0 / ci, i = (size_t)r0 % ci;
+        for (int r = r0; r < r1; t++, i = 0) {
+            float *g = grad + (size_t)o * ci * taps + t;
+            for (; i < ci && r < r1; i++, r++, v += columns)
+                g[i * taps] = *v;
+        }
     }
 }
 
@@ -54,35 +57,39 @@ static void reduce_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
         for (int i = 0; i + half < w->chunks; i += 2 * half)
             add_into(e->dw_part + (size_t)i * e->dw_part_len + at,
                      e->dw_part + (size_t)(i + half) * e->dw_part_len + at, n);
-    put_dw(c, e->dw_part, 0, c->co, lo, hi, grad);
+    put_dw(c, e->dw_part + at, lo, hi, 0, c->co, grad);
     clocked(e, s, HR_PASS_DW, 0, &from);
 }
 
-/* Large weights: each panel of output channels is one task that goes through all chunks and keeps one partial
+/* Large weights: each tile, rows of one tap, is one task that goes through all chunks and keeps one partial
  * sum per level of the same tree, like the carries of a binary counter. */
 static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
 {
     const hr_conv *c = &s->conv;
-    int panel = c->co > e->k->vw ? 2 * e->k->vw : e->k->vw, depth = c->taps * c->ci;
+    int tap = c->gather ? c->taps * c->ci : c->ci, taps = c->taps * c->ci / tap;
+    int down = (tap + HR_DW_ROWS - 1) / HR_DW_ROWS, across = (c->co + HR_DW_COLUMNS - 1) / HR_DW_COLUMNS;
 #pragma omp for schedule(dynamic, 1)
-    for (int o0 = 0; o0 < c->co; o0 += panel) {
-        int o1 = o0 + panel < c->co ? o0 + panel : c->co, top = 0;
-        size_t len = (size_t)depth * (size_t)(o1 - o0);
-        int size[64];
-        double from = clock_of(e), macs = 0;
+    for (int tile = 0; tile < taps * down * across; tile++) {
+        int t = tile / across / down, i0 = tile / across % down * HR_DW_ROWS,
+            o0 = tile % across * HR_DW_COLUMNS;
+        int i1 = tap - i0 < HR_DW_ROWS ? tap : i0 + HR_DW_ROWS,
+            o1 = c->co - o0 < HR_DW_COLUMNS ? c->co : o0 + HR_DW_COLUMNS;
+        int r0 = t * tap + i0, r1 = t * tap + i1, top = 0, size[64];
+        size_t len = (size_t)(r1 - r0) * (size_t)(o1 - o0);
+        double from = clock_of(e), share_of = (double)len / c->taps / c->ci / c->co, macs = 0;
+        float *sum = e->tile[w->thread];
         for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
             size[top] = 1;
             hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q * HR_CHUNK), g_of(s, q * HR_CHUNK),
-                       chunk_size(q, w->n), o0, o1, e->tile[w->thread] + (size_t)top * e->tile_len,
+                       chunk_size(q, w->n), r0, r1, o0, o1, sum + (size_t)top * e->tile_len,
                        e->scratch[w->thread]);
-            macs += s->macs * chunk_size(q, w->n) * (o1 - o0) / c->co;
+            macs += s->macs * chunk_size(q, w->n) * share_of;
             for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
-                add_into(e->tile[w->thread] + (size_t)(top - 2) * e->tile_len,
-                         e->tile[w->thread] + (size_t)(top - 1) * e->tile_len, len);
+                add_into(sum + (size_t)(top - 2) * e->tile_len, sum + (size_t)(top - 1) * e->tile_len, len);
                 size[top - 2] += size[top - 1];
             }
         }
-        put_dw(c, e->tile[w->thread], o0, o1, 0, depth, grad);
+        put_dw(c, sum, r0, r1, o0, o1, grad);
         clocked(e, s, HR_PASS_DW, macs, &from);
         e->tasks[w->thread]++;
     }
@@ -131,8 +138,8 @@ static void chunk_dw(hr_exec *e, const hr_step *s, int n0, int ns, void *scratch
     double from = clock_of(e);
     for (int n = n0; n < n0 + ns; n += HR_CHUNK)
         hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], n), g_of(s, n),
-                   n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK, 0, s->conv.co,
-                   e->dw_part + (size_t)(n / HR_CHUNK) * e->dw_part_len, scratch);
+                   n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK, 0, s->conv.taps * s->conv.ci, 0,
+                   s->conv.co, e->dw_part + (size_t)(n / HR_CHUNK) * e->dw_part_len, scratch);
     clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
 }
 

@@ -127,6 +127,19 @@ static void outer(int m, int n, int panel, int np, const float *const *a, size_t
         outer_tile(2, m, n, np, a, i0, b, ldb, c, ldc, add);
 }
 
+static void strips(int m, int np, const float *const *a, size_t i0, float *to, size_t step)
+{
+    for (int p = 0; p < np; p++, to += MO) {
+        const float *x = a[p] + i0;
+        float *s = to;
+        int i = 0;
+        for (; i + MO <= m; i += MO, s += step)
+            memcpy(s, x + i, MO * sizeof *s);
+        for (int j = i; i < m && j < i + MO; j++)
+            s[j - i] = j < m ? x[j] : 0;
+    }
+}
+
 /* ---- one value per column ------------------------------------------------------------------------------ */
 
 /* These go through memory in its order, row by row; the values per column come from the first-level cache. A
@@ -355,6 +368,7 @@ const hr_kernels HR_TABLE = {
     .mo = MO,
     .gemm = gemm,
     .outer = outer,
+    .strips = strips,
     .affine = affine,
     .back = back,
     .copy = copy,

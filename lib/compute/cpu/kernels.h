@@ -55,6 +55,9 @@ typedef struct hr_kernels {
      *   c[i][j] (+)= sum_p a[p][i] * b[p*ldb + j],   i < m <= mo,  j < n <= panel,  p < np */
     void (*outer)(int m, int n, int panel, int np, const float *const *a, size_t i0, const float *b,
                   size_t ldb, float *c, size_t ldc, bool add);
+    /* Values [i0, i0+m) of np rows as strips of mo values, [strip][row][mo], strips step apart, zero-filled.
+     */
+    void (*strips)(int m, int np, const float *const *a, size_t i0, float *to, size_t step);
     /* y = z*scale + shift (+ res), then max(.,0) if relu. scale, shift are per column; scale may be NULL (1),
      * shift NULL (0), res NULL. y may be z. */
     void (*affine)(size_t rows, int ch, const float *z, float *y, const float *scale, const float *shift,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A layer whose dW has more values than this is worked off by panels, so that no partial sum per chunk has to
+/* A layer whose dW has more values than this is worked off by tiles, so that no partial sum per chunk has to
  * be kept. Which way is taken does not change the bits: the sums and their tree are the same. With Winograd's
  * algorithm it does (another order of summation), and what decides is where its four times larger sums fit
  * into a cache. */
@@ -494,16 +494,19 @@ static void plan_workspaces(hr_exec *e)
         const hr_step *s = &e->steps[i];
         if (s->kind != HR_STEP_CONV)
             continue;
-        size_t need = hr_conv_scratch(&s->conv, e->k, e->opts.train && !s->dw_large),
-               depth = (size_t)s->conv.taps * (size_t)s->conv.ci;
+        bool grouped = s->dw_large && s->conv.fwd.u;
+        size_t need = hr_conv_scratch(&s->conv, e->k, e->opts.train && !grouped),
+               depth = (size_t)s->conv.taps * (size_t)s->conv.ci, columns = (size_t)s->conv.co;
         if (need > scratch)
             scratch = need;
-        size_t whole = depth * (size_t)s->conv.co, panel = depth * 2 * (size_t)e->k->vw;
+        size_t whole = depth * columns, rows = (size_t)(s->conv.gather ? (int)depth : s->conv.ci);
+        size_t block =
+            (rows < HR_DW_ROWS ? rows : HR_DW_ROWS) * (columns < HR_DW_COLUMNS ? columns : HR_DW_COLUMNS);
         if (!s->dw_large && whole > part)
             part = whole;
-        if (s->dw_large && !s->conv.fwd.u && panel > tile)
-            tile = panel;
-        if (s->dw_large && s->conv.fwd.u && hr_wino_room(&s->conv.fwd) > room)
+        if (s->dw_large && !grouped && block > tile)
+            tile = block;
+        if (grouped && hr_wino_room(&s->conv.fwd) > room)
             room = hr_wino_room(&s->conv.fwd);
     }
     e->levels = levels_of(e->chunks);

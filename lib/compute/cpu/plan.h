@@ -49,8 +49,8 @@ typedef struct hr_step {
     size_t y_step, z_step, g_step;
     int task; /* samples, as in hr_exec */
     hr_conv conv;
-    bool dw_large;     /* DW not by partial sums per chunk, but by panels of output channels, or of groups */
-    const float *mask; /* of hr_exec_set_mask */
+    bool dw_large;                       /* DW not by partial sums per chunk, but by tiles, or of groups */
+    const float *mask;                   /* of hr_exec_set_mask */
     float *own_mask, *eff;               /* the model's own mask as floats; weight * mask */
     float *scale, *shift;                /* (c) from running statistics and bias */
     float *bias;                         /* (c) conv bias alone, or NULL */
@@ -81,7 +81,7 @@ struct hr_exec {
     float *room; /* of hr_wino_gather */
     size_t room_len;
     char **scratch; /* (threads) */
-    float **tile;   /* (threads) partial sums of a dW panel, one per level of the tree */
+    float **tile;   /* (threads) partial sums of a dW tile, one per level of the tree */
     int levels;     /* of the merge tree over chunks */
     size_t tile_len;
     uint64_t *tasks;                 /* (threads) */
