@@ -132,7 +132,8 @@ endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
 # Loops over parameters and pixels become vectors, square roots included; the bits stay the same.
-$(patsubst %,$(BUILD)/lib/%.o,search/mlp train/optim attack/apgd attack/fab attack/pack): ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
+$(patsubst %,$(BUILD)/lib/%.o,search/mlp prune/mask train/optim train/hydra train/admm train/stage attack/apgd attack/fab \
+	attack/pack): ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)

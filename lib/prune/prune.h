@@ -135,6 +135,8 @@ HR_MUST_CHECK int hr_strategy_audit(const char *file, enum hr_measure measure, d
 /* Mark the kept largest of score[0..n) in mask (1) and the others (0); ties go to the lower index, -0 equals
  * +0, NaN counts as the smallest. O(n). */
 void hr_topk_mask(const float *score, int64_t n, int64_t kept, uint8_t *mask);
+/* The same by |v|. */
+void hr_topk_magnitudes(const float *v, int64_t n, int64_t kept, uint8_t *mask);
 /* Scores that masks are made from. */
 enum hr_score {
     HR_SCORE_L1, /* weight: |w|; channel: sum of |w| over the input channel (HYDRA's, the search's) */

@@ -61,13 +61,9 @@ void hr_hydra_scores(float *s, const float *w, const hr_layer *l, enum hr_reg re
         hr_fill_normal(s, n, 0.0f, (float)deviation, seed, HR_STREAM_SCORES, number, 0, 0);
 }
 
-void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, float *scratch,
-                   uint8_t *mask)
+void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, uint8_t *mask)
 {
-    int64_t n = hr_score_count(l, reg);
-    for (int64_t i = 0; i < n; i++)
-        scratch[i] = fabsf(s[i]);
-    hr_topk_mask(scratch, n, kept, mask);
+    hr_topk_magnitudes(s, hr_score_count(l, reg), kept, mask);
 }
 
 static float sign(float v)

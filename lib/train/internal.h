@@ -26,7 +26,7 @@ typedef struct hr_trainee {
     float *mask;         /* multipliers in the weight's layout; NULL for ADMM */
     const float *weight; /* SCORES */
     float *z, *u;        /* ADMM: (n) */
-    float *scratch;      /* SCORES and ADMM: (n) */
+    float *scratch;      /* ADMM: (n) */
     uint8_t *chosen;     /* SCORES and ADMM: (n) */
 } hr_trainee;
 

@@ -101,7 +101,7 @@ static hr_trainee *add_trainee(hr_trainer *t, enum hr_rule rule, int tensor, hr_
 /* The mask that p's scores mean now. */
 void hr_stage_choose(hr_trainee *p)
 {
-    hr_hydra_mask(p->value, p->layer, p->reg, p->kept, p->scratch, p->chosen);
+    hr_hydra_mask(p->value, p->layer, p->reg, p->kept, p->chosen);
     hr_mask_expand(p->chosen, p->layer, p->reg, p->mask);
 }
 
@@ -113,7 +113,6 @@ static void add_layer(hr_trainer *t, const hr_layer *l)
     if (t->o->stage == HR_STAGE_PRUNE) {
         p = add_trainee(t, HR_SCORES, l->weight, hr_model_node_tensor(t->m, l->node, "popup_scores"));
         p->weight = hr_tensor_f32(w);
-        p->scratch = hr_xaligned(p->n, sizeof(float));
         p->chosen = hr_xaligned(p->n, 1);
     } else if (t->o->stage == HR_STAGE_ADMM) {
         p = add_trainee(t, HR_ADMM, l->weight, w);

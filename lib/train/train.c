@@ -631,8 +631,7 @@ static void beside(const hr_trainer *t, hr_exec_opts *eo)
     size_t params = (size_t)t->layers.params, weights = (size_t)t->layers.weights;
     size_t floats = params * (t->o->optimizer == HR_SGD ? 1 : 2), images = 1;
     if (t->o->stage != HR_STAGE_PRETRAIN)
-        floats +=
-            weights * 4; /* mask, masked weight, gradient, scores being sorted; admm: z, u, gradient, P's */
+        floats += weights * 4; /* mask, masked weight, gradient, hr_topk's keys; admm: z, u, gradient, P's */
     if (hr_trains_pairs(t->o)) {
         floats += params;
         images++;

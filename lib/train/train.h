@@ -114,9 +114,8 @@ extern const char *const hr_scores_names[8]; /* "scaled", "random", "kaiming-uni
 /* Fill s by any of them; number is the layer's, which keys the draws on HR_STREAM_SCORES. */
 void hr_hydra_scores(float *s, const float *w, const hr_layer *l, enum hr_reg reg, enum hr_scores how,
                      uint32_t seed, uint32_t number);
-/* mask (n bytes, n scores): 1 for the kept largest |s|, ties to the lower index. scratch: n floats. */
-void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, float *scratch,
-                   uint8_t *mask);
+/* mask (n bytes, n scores): 1 for the kept largest |s|, ties to the lower index. */
+void hr_hydra_mask(const float *s, const hr_layer *l, enum hr_reg reg, int64_t kept, uint8_t *mask);
 /* Straight-through gradient: the mask's own derivative with respect to |s| is taken as 1, for kept and pruned
  * entries alike, so
  *     ds = sign(s) * dw_eff * w          (channel: summed over the output channels and the kernel)

@@ -9,17 +9,14 @@ have defects (ALG 10), this is what they intend: U is a constant for the gradien
 import math
 import sys
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from torch_nets import ResNetSmall, Stream
+from torch_problem import BATCHES, BETA, DECAY, EPS, LR, MOMENTUM, PGD, RHO, STEP, Problem, put
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(1)
-
-EPS, STEP, PGD, LR, MOMENTUM, DECAY, BATCHES, REPEATS, BETA, RHO = 8 / 255, 2 / 255, 3, 0.05, 0.9, 1e-3, 5, 4, 6.0, 0.1
 
 
 class Keep(torch.autograd.Function):
@@ -87,46 +84,8 @@ def attack(net, x, y, kind):
     return adv.detach()
 
 
-def rate(kind, step):
-    if kind.startswith("retrain"):  # up within two epochs, then a tenth from the fourth one on
-        ramp = 1e-4 + (LR - 1e-4) * step / (2 * BATCHES)
-        return ramp if step < 2 * BATCHES else LR * (0.1 if step >= 3 * BATCHES else 1)
-    return LR * 0.5 * (1 + math.cos(math.pi * step / (4 * BATCHES)))
-
-
-def put(name, v):
-    a = np.ascontiguousarray(v.detach().numpy(), dtype="<f8")
-    sys.stdout.buffer.write(b"array %s f8 %d\n" % (name.encode(), a.size) + a.tobytes())
-
-
-stream = Stream(sys.stdin.buffer)
-kind = reg = None
-state, kept, trainees, moving, batches = {}, {}, [], [], []
-while True:
-    name, got = stream.next()
-    if name is None:
-        sys.exit("torch_steps: the stream ends early")
-    if name == "end":
-        break
-    if name == "kind":
-        kind, reg = got
-    elif name == "kept":
-        kept[got[0]] = int(got[1])
-    elif name == "trainee":
-        trainees.append(got[0])
-    elif name == "moving":
-        moving.append(got[0])
-    elif name.startswith("param."):
-        state[name[6:]] = torch.from_numpy(got.astype(np.float64))
-    else:
-        batches.append(torch.from_numpy(got.astype(np.float64)))
-
-net = ResNetSmall(1, 16, 2, 3, 1)
-side = int(math.sqrt(batches[0].numel() // batches[1].numel()))
-for key, v in net.state_dict().items():
-    if not key.endswith("num_batches_tracked"):
-        v.copy_(state[key].reshape(v.shape))
-net.train()
+problem = Problem(sys.stdin.buffer)
+kind, reg, kept, net = problem.kind, problem.reg, problem.kept, problem.net
 layers = {n: m for n, m in net.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}
 params = dict(net.named_parameters())
 z, u = {}, {}
@@ -146,31 +105,20 @@ elif kind.startswith(("finetune", "retrain")):
         assert size == kept[n], (n, size, kept[n])
         Masked(m, lambda mask=mask: mask)
 
-train = [params[n] for n in trainees]
+train = [params[n] for n in problem.trainees]
 optimizer = torch.optim.SGD(train, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
 buffers = dict(net.named_buffers())
-noise = torch.zeros(batches[1].numel(), 1, side, side)
+noise = torch.zeros_like(problem.batches[0][0])
 
 
 def put_state():
-    for n in trainees:
-        put(n, params[n])
-        buf = optimizer.state[params[n]].get("momentum_buffer")
-        put("momentum", torch.zeros_like(params[n]) if buf is None else buf)
-        if kind.startswith("admm") and n.endswith(".weight") and n[:-7] in layers:
-            put("z", z.get(n, torch.zeros_like(params[n])))
-            put("u", u.get(n, torch.zeros_like(params[n])))
-    for n in moving:
-        put(n, buffers[n])
-    if kind == "free":
-        put("noise", noise)
+    problem.put_state(params, optimizer, buffers, z, u, noise)
 
 
 put_state()
-for step in range(len(batches) // 2):
-    x, y = batches[2 * step].reshape(-1, 1, side, side), batches[2 * step + 1].flatten().long()
+for step, (x, y) in enumerate(problem.batches):
     for group in optimizer.param_groups:
-        group["lr"] = rate(kind, step)
+        group["lr"] = problem.rate(step)
     if kind.startswith("admm") and step % BATCHES == 0:
         for n in (n + ".weight" for n in layers):
             w = params[n].detach()

@@ -156,6 +156,37 @@ static void test_topk_is_sorting_with_ties_to_the_lower_index(void **state)
         check_topk_against_sorting(score, N, kept);
 }
 
+/* Large arrays are looked at through a sample first, every n/8192th score. */
+static void test_topk_of_many_is_sorting_too(void **state)
+{
+    enum { N = 90000, STRIDE = N / 8192 };
+    static float score[N], size[N];
+    static uint8_t got[N], want[N];
+    hr_rng rng = {2, HR_STREAM_TEST, 0};
+    (void)state;
+    for (int kind = 0; kind < 5; kind++) {
+        for (int i = 0; i < N; i++) {
+            float x = (float)hr_rng_normal(&rng);
+            score[i] = kind == 0   ? x
+                       : kind == 1 ? (float)i
+                       : kind == 2 ? floorf(x)                  /* few values, many times each */
+                       : kind == 3 ? (i % STRIDE == 0 ? -9 : x) /* the sample knows nothing of the others */
+                                   : (i % STRIDE == 0 ? x : 0.5f);
+            size[i] = fabsf(score[i]);
+        }
+        for (int k = 0; k < 6; k++) {
+            const int64_t kept = (const int64_t[]){1, 90, 9000, 45000, 89000, N}[k];
+            check_topk_against_sorting(score, N, kept);
+            hr_topk_magnitudes(score, N, kept, got);
+            hr_topk_mask(size, N, kept, want);
+            assert_memory_equal(got, want, N);
+        }
+    }
+    score[5] = score[50000] = NAN;
+    hr_topk_mask(score, N, N - 1, got);
+    assert_true(got[5] && !got[50000]);
+}
+
 static void test_topk_orders_zeros_infinities_and_nan(void **state)
 {
     const float score[] = {NAN, -0.0f, 0.0f, -INFINITY, INFINITY, -1.0f};
@@ -759,6 +790,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kept_rounds_half_to_even_and_keeps_at_least_one),
         cmocka_unit_test(test_topk_is_sorting_with_ties_to_the_lower_index),
+        cmocka_unit_test(test_topk_of_many_is_sorting_too),
         cmocka_unit_test(test_topk_orders_zeros_infinities_and_nan),
         cmocka_unit_test(test_scores_and_masks_follow_input_channels),
         cmocka_unit_test(test_channel_targets_are_the_published_ones),

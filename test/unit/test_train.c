@@ -203,11 +203,11 @@ static void check_score_gradient(enum hr_reg reg)
     const float *w = hr_tensor_f32(&m->tensors[l->weight]);
     int64_t n = hr_score_count(l, reg);
     float *score = hr_xmalloc((size_t)n * sizeof *score), *ds = hr_xmalloc((size_t)n * sizeof *ds);
-    float *scratch = hr_xmalloc((size_t)n * sizeof *scratch), *mask = hr_xmalloc((size_t)l->n * sizeof *mask);
+    float *mask = hr_xmalloc((size_t)l->n * sizeof *mask);
     float *d = hr_xmalloc((size_t)l->n * sizeof *d);
     uint8_t *chosen = hr_xmalloc((size_t)n);
     hr_fill_uniform(score, (size_t)n, 0.1f, 1, 5, HR_STREAM_TEST, 0, 0, 0);
-    hr_hydra_mask(score, l, reg, n / 2, scratch, chosen);
+    hr_hydra_mask(score, l, reg, n / 2, chosen);
     hr_mask_expand(chosen, l, reg, mask);
 
     hr_ref *r = hr_ref_new(m, N);
@@ -247,7 +247,6 @@ static void check_score_gradient(enum hr_reg reg)
     }
     free(score);
     free(ds);
-    free(scratch);
     free(mask);
     free(d);
     free(chosen);
@@ -514,7 +513,7 @@ static void check_prune_with_oracle(enum hr_reg reg)
     hr_ref *r = hr_ref_new(before, N);
     hr_layers ls = hr_layers_of(before);
     double dz[N * CLASSES], buf[8][512] = {{0}}, norm_buf[8][16] = {{0}};
-    float score[8][512], size[512], ds_float[512], d[512], mask[512];
+    float score[8][512], ds_float[512], d[512], mask[512];
     uint8_t chosen[512];
     int changed = 0, compared = 0;
     for (int i = 0; i < ls.n; i++)
@@ -526,7 +525,7 @@ static void check_prune_with_oracle(enum hr_reg reg)
             const hr_layer *l = &ls.l[i];
             const float *w = hr_tensor_f32(&before->tensors[l->weight]);
             double *weff = hr_ref_param(r, l->weight);
-            hr_hydra_mask(score[i], l, reg, before->prune[l->node].kept, size, chosen);
+            hr_hydra_mask(score[i], l, reg, before->prune[l->node].kept, chosen);
             hr_mask_expand(chosen, l, reg, mask);
             for (int64_t k = 0; k < l->n; k++) {
                 changed += step > 0 && (weff[k] != 0) != (mask[k] != 0);
