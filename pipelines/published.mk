@@ -5,13 +5,15 @@
 #
 # D is CIFAR10, SVHN or ImageNet, A a network of the zoo, ID an entry A/REG/ID of STRATEGIES/D.json, or a rule (uniform,
 # erk, lamp, ...). An ID that is in no file is searched for, with the number behind its last _ as the seed. Only stages
-# of the goals that make was given are declared. What is set here can be set on the command line, too.
+# of the goals that make was given are declared. What is set here can be set on the command line, too. The dense network
+# is the published one where `make models` has put it (MODELS/D/A.nn); else it is trained.
 
-# HYDRA (its configurations): PGD-10, at .031 and .0078; batches of 256; cosines that move once an epoch.
+# HYDRA (its configurations): PGD-10, at .031 and .0078; batches of 256; cosines that move once an epoch, and an epoch
+# late, and noise of free training that begins anew with every epoch, as its program has them (--reference hydra).
 # R-ADMM: 8/255 and 2/255, batches of 128, batch norm with its own statistics during the attack, a rate that falls twice
 # within every 30 epochs. Measured is always at 8/255.
 CIFAR10_ATTACK ?= --eps 0.031 --step 0.0078
-CIFAR10_TRAIN ?= --batch 256 --steps 10 --weight-decay 1e-4 --schedule cosine-epoch --augment crop-flip
+CIFAR10_TRAIN ?= --reference hydra --batch 256 --steps 10 --weight-decay 1e-4 --schedule cosine-epoch --augment crop-flip
 CIFAR10_PRETRAIN ?= --epochs 100 --lr 0.1
 CIFAR10_PRUNE ?= --epochs 20 --lr 0.1
 CIFAR10_FINETUNE ?= --epochs 100 --lr 0.01
@@ -35,7 +37,7 @@ SVHN_EVAL ?= $(CIFAR10_EVAL)
 
 # ImageNet: free training with 4 repeats, hence a quarter of the epochs (and the schedule over those, ALG Q15).
 ImageNet_ATTACK ?= --eps 0.0156 --step 0.00392
-ImageNet_TRAIN ?= --loss free --repeats 4 --batch 256 --weight-decay 1e-4 --schedule cosine-epoch --augment resized-flip
+ImageNet_TRAIN ?= --reference hydra --loss free --repeats 4 --batch 256 --weight-decay 1e-4 --schedule cosine-epoch --augment resized-flip
 ImageNet_PRETRAIN ?= --epochs 25 --lr 0.1
 ImageNet_PRUNE ?= --epochs 5 --lr 0.1
 ImageNet_FINETUNE ?= --epochs 25 --lr 0.01
@@ -44,6 +46,9 @@ ImageNet_ADMM ?= --epochs 25 --lr 0.01 --schedule cycle --admm-every 10 --rho 1e
 ImageNet_RETRAIN ?= --epochs 25 --lr 0.01 --schedule constant
 ImageNet_REWARD ?= --eps 4/255 --step 1/255 --steps 10 --batch 128
 ImageNet_EVAL ?= --eps 4/255 --step 1/255 --attacks clean,pgd20,cw
+
+# Published strategies that cost more than their ID says (`maskapply --audit` tells which and why) are used all the same,
+# with a warning by name: --over-budget warn.
 
 # Declare what is not declared yet: $(call published_once,OUT,CALL)
 published_once = $(if $(filter $1,$(STAGES)),,$(eval $2))
@@ -55,7 +60,7 @@ published_in = $(if $(wildcard $1),$(shell if [ -x '$(BUILD)/bin/maskapply' ]; t
 define published_strategy
 $(if $(call published_in,$(STRATEGIES)/$1.json,$2/$3/$5,$5),$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,\
 	$(RUNS)/$1/$2/pretrain.nn $(STRATEGIES)/$1.json,maskapply,\
-	maskapply -q --plan -r $3 -s $(STRATEGIES)/$1.json:$2/$3/$5 --budget-tolerance 1e9 --label $5\
+	maskapply -q --plan -r $3 -s $(STRATEGIES)/$1.json:$2/$3/$5 --over-budget warn --label $5\
 	--strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json -o /dev/null $(RUNS)/$1/$2/pretrain.nn),\
 $(if $(filter uniform uniform+ erk lamp global,$5),$(call ruled,$1,$2,$3,$4,$5),\
 $(call searched,$1,$2,$3,$4,$5,$($1_SEARCH) --seed $(or $(filter-out $5,$(lastword $(subst _, ,$(subst -, ,$5)))),1))))
@@ -67,7 +72,7 @@ $(call stage,$3/admm.nn,$2 $(DATA)/$1/manifest.json,advtrain,\
 	advtrain --stage admm -d $(DATA)/$1/rest.tfrecord $($1_RADMM) $($1_ADMM) --seed $5\
 	--log $3/admm.jsonl -o $3/admm.nn $2)
 $(call stage,$3/masked.nn,$3/admm.nn $7,maskapply,\
-	maskapply -q -r $6 -s $7 --score l2 --budget-tolerance 1e9 --label $4 -o $3/masked.nn $3/admm.nn)
+	maskapply -q -r $6 -s $7 --score l2 --over-budget warn --label $4 -o $3/masked.nn $3/admm.nn)
 $(call stage,$3/retrain.nn,$3/masked.nn $(DATA)/$1/manifest.json,advtrain,\
 	advtrain --stage finetune -d $(DATA)/$1/rest.tfrecord $($1_RADMM) $($1_RETRAIN) --seed $5\
 	--log $3/retrain.jsonl -o $3/retrain.nn $3/masked.nn)
@@ -76,11 +81,17 @@ endef
 
 # The dense network; a strategy and what it keeps; an experiment from the data to its measurement:
 # $(call published_network,D,A) $(call published_plan,D,A,REG,RATE,ID) $(call published,D,A,REG,RATE,ID,METHOD,SEED)
-published_network = $(call published_once,$(RUNS)/$1/$2/pretrain.nn,$(call network,$1,$2))
+published_network = $(call published_once,$(RUNS)/$1/$2/pretrain.nn,$(if $(wildcard $(MODELS)/$1/$2.nn),\
+	$(call network_taken,$1,$2),$(call network,$1,$2)))
+# The file that is there, by a name for which make knows no rule: the archive that it came from may be gone.
+define network_taken
+$(call stage,$(RUNS)/$1/$2/pretrain.nn,$(MODELS)/./$1/$2.nn,,pipelines/take $(RUNS)/$1/$2/pretrain.nn $(MODELS)/./$1/$2.nn)
+$(call described,$1,$2)
+endef
 define published_plan
 $(call published_network,$1,$2)
 $(call published_once,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(call published_strategy,$1,$2,$3,$4,$5))
-$(call published_once,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(call planned,$1,$2,$3,$4,$5,--budget-tolerance 1e9))
+$(call published_once,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(call planned,$1,$2,$3,$4,$5,--over-budget warn))
 endef
 define published
 $(call published_plan,$1,$2,$3,$4,$5)

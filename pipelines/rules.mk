@@ -75,6 +75,11 @@ define network
 $(call stage,$(RUNS)/$1/$2/pretrain.nn,$(DATA)/$1/manifest.json,advtrain,\
 	advtrain --stage pretrain --arch $2 -d $(DATA)/$1/rest.tfrecord $($1_ATTACK) $($1_TRAIN) $($1_PRETRAIN)\
 	--seed $(SEED) --log $(RUNS)/$1/$2/pretrain.jsonl -o $(RUNS)/$1/$2/pretrain.nn)
+$(call described,$1,$2)
+endef
+
+# $(call described,D,A): what is told of the dense network
+define described
 $(call stage,$(RUNS)/$1/$2/layers.json,$(RUNS)/$1/$2/pretrain.nn,nninfo,\
 	nninfo --format json -o $(RUNS)/$1/$2/layers.json $(RUNS)/$1/$2/pretrain.nn)
 $(call evaluate,$1,$(RUNS)/$1/$2/pretrain.nn,$(RUNS)/$1/$2/eval.json,dense)

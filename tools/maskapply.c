@@ -10,6 +10,10 @@ static int reg = HR_REG_WEIGHT, score = HR_SCORE_L1, measure = HR_MEASURE_INOUT;
 static bool plan, prune_first, audit;
 static double tolerance = 0.01, target = NAN;
 
+enum { OVER_REFUSE, OVER_WARN };
+static const char *const over_names[] = {"refuse", "warn", NULL};
+static int over = OVER_REFUSE;
+
 static const hr_opt options[] = {
     {"strategy", 's', HR_OPT_STRING, &spec, 0, "SPEC",
      "uniform:K, uniform+:K, erk:K, lamp:K, global:K or FILE[:ARCH/REG/ID[@torch]]", 0, 0, NULL},
@@ -24,6 +28,8 @@ static const hr_opt options[] = {
      hr_measure_names},
     {"budget-tolerance", 0, HR_OPT_REAL, &tolerance, 0, "T",
      "fail when the budget is exceeded by this fraction", 0, 1e9, NULL},
+    {"over-budget", 0, HR_OPT_CHOICE, &over, 0, "WHAT", "what becomes of one that costs more than it claims",
+     0, 0, over_names},
     {"target", 0, HR_OPT_REAL, &target, HR_OPT_RESULT, "K",
      "uniform rate whose budget counts (what SPEC claims)", 1e-9, 1, NULL},
     {"audit", 0, HR_OPT_FLAG, &audit, 0, NULL,
@@ -133,10 +139,14 @@ int main(int argc, char **argv)
     if (hr_nn_load(argv[first], &m, digest, &err))
         hr_die("%s", err.msg);
     hr_layers ls = hr_layers_of(m);
-    if (hr_strategy_make(&s, spec, (enum hr_reg)reg, m, &ls, prune_first, (enum hr_measure)measure, &err) ||
-        hr_strategy_verify(&s, m, &ls, prune_first, (enum hr_measure)measure, isfinite(target) ? target : 0,
-                           tolerance, &warning, &err))
+    if (hr_strategy_make(&s, spec, (enum hr_reg)reg, m, &ls, prune_first, (enum hr_measure)measure, &err))
         hr_die("%s", err.msg);
+    if (hr_strategy_verify(&s, m, &ls, prune_first, (enum hr_measure)measure, isfinite(target) ? target : 0,
+                           tolerance, &warning, &err)) {
+        if (over == OVER_REFUSE || isfinite(target)) /* who states a target means it */
+            hr_die("%s", err.msg);
+        hr_warn("%s", err.msg);
+    }
     if (warning)
         hr_warn("%s", warning);
 

@@ -8,7 +8,7 @@ setup() {
     export BUILD=${BIN%/bin}
     mk() { # mk ARGUMENT...
         make -C "$ROOT" --no-print-directory BUILD="$BUILD" TOOLS_READY=1 PDFLATEX= RUNS="$PWD/runs" DATA="$PWD/data" \
-            ARCHIVES="$PWD/archives" CHECKSUM=skip STRATEGIES="$PWD/strategies" "$@"
+            ARCHIVES="$PWD/archives" MODELS="$PWD/models" CHECKSUM=skip STRATEGIES="$PWD/strategies" "$@"
     }
     stages() { sed -n "s|.*pipelines/stage $PWD/\([^ ]*\) .*|\1|p"; }
 }
@@ -29,7 +29,7 @@ $at/planned.nn
 $at/hydra/seed-0/prune.nn
 $at/hydra/seed-0/finetune.nn
 $at/hydra/seed-0/eval.json"
-    grep -q "stage prune .*--epochs 20 --lr 0.1 --seed 0 " hydra.txt
+    grep -q "stage prune .*--reference hydra .*--epochs 20 --lr 0.1 --seed 0 " hydra.txt
     assert_equal "$(mk -n "$PWD/$at/radmm/seed-3/eval.json" | stages | tail -n 4)" "$at/radmm/seed-3/admm.nn
 $at/radmm/seed-3/masked.nn
 $at/radmm/seed-3/retrain.nn
@@ -43,6 +43,41 @@ $at/radmm/seed-3/eval.json"
     assert_equal "$(mk -n "$PWD/$at/strategy.json" | stages | tail -n 1)" "$at/strategy.json"
     assert_equal "$(mk -n "$PWD/$at/planned.nn" | stages | tail -n 2)" "$at/strategy.json
 $at/planned.nn"
+}
+
+@test "the dense network of a published experiment is the published one, when it is there" {
+    local net=$PWD/runs/CIFAR10/resS
+    archive cifar10-binary archives/cifar-10-binary.tar.gz 250 60
+    mkdir -p models/CIFAR10
+    "$BUILD/test/mknn" resS:3x32x32 1 models/CIFAR10/resS.nn
+    mk -n "$net/pretrain.nn" >plan.txt
+    run ! grep -q "advtrain\|torch-models.zip" plan.txt
+    mk "$net/layers.json" "$net/pretrain.nn"
+    cmp models/CIFAR10/resS.nn "$net/pretrain.nn"
+    assert_equal "$(mk -n "$net/pretrain.nn" | stages)" ""
+    # it is trained where there is none
+    rm models/CIFAR10/resS.nn
+    assert_equal "$(mk -n "$net/pretrain.nn" | stages | tail -n 1)" runs/CIFAR10/resS/pretrain.nn
+}
+
+@test "a strategy that costs more than it claims is used with a warning by its name" {
+    entry resS 0.3 :3x32x32
+    sed -i 's/001_0/001_9/' strategies/CIFAR10.json
+    "$BUILD/test/mknn" resS:3x32x32 1 net.nn
+    local what="strategies/CIFAR10.json:resS/weight/001_9"
+    python3 - <<'PY'
+import json
+rates = json.load(open("strategies/CIFAR10.json"))["resS"]["weight"]["001_9"]["rates"]
+json.dump({"resS": {"weight": {"001_9": rates}}}, open("strategies/CIFAR10.json", "w"))
+PY
+    run --separate-stderr maskapply -q --plan -s $what -o out.nn net.nn
+    assert_refused out.nn
+    run --separate-stderr maskapply -q --plan -s $what --over-budget warn -o out.nn net.nn
+    assert_success
+    assert_regex "$stderr" "001_9 costs 0.3.*it claims 0.01"
+    # whoever states the budget means it
+    run --separate-stderr maskapply -q --plan -s $what --target 0.01 --over-budget warn -o out2.nn net.nn
+    assert_refused out2.nn
 }
 
 @test "the chains of HYDRA and of R-ADMM run on a small archive of CIFAR-10's format" {
