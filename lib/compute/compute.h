@@ -19,7 +19,8 @@
  *   HR_BN_BATCH_UPDATE  the same, and running_mean/running_var move (variance unbiased, as PyTorch).
  *
  * Determinism: sums over samples (statistics, dgamma, dbeta, DW, losses) are partial sums per chunk of
- * HR_CHUNK samples, merged in a fixed binary tree. So the bits do not depend on the number of threads.
+ * HR_CHUNK samples (fewer where images are large and the planned batch is small), merged in a fixed binary
+ * tree. So the bits do not depend on the number of threads.
  *
  * Signals: once hr_interrupted() is true, a pass skips what it has not done yet, and what it leaves in all
  * buffers, in the gradients and (HR_BN_BATCH_UPDATE) in the running statistics is undefined. Where signals

@@ -262,4 +262,14 @@ static inline hr_model *net_thick(void)
     return m;
 }
 
+/* A map of 3.8 MB in few operations. */
+static inline hr_model *net_large(void)
+{
+    hr_model *m = net_new(1, 200, 200);
+    int a = net_relu(m, net_bn(m, net_conv(m, 0, 24, 1, 1, 1, 0, NET_NO_BIAS)));
+    int b = net_relu(m, net_bn(m, net_conv(m, a, 4, 3, 3, 4, 1, NET_NO_BIAS)));
+    net_done(m, net_linear(m, net_flatten(m, net_adaptive(m, b, 1, 1)), 5, NET_BIAS), 43);
+    return m;
+}
+
 #endif

@@ -317,33 +317,45 @@ static void assert_same_bits(bits *a, bits *b)
     hr_buf_release(&b->all);
 }
 
+/* Batches of n samples on 1 to 4 threads. */
+static void same_bits_on_all_threads(hr_model *(*make)(void), int n, enum hr_bn_mode bn)
+{
+    bits b[4] = {0};
+    for (int threads = 1; threads <= 4; threads++) {
+        hr_model *m = make();
+        hr_exec *e = make_exec(m, n, threads);
+        draw_batch(e, m, n, 8);
+        hr_exec_forward(e, 0, n, bn);
+        hr_exec_backward(e, 0, n, bn, HR_DX | HR_DW);
+        collect(&b[threads - 1], e, m, n, HR_DX | HR_DW);
+        for (int t = 0; t < threads; t++)
+            assert_true(hr_exec_tasks(e, t) > 0);
+        hr_exec_free(e);
+        hr_model_free(m);
+    }
+    for (int other = 1; other < 4; other++) {
+        bits one = {0};
+        hr_buf_add(&one.all, b[0].all.data, b[0].all.len);
+        assert_same_bits(&one, &b[other]);
+    }
+    hr_buf_release(&b[0].all);
+}
+
 static void test_bits_do_not_depend_on_threads_and_all_threads_work(void **state)
 {
     (void)state;
     hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain, net_thick};
-    for (size_t k = 0; k < HR_COUNT(make); k++) {
-        for (int bn = HR_BN_BATCH; hr_bn_mode_names[bn]; bn++) {
-            bits b[4] = {0};
-            for (int threads = 1; threads <= 4; threads++) {
-                hr_model *m = make[k]();
-                hr_exec *e = make_exec(m, 44, threads);
-                draw_batch(e, m, 44, 8);
-                hr_exec_forward(e, 0, 44, bn);
-                hr_exec_backward(e, 0, 44, bn, HR_DX | HR_DW);
-                collect(&b[threads - 1], e, m, 44, HR_DX | HR_DW);
-                for (int t = 0; t < threads; t++)
-                    assert_true(hr_exec_tasks(e, t) > 0);
-                hr_exec_free(e);
-                hr_model_free(m);
-            }
-            for (int other = 1; other < 4; other++) {
-                bits one = {0};
-                hr_buf_add(&one.all, b[0].all.data, b[0].all.len);
-                assert_same_bits(&one, &b[other]);
-            }
-            hr_buf_release(&b[0].all);
-        }
-    }
+    for (size_t k = 0; k < HR_COUNT(make); k++)
+        for (int bn = HR_BN_BATCH; hr_bn_mode_names[bn]; bn++)
+            same_bits_on_all_threads(make[k], 44, bn);
+}
+
+/* A chunk of 8 would be the whole batch. */
+static void test_a_small_batch_of_large_images_is_work_for_all_threads(void **state)
+{
+    (void)state;
+    same_bits_on_all_threads(net_large, 7, HR_BN_BATCH_UPDATE);
+    check_modes(net_large(), 7, 7, graph_bounds, "large images");
 }
 
 static void forward_backward(void *ctx, int n0, int n1)
@@ -598,6 +610,7 @@ static int run_all(const char *isa)
         cmocka_unit_test(test_given_masks_multiply_weights_from_the_next_params_on),
         cmocka_unit_test(test_params_follow_moved_statistics),
         cmocka_unit_test(test_bits_do_not_depend_on_threads_and_all_threads_work),
+        cmocka_unit_test(test_a_small_batch_of_large_images_is_work_for_all_threads),
         cmocka_unit_test(test_folded_passes_over_ranges_give_the_bits_of_the_whole_batch),
         cmocka_unit_test(test_folded_samples_do_not_see_each_other),
         cmocka_unit_test(test_large_and_small_weights_are_summed_in_the_same_tree),

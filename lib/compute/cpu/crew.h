@@ -65,14 +65,10 @@ static inline size_t pixels(const hr_step *s)
 /* ---- samples and threads ---------------------------------------------------------------------------------
  */
 
-static inline int chunks_of(int samples)
+/* Samples of the chunk that begins at n and ends by n1. */
+static inline int chunk_at(const hr_exec *e, int n, int n1)
 {
-    return (samples + HR_CHUNK - 1) / HR_CHUNK;
-}
-
-static inline int chunk_size(int q, int n1)
-{
-    return n1 - q * HR_CHUNK < HR_CHUNK ? n1 - q * HR_CHUNK : HR_CHUNK;
+    return n1 - n < e->chunk ? n1 - n : e->chunk;
 }
 
 /* One thread's view of a whole-batch pass. */

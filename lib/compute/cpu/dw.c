@@ -80,10 +80,10 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
         float *sum = e->tile[w->thread];
         for (int q = 0; q < w->chunks && !hr_interrupted(); q++) {
             size[top] = 1;
-            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q * HR_CHUNK), g_of(s, q * HR_CHUNK),
-                       chunk_size(q, w->n), r0, r1, o0, o1, sum + (size_t)top * e->tile_len,
+            hr_conv_dw(c, e->k, y_of(&e->steps[s->in], q * e->chunk), g_of(s, q * e->chunk),
+                       chunk_at(e, q * e->chunk, w->n), r0, r1, o0, o1, sum + (size_t)top * e->tile_len,
                        e->scratch[w->thread]);
-            macs += s->macs * chunk_size(q, w->n) * share_of;
+            macs += s->macs * chunk_at(e, q * e->chunk, w->n) * share_of;
             for (top++; top > 1 && (size[top - 2] == size[top - 1] || q == w->chunks - 1); top--) {
                 add_into(sum + (size_t)(top - 2) * e->tile_len, sum + (size_t)(top - 1) * e->tile_len, len);
                 size[top - 2] += size[top - 1];
@@ -104,10 +104,10 @@ static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
     for (int g0 = 0; g0 < w->n; g0 += f->group) {
         int ng = w->n - g0 < f->group ? w->n - g0 : f->group;
 #pragma omp for schedule(dynamic, 1)
-        for (int n = 0; n < ng; n += HR_CHUNK)
+        for (int n = 0; n < ng; n += e->chunk)
             if (!hr_interrupted())
                 hr_wino_gather(f, e->k, y_of(&e->steps[s->in], g0 + n), g_of(s, g0 + n), n,
-                               ng - n < HR_CHUNK ? ng - n : HR_CHUNK, e->room);
+                               chunk_at(e, n, ng), e->room);
 #pragma omp for schedule(dynamic, 1)
         for (int p = 0; p < f->points; p++) {
             if (!hr_interrupted())
@@ -126,9 +126,9 @@ static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
 static void bias_sums(hr_exec *e, hr_step *s, int n0, int ns)
 {
     double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
-        e->k->grad_sums((size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s), s->c,
-                        g_of(s, n), NULL, NULL, false, NULL, NULL, NULL, part_of(s, n / HR_CHUNK, 2), NULL);
+    for (int n = n0; n < n0 + ns; n += e->chunk)
+        e->k->grad_sums((size_t)(chunk_at(e, n, n0 + ns)) * pixels(s), s->c, g_of(s, n), NULL, NULL, false,
+                        NULL, NULL, NULL, part_of(s, n / e->chunk, 2), NULL);
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
@@ -136,10 +136,10 @@ static void bias_sums(hr_exec *e, hr_step *s, int n0, int ns)
 static void chunk_dw(hr_exec *e, const hr_step *s, int n0, int ns, void *scratch)
 {
     double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
-        hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], n), g_of(s, n),
-                   n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK, 0, s->conv.taps * s->conv.ci, 0,
-                   s->conv.co, e->dw_part + (size_t)(n / HR_CHUNK) * e->dw_part_len, scratch);
+    for (int n = n0; n < n0 + ns; n += e->chunk)
+        hr_conv_dw(&s->conv, e->k, y_of(&e->steps[s->in], n), g_of(s, n), chunk_at(e, n, n0 + ns), 0,
+                   s->conv.taps * s->conv.ci, 0, s->conv.co,
+                   e->dw_part + (size_t)(n / e->chunk) * e->dw_part_len, scratch);
     clocked(e, s, HR_PASS_DW, ns * s->macs, &from);
 }
 

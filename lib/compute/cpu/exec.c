@@ -357,7 +357,7 @@ static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_m
 
 static void check_range(const hr_exec *e, int n0, int n1, bool whole)
 {
-    if (n0 < 0 || n1 <= n0 || n1 > e->opts.batch || n0 % HR_CHUNK || (whole && n0))
+    if (n0 < 0 || n1 <= n0 || n1 > e->opts.batch || n0 % e->chunk || (whole && n0))
         BUG("samples %d..%d of a batch of %d", n0, n1, e->opts.batch);
 }
 
@@ -376,7 +376,7 @@ static void folded_forward(hr_exec *e, int n0, int n1)
         for (int i = 1; i < e->nsteps && !hr_interrupted(); i++)
             forward_begin(e, &e->steps[i], n, ns, HR_BN_FOLDED, e->scratch[t]);
     }
-    e->tasks[t] += (uint64_t)chunks_of(n1 - n0);
+    e->tasks[t] += (uint64_t)hr_plan_chunks(e, n1 - n0);
 }
 
 static void start_gradient(hr_exec *e, int n0, int ns)
@@ -397,7 +397,7 @@ static void folded_backward(hr_exec *e, int n0, int n1)
             backward_finish(e, s, n, ns, HR_BN_FOLDED, true, e->scratch[t]);
         }
     }
-    e->tasks[t] += (uint64_t)chunks_of(n1 - n0);
+    e->tasks[t] += (uint64_t)hr_plan_chunks(e, n1 - n0);
 }
 
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx)
@@ -434,7 +434,7 @@ static crew crew_of(const hr_exec *e, int n, enum hr_bn_mode mode)
     flush_denormals();
     crew w = {.thread = omp_get_thread_num(), .threads = omp_get_num_threads(), .n = n, .mode = mode};
     int tasks = (n + e->task - 1) / e->task;
-    w.chunks = chunks_of(n);
+    w.chunks = hr_plan_chunks(e, n);
     w.begin = tasks * w.thread / w.threads * e->task;
     w.end = tasks * (w.thread + 1) / w.threads * e->task;
     if (w.end > n)
@@ -455,13 +455,13 @@ static bool next_task(const crew *w, int task, int *n, int *ns)
 
 /* Merge the chunks' means and squared deviations of channel c (Chan, Golub & LeVeque 1979) in a fixed tree.
  */
-static void merge_stats(const hr_step *s, const crew *w, int c, double *mean, double *m2)
+static void merge_stats(const hr_exec *e, const hr_step *s, const crew *w, int c, double *mean, double *m2)
 {
     double mu[w->chunks], q[w->chunks], n[w->chunks];
     for (int i = 0; i < w->chunks; i++) {
         mu[i] = part_of(s, i, 0)[c];
         q[i] = part_of(s, i, 1)[c];
-        n[i] = (double)chunk_size(i, w->n) * (double)pixels(s);
+        n[i] = (double)chunk_at(e, i * e->chunk, w->n) * (double)pixels(s);
     }
     for (int half = 1; half < w->chunks; half *= 2)
         for (int i = 0; i + half < w->chunks; i += 2 * half) {
@@ -488,7 +488,7 @@ static void settle_stats(hr_exec *e, hr_step *s, const crew *w)
         double mean = (double)rmean[c], var = (double)rvar[c];
         if (batch_norm_of(w->mode)) {
             double m2;
-            merge_stats(s, w, c, &mean, &m2);
+            merge_stats(e, s, w, c, &mean, &m2);
             var = m2 / count;
             if (w->mode == HR_BN_BATCH_UPDATE) {
                 double unbiased = count > 1 ? m2 / (count - 1) : var, a = bn->bn_momentum;
@@ -507,8 +507,8 @@ static void settle_stats(hr_exec *e, hr_step *s, const crew *w)
 static void chunk_stats(hr_exec *e, hr_step *s, int n, int ns)
 {
     double from = clock_of(e);
-    e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, n), part_of(s, n / HR_CHUNK, 0),
-                part_of(s, n / HR_CHUNK, 1));
+    e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, n), part_of(s, n / e->chunk, 0),
+                part_of(s, n / e->chunk, 1));
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
@@ -517,8 +517,8 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
     EACH_TASK(w, e->task, n, ns)
     {
         forward_begin(e, s, n, ns, w->mode, e->scratch[w->thread]);
-        for (int i = 0; i < ns && s->bn >= 0 && batch_norm_of(w->mode); i += HR_CHUNK)
-            chunk_stats(e, s, n + i, ns - i < HR_CHUNK ? ns - i : HR_CHUNK);
+        for (int i = 0; i < ns && s->bn >= 0 && batch_norm_of(w->mode); i += e->chunk)
+            chunk_stats(e, s, n + i, chunk_at(e, i, ns));
         e->tasks[w->thread]++;
     }
     if (s->bn < 0)
@@ -579,11 +579,10 @@ static void begin_with_sums(hr_exec *e, hr_step *s, int n0, int ns)
 {
     const hr_step *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
     double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += HR_CHUNK)
-        e->k->grad_sums((size_t)(n0 + ns - n < HR_CHUNK ? n0 + ns - n : HR_CHUNK) * pixels(s), s->c,
-                        g_of(s, n), s->relu ? y_of(s, n) : NULL, in2 ? g_of(in2, n) : NULL, s->in2_add,
-                        bn_input(e, s, n), s->mean, s->inv, part_of(s, n / HR_CHUNK, 0),
-                        part_of(s, n / HR_CHUNK, 1));
+    for (int n = n0; n < n0 + ns; n += e->chunk)
+        e->k->grad_sums((size_t)(chunk_at(e, n, n0 + ns)) * pixels(s), s->c, g_of(s, n),
+                        s->relu ? y_of(s, n) : NULL, in2 ? g_of(in2, n) : NULL, s->in2_add, bn_input(e, s, n),
+                        s->mean, s->inv, part_of(s, n / e->chunk, 0), part_of(s, n / e->chunk, 1));
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 

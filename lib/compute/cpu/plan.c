@@ -201,11 +201,11 @@ static size_t place_gradients(const hr_exec *e, size_t *offset)
     }
     size_t room = 0;
     for (int i = n - 1; i > 0; i--) {
-        size_t len = padded(e->steps[i].len * HR_CHUNK), at = 0;
+        size_t len = padded(e->steps[i].len * (size_t)e->chunk), at = 0;
         for (bool moved = true; moved;) {
             moved = false;
             for (int j = n - 1; j > i; j--) {
-                size_t other = padded(e->steps[j].len * HR_CHUNK);
+                size_t other = padded(e->steps[j].len * (size_t)e->chunk);
                 bool alive_together = j <= born[i]; /* j dies at time j, i is born at time born[i] */
                 if (alive_together && at < offset[j] + other && offset[j] < at + len) {
                     at = offset[j] + other;
@@ -221,16 +221,34 @@ static size_t place_gradients(const hr_exec *e, size_t *offset)
     return room;
 }
 
+enum { MAP_BYTES = 8 << 20 }; /* of a map of all samples of a task */
+
+/* Bytes of a sample's largest map. */
+static size_t largest_map(const hr_exec *e)
+{
+    size_t largest = 1;
+    for (int i = 0; i < e->nsteps; i++)
+        largest = e->steps[i].len > largest ? e->steps[i].len : largest;
+    return largest * sizeof(float);
+}
+
+/* Samples of a chunk: HR_CHUNK; but where so many large maps leave the caches anyway, few enough that a small
+ * batch makes four chunks. The threads have no say in it: the bits depend on it. */
+static int chunk_of(const hr_exec *e)
+{
+    int chunk = HR_CHUNK;
+    while (chunk > 1 && e->opts.batch < 4 * chunk && largest_map(e) * (size_t)chunk > MAP_BYTES)
+        chunk /= 2;
+    return chunk;
+}
+
 /* Samples of a task: enough that the weights of layers with small maps are not read for a few pixels only,
  * but not so many that large maps leave the caches behind, and such that no thread has more to do than it
  * must. */
 static int task_of(const hr_exec *e)
 {
-    enum { MOST = 4, MAP_BYTES = 8 << 20 };
-    size_t largest = 1;
-    for (int i = 0; i < e->nsteps; i++)
-        largest = e->steps[i].len > largest ? e->steps[i].len : largest;
-    size_t fit = MAP_BYTES / (largest * HR_CHUNK * sizeof(float));
+    enum { MOST = 4 };
+    size_t fit = MAP_BYTES / (largest_map(e) * (size_t)e->chunk);
     int best = 1, least = INT_MAX;
     for (int size = 1; size <= MOST && (size == 1 || (size_t)size <= fit); size++) {
         int tasks = (e->chunks + size - 1) / size;
@@ -242,7 +260,7 @@ static int task_of(const hr_exec *e)
             best = size;
         }
     }
-    return best * HR_CHUNK;
+    return best * e->chunk;
 }
 
 static bool keeps_raw(const hr_exec *e, const hr_step *s)
@@ -259,16 +277,16 @@ static int levels_of(int chunks)
     return levels;
 }
 
-static int chunks_of(int batch)
+int hr_plan_chunks(const hr_exec *e, int samples)
 {
-    return (batch + HR_CHUNK - 1) / HR_CHUNK;
+    return (samples + e->chunk - 1) / e->chunk;
 }
 
 /* Chunks that a batch takes memory for: whole tasks. */
 static int chunks_kept(const hr_exec *e, int batch)
 {
-    int task = e->task / HR_CHUNK;
-    return (chunks_of(batch) + task - 1) / task * task;
+    int task = e->task / e->chunk;
+    return (hr_plan_chunks(e, batch) + task - 1) / task * task;
 }
 
 size_t hr_plan_bytes(const hr_exec *e, int batch)
@@ -316,16 +334,16 @@ static layout make_layout(hr_exec *e)
         const hr_step *s = &e->steps[i];
         l.y[i] = at;
         if (i + 1 < n)
-            at += padded(s->len * HR_CHUNK);
+            at += padded(s->len * (size_t)e->chunk);
         l.z[i] = at;
         if (keeps_raw(e, s))
-            at += padded(s->len * HR_CHUNK);
+            at += padded(s->len * (size_t)e->chunk);
         if (s->bn >= 0 || s->bias)
             stats += 3 * (size_t)s->c * sizeof *s->part;
     }
     l.gradients = at;
     l.room = at + place_gradients(e, l.g);
-    size_t ends = 2 * HR_CHUNK * (e->steps[0].len + e->steps[n - 1].len),
+    size_t ends = 2 * (size_t)e->chunk * (e->steps[0].len + e->steps[n - 1].len),
            part = e->opts.train ? e->dw_part_len : 0;
     e->bytes_chunk = (l.room + ends + part) * sizeof *e->arena + stats;
     return l;
@@ -336,7 +354,7 @@ static void place_steps(hr_exec *e, const layout *l)
 {
     for (size_t i = 0; i < (size_t)e->nsteps; i++) {
         hr_step *s = &e->steps[i];
-        size_t chunks = (size_t)(e->task / HR_CHUNK);
+        size_t chunks = (size_t)(e->task / e->chunk);
         s->y = e->arena + l->y[i] * chunks;
         s->z = keeps_raw(e, s) ? e->arena + l->z[i] * chunks : NULL;
         s->g = e->arena + (l->gradients + l->g[i]) * chunks;
@@ -346,7 +364,7 @@ static void place_steps(hr_exec *e, const layout *l)
             s->part = hr_xcalloc((size_t)e->chunks * 3 * (size_t)s->c, sizeof *s->part);
     }
     hr_step *first = &e->steps[0], *last = &e->steps[e->nsteps - 1];
-    size_t batch = (size_t)chunks_kept(e, e->opts.batch) * HR_CHUNK;
+    size_t batch = (size_t)(chunks_kept(e, e->opts.batch) * e->chunk);
     e->input = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->input);
     e->dinput = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->dinput);
     e->logits = hr_xaligned(batch * last->len + HR_SLACK, sizeof *e->logits);
@@ -439,7 +457,7 @@ static int plan_conv(hr_exec *e, hr_step *s, hr_err *err)
     size_t weights = (size_t)s->conv.taps * (size_t)s->conv.ci * (size_t)s->conv.co;
     s->dw_large = weights > (s->conv.fwd.u ? DW_CHUNKWISE_WINO : DW_CHUNKWISE_MAX);
     if (s->conv.fwd.u)
-        s->conv.fwd.group = hr_wino_group(&s->conv.fwd, e->chunks * HR_CHUNK);
+        s->conv.fwd.group = hr_wino_group(&s->conv.fwd, e->chunks * e->chunk, e->chunk);
     if (n->param[HR_P_BIAS] >= 0)
         s->bias = channel_values(e, s);
     s->own_mask = expand_mask(e, s->node);
@@ -551,8 +569,9 @@ int hr_plan_graph(hr_exec *e, hr_err *err)
     e->steps = hr_xcalloc(nodes, sizeof *e->steps);
     e->value = hr_xcalloc(nodes, sizeof *e->value);
     e->grads = hr_xcalloc((size_t)e->m->ntensors, sizeof *e->grads);
-    e->chunks = chunks_of(e->opts.batch);
     make_steps(e);
+    e->chunk = chunk_of(e);
+    e->chunks = hr_plan_chunks(e, e->opts.batch);
     if (e->nsteps < 2)
         return hr_fail(err, HR_EINVAL, "the network has no layer");
     connect(e);

@@ -68,8 +68,8 @@ struct hr_exec {
     hr_model *m;
     const hr_kernels *k;
     hr_exec_opts opts;
-    int chunks;
-    int task; /* samples that a thread takes at a time, whole chunks */
+    int chunk, chunks; /* samples of a chunk; chunks of a whole batch */
+    int task;          /* samples that a thread takes at a time, whole chunks */
     hr_step *steps;
     int nsteps;
     int *value; /* (nodes) step that holds a node's value, or -1 */
@@ -97,6 +97,8 @@ int hr_plan_graph(hr_exec *e, hr_err *err);
 /* The same, and lay out for the CPU. Returns 0 or HR_EINVAL. */
 int hr_plan(hr_exec *e, hr_err *err);
 void hr_plan_release(hr_exec *e);
+/* Chunks that so many samples make. */
+int hr_plan_chunks(const hr_exec *e, int samples);
 
 /* pool.c: forward and backward of the parameterless steps for ns samples. */
 void hr_pool_forward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x, int ns,

@@ -284,11 +284,11 @@ void hr_wino_dw(const hr_wino *w, const hr_kernels *k, const float *x, const flo
         k->wino->weight_grad(w->m, w->co, s.du + i * w->ldm, s.du_step, part + i * co, (size_t)w->ci * co);
 }
 
-int hr_wino_group(const hr_wino *w, int batch)
+int hr_wino_group(const hr_wino *w, int batch, int chunk)
 {
     size_t sample = (size_t)w->tiles * (size_t)w->points * (w->ldv + w->ldm);
-    int n = (int)(GROUP_FLOATS / sample) / HR_CHUNK * HR_CHUNK;
-    n = n < HR_CHUNK ? HR_CHUNK : n;
+    int n = (int)(GROUP_FLOATS / sample) / chunk * chunk;
+    n = n < chunk ? chunk : n;
     return n < batch ? n : batch;
 }
 

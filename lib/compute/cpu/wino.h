@@ -52,8 +52,9 @@ void hr_wino_dw(const hr_wino *w, const hr_kernels *k, const float *x, const flo
  *   3. hr_wino_scatter  puts input channels [i0,i1) into grad (co,ci,3,3), torch layout; tmp: 9*co floats and
  *                       HR_SLACK more, of the calling thread
  * with a barrier between them. */
-int hr_wino_group(const hr_wino *w, int batch); /* samples of a group: what w->group is to be */
-size_t hr_wino_room(const hr_wino *w);          /* floats, once w->group is set */
+int hr_wino_group(const hr_wino *w, int batch,
+                  int chunk);          /* samples of a group: what w->group is to be; whole chunks */
+size_t hr_wino_room(const hr_wino *w); /* floats, once w->group is set */
 void hr_wino_gather(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int at, int ns,
                     float *room);
 void hr_wino_point(const hr_wino *w, const hr_kernels *k, int p, int n, bool add, float *room);
