@@ -66,6 +66,12 @@ struct hr_fill {
     hr_tensor *to; /* data is allocated by hr_torch_fill */
 };
 
+struct hr_stretch {
+    int64_t at;
+    const char *bytes;
+    size_t n;
+};
+
 struct hr_torch_file {
     int fd;
     int64_t size;
@@ -86,11 +92,15 @@ struct hr_torch_file {
     int nentries;
     int64_t directory; /* zip: where its directory begins */
 
+    bool keeping;   /* what hr_torch_pread reads now stays where it is until the digest is there */
     bool hash;      /* begin the network's digest while its tensors are read */
     hr_hasher *sha; /* that digest, or NULL */
 
     pthread_t digester; /* computes the digest of the whole file */
     bool digesting;
+    pthread_mutex_t lock;     /* of the next two: */
+    struct hr_stretch *stays; /* parts of the file that lie in memory until the digest is there */
+    int nstays;
     char digest[65];
 };
 

@@ -195,8 +195,10 @@ static int read_straight(const struct filling *g, const struct job *j, int64_t b
 {
     int64_t before = j->v->start * (int64_t)j->size, n = j->count * (int64_t)j->size;
     int rc = pass_over(g, before, read, self, err);
+    g->f->keeping = g->sha != NULL; /* which needs the tensors, too */
     if (rc == HR_OK)
         rc = read(self, j->to->data, (size_t)n, err);
+    g->f->keeping = false;
     return rc ? rc : pass_over(g, bytes - before - n, read, self, err);
 }
 

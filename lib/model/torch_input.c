@@ -6,7 +6,7 @@
  * it fills the disk.
  *
  * The SHA-256 of the bytes is for the history; it is as slow as everything else together, so it runs in a
- * thread beside the reading. */
+ * thread beside the reading. Where it comes behind, it takes what was read out of the tensors. */
 #include "model/torch_file.h"
 
 #include <archive.h>
@@ -20,9 +20,19 @@
 
 enum { COPY = 1 << 18, SNIFF = 16 };
 
+static void keep(struct hr_torch_file *f, const void *bytes, size_t n, int64_t at)
+{
+    pthread_mutex_lock(&f->lock);
+    if ((f->nstays & (f->nstays - 1)) == 0)
+        f->stays = hr_xrealloc(f->stays, (f->nstays ? 2 * (size_t)f->nstays : 1) * sizeof *f->stays);
+    f->stays[f->nstays++] = (struct hr_stretch){at, bytes, n};
+    pthread_mutex_unlock(&f->lock);
+}
+
 int hr_torch_pread(struct hr_torch_file *f, void *dst, size_t n, int64_t at, const char *what, hr_err *err)
 {
     char *p = dst;
+    int64_t begin = at;
     for (size_t left = n; left > 0;) {
         ssize_t got = pread(f->fd, p, left, at);
         if (got < 0 && errno == EINTR)
@@ -36,6 +46,8 @@ int hr_torch_pread(struct hr_torch_file *f, void *dst, size_t n, int64_t at, con
         at += got;
         left -= (size_t)got;
     }
+    if (f->keeping && f->digesting)
+        keep(f, dst, n, begin);
     return HR_OK;
 }
 
@@ -66,14 +78,42 @@ int hr_torch_walk(struct hr_torch_file *f, const bool *wanted, hr_torch_sink sin
 
 /* ---- the digest --------------------------------------------------------------------------------------- */
 
+/* The first stretch, of those from *passed on, that ends behind `at`; one beyond any file when there is none.
+ * They are kept in the order in which they were read, mostly that of the file; one that is missed is read
+ * again. */
+static struct hr_stretch next_stretch(struct hr_torch_file *f, int64_t at, int *passed)
+{
+    struct hr_stretch s = {.at = INT64_MAX};
+    pthread_mutex_lock(&f->lock);
+    while (*passed < f->nstays && f->stays[*passed].at + (int64_t)f->stays[*passed].n <= at)
+        ++*passed;
+    if (*passed < f->nstays)
+        s = f->stays[*passed];
+    pthread_mutex_unlock(&f->lock);
+    return s;
+}
+
 static void *digest(void *self)
 {
     struct hr_torch_file *f = self;
     hr_sha256 *sha = hr_sha256_new();
     char *block = hr_xmalloc(COPY);
     ssize_t n;
-    for (int64_t at = 0; (n = pread(f->fd, block, COPY, at)) > 0; at += n)
-        hr_sha256_add(sha, block, (size_t)n);
+    int passed = 0;
+    for (int64_t at = 0;; at += n) {
+        struct hr_stretch s = next_stretch(f, at, &passed);
+        if (s.at <= at) {
+            s.n -= (size_t)(at - s.at);
+            s.bytes += at - s.at;
+        } else {
+            n = pread(f->fd, block, s.at - at < COPY ? (size_t)(s.at - at) : COPY, at);
+            s = (struct hr_stretch){at, block, n > 0 ? (size_t)n : 0};
+        }
+        if (s.n == 0)
+            break;
+        hr_sha256_add(sha, s.bytes, s.n);
+        n = (ssize_t)s.n;
+    }
     hr_sha256_end(sha, f->digest);
     free(block);
     return NULL;
@@ -306,7 +346,8 @@ int hr_torch_open(struct hr_torch_file *f, const char *path, bool want_digest, h
     const char *member;
     int64_t size;
     char *archive = archive_of(path, &member, &size);
-    *f = (struct hr_torch_file){.fd = -1, .name = hr_xstrdup(path), .keys = json_object()};
+    *f = (struct hr_torch_file){
+        .fd = -1, .name = hr_xstrdup(path), .keys = json_object(), .lock = PTHREAD_MUTEX_INITIALIZER};
     int rc = archive ? copy_member(f, archive, member, size, err) : open_plain(f, path, err);
     free(archive);
     if (rc) {
@@ -329,6 +370,7 @@ void hr_torch_close(struct hr_torch_file *f)
     }
     for (int i = 0; i < f->nviews; i++)
         free(f->views[i].key);
+    free(f->stays);
     free(f->storages);
     free(f->views);
     free(f->name);

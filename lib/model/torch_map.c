@@ -496,8 +496,9 @@ int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out
     *out = NULL;
     int rc = build(&k, out, err);
     if (rc) {
-        if (f->sha) { /* it reads what is freed now */
+        if (f->sha) { /* both digests read what is freed now */
             char hex[65];
+            hr_torch_await_digest(f);
             hr_hasher_end(f->sha, hex);
             f->sha = NULL;
         }
