@@ -63,8 +63,20 @@ setup() {
     run make_data SVHN
     assert_failure
     assert_line --partial "train_32x32.mat is missing: get it from file://$PWD/there/train_32x32.mat and put it into $PWD/here"
+    assert_equal "${#lines[@]}" 4 # what was tried, curl's reason, ours, make's
     assert_equal "$(ls here)" ""
     assert_not_exists data/SVHN/manifest.json
+}
+
+@test "make data/ImageNet: says where its archives can be had and where to put them, and then which labels it needs" {
+    run make_data ImageNet
+    assert_failure
+    assert_line "ILSVRC2012_img_train.tar is missing: ImageNet can be had with an account at https://image-net.org/download-images; put it into $PWD/here, or say where it is: make ARCHIVES=DIR"
+    touch here/ILSVRC2012_img_{train,val}.tar
+    run make_data ImageNet
+    assert_failure
+    assert_line --partial "ILSVRC2012_val_labels.txt is missing: the class (n01440764, ...) of each validation image"
+    assert_not_exists data/ImageNet/manifest.json
 }
 
 @test "make models: the published checkpoints are fetched and converted, under whichever name they go" {
