@@ -140,6 +140,49 @@ print(round(255 * o["eps"], 6), round(255 * o["step"], 6))'
 7.905 1.989"
 }
 
+@test "advtrain --const-init is --no-random-start; --reference hydra begins free training's noise anew in every epoch" {
+    local o="-q --batch 32 --limit 64 --threads 1 --arch resS -d $D/train.tfrecord"
+    tensors() {
+        local net
+        for net; do
+            nninfo --format json --tensors $net.nn | python3 -c 'import json, sys; print([t["sha256"] for t in json.load(sys.stdin)["tensors"]])'
+        done | uniq | wc -l
+    }
+    advtrain $o $ATTACK --epochs 1 --const-init -o a.nn
+    advtrain $o $ATTACK --epochs 1 --no-random-start -o b.nn
+    advtrain $o $ATTACK --epochs 1 -o c.nn
+    assert_equal "$(tensors a b)" 1
+    assert_equal "$(tensors b c)" 2
+    o="$o --loss free --epochs 2 --schedule constant --eps 0.031 --step 0.0078"
+    advtrain $o --reference hydra -o d.nn
+    advtrain $o --reset-noise -o e.nn
+    advtrain $o -o f.nn
+    assert_equal "$(tensors d e)" 1
+    assert_equal "$(tensors e f)" 2
+}
+
+# Single large steps on a few images: the network learns to look good along them. At this radius it does so within 16
+# epochs, whatever the seed (1 to 3) and the kernels (v2, v4) were.
+@test "advtrain: an epoch that overfits to single steps is told on stderr and in the log; a sound run says nothing" {
+    local o="-e $D/test.tfrecord --eval-limit 50 -d $D/train.tfrecord --threads 1 --batch 32 --limit 100 --schedule constant"
+    advtrain $o --loss fgsm-rs --eps 0.3 --step 0.06 --steps 10 --lr 0.1 --epochs 30 --log log.jsonl -o a.nn "$D/net.nn" 2>words
+    python3 - <<'PY'
+import json, re
+lines = [l for l in map(json.loads, open("log.jsonl")) if l["split"] == "eval"]
+best, told = 0, []
+for l in lines:
+    assert l.get("collapsed", False) == (l["robust"] < best / 2), (best, l)
+    if l.get("collapsed"):
+        told.append((l["epoch"], best, l["clean"]))
+    best = max(best, l["robust"])
+assert any(best >= 10 and clean > 25 for _, best, clean in told), told
+said = [int(e) for e in re.findall(r"warning: epoch (\d+): attacked accuracy fell below half", open("words").read())]
+assert said == [e for e, _, _ in told], (said, told)
+PY
+    advtrain $o --loss pgd --eps 0.02 --step 0.005 --steps 4 --lr 0.005 --epochs 3 --log sound.jsonl -o b.nn "$D/net.nn" 2>words
+    run ! grep -E "warning|collapsed" words sound.jsonl
+}
+
 @test "advtrain --warmup-loss chooses what the first epochs minimise; FGSM is the default" {
     local o="-q --batch 32 --epochs 1 --limit 64 --threads 1 $ATTACK --arch resS -d $D/train.tfrecord" loss
     advtrain $o --warmup-epochs 1 -o default.nn
