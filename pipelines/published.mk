@@ -3,7 +3,8 @@
 #   make runs/CIFAR10/resnet18/weight-0.01/001_0/hydra/seed-0/eval.json STRATEGIES=DIR
 #   make runs/SVHN/wrn_28_4/channel-0.5/05_uni/radmm/seed-0/eval.json
 #
-# D is CIFAR10, SVHN or ImageNet, A a network of the zoo, ID an entry A/REG/ID of STRATEGIES/D.json, or a rule (uniform,
+# D is CIFAR10, SVHN or ImageNet, A a network of the zoo, ID an entry A/REG/ID of STRATEGIES/D.json (or heracles/D.json there,
+# as in a checkout of the published strategies, whose ImageNet is imagenet.json), or a rule (uniform,
 # erk, lamp, ...). An ID that is in no file is searched for, with the number behind its last _ as the seed. Only stages
 # of the goals that make was given are declared. What is set here can be set on the command line, too. The dense network
 # is the published one where `make models` has put it (MODELS/D/A.nn); else it is trained.
@@ -48,7 +49,9 @@ ImageNet_REWARD ?= --eps 4/255 --step 1/255 --steps 10 --batch 128
 ImageNet_EVAL ?= --eps 4/255 --step 1/255 --attacks clean,pgd20,cw
 
 # Published strategies that cost more than their ID says (`maskapply --audit` tells which and why) are used all the same,
-# with a warning by name: --over-budget warn.
+# with a warning by name: --over-budget warn; of an ID that ends in _all the image channels
+# are pruned, too.
+as_published = --over-budget warn$(if $(filter %_all,$1), --prune-first)
 
 # Declare what is not declared yet: $(call published_once,OUT,CALL)
 published_once = $(if $(filter $1,$(STAGES)),,$(eval $2))
@@ -56,11 +59,15 @@ published_once = $(if $(filter $1,$(STAGES)),,$(eval $2))
 published_in = $(if $(wildcard $1),$(shell if [ -x '$(BUILD)/bin/maskapply' ]; then \
 	'$(BUILD)/bin/maskapply' --audit '$1' | cut -f 1 | grep -Fx '$2'; else grep -Fo '"$3"' '$1' | head -n 1; fi))
 
-# $(call published_strategy,D,A,REG,RATE,ID): an extract of the file, a rule, or a search
+# $(call published_file,D): the first of the files that it may be, or nothing
+published_file = $(firstword $(wildcard $(foreach d,$1 $(if $(filter ImageNet,$1),imagenet),\
+	$(STRATEGIES)/$d.json $(STRATEGIES)/heracles/$d.json)))
+
+# $(call published_strategy,D,A,REG,RATE,ID,FILE): an extract of the file, a rule, or a search
 define published_strategy
-$(if $(call published_in,$(STRATEGIES)/$1.json,$2/$3/$5,$5),$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,\
-	$(RUNS)/$1/$2/pretrain.nn $(STRATEGIES)/$1.json,maskapply,\
-	maskapply -q --plan -r $3 -s $(STRATEGIES)/$1.json:$2/$3/$5 --over-budget warn --label $5\
+$(if $(call published_in,$6,$2/$3/$5,$5),$(call stage,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,\
+	$(RUNS)/$1/$2/pretrain.nn $6,maskapply,\
+	maskapply -q --plan -r $3 -s $6:$2/$3/$5 $(call as_published,$5) --label $5\
 	--strategy-out $(RUNS)/$1/$2/$3-$4/$5/strategy.json -o /dev/null $(RUNS)/$1/$2/pretrain.nn),\
 $(if $(filter uniform uniform+ erk lamp global,$5),$(call ruled,$1,$2,$3,$4,$5),\
 $(call searched,$1,$2,$3,$4,$5,$($1_SEARCH) --seed $(or $(filter-out $5,$(lastword $(subst _, ,$(subst -, ,$5)))),1))))
@@ -72,7 +79,7 @@ $(call stage,$3/admm.nn,$2 $(DATA)/$1/manifest.json,advtrain,\
 	advtrain --stage admm -d $(DATA)/$1/rest.tfrecord $($1_RADMM) $($1_ADMM) --seed $5\
 	--log $3/admm.jsonl -o $3/admm.nn $2)
 $(call stage,$3/masked.nn,$3/admm.nn $7,maskapply,\
-	maskapply -q -r $6 -s $7 --score l2 --over-budget warn --label $4 -o $3/masked.nn $3/admm.nn)
+	maskapply -q -r $6 -s $7 --score l2 $(call as_published,$4) --label $4 -o $3/masked.nn $3/admm.nn)
 $(call stage,$3/retrain.nn,$3/masked.nn $(DATA)/$1/manifest.json,advtrain,\
 	advtrain --stage finetune -d $(DATA)/$1/rest.tfrecord $($1_RADMM) $($1_RETRAIN) --seed $5\
 	--log $3/retrain.jsonl -o $3/retrain.nn $3/masked.nn)
@@ -90,8 +97,8 @@ $(call described,$1,$2)
 endef
 define published_plan
 $(call published_network,$1,$2)
-$(call published_once,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(call published_strategy,$1,$2,$3,$4,$5))
-$(call published_once,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(call planned,$1,$2,$3,$4,$5,--over-budget warn))
+$(call published_once,$(RUNS)/$1/$2/$3-$4/$5/strategy.json,$(call published_strategy,$1,$2,$3,$4,$5,$(call published_file,$1)))
+$(call published_once,$(RUNS)/$1/$2/$3-$4/$5/planned.nn,$(call planned,$1,$2,$3,$4,$5,$(call as_published,$5)))
 endef
 define published
 $(call published_plan,$1,$2,$3,$4,$5)

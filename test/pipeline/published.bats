@@ -38,6 +38,17 @@ $at/radmm/seed-3/eval.json"
     mk -n "$PWD/runs/SVHN/vgg16_bn/channel-0.5/05_77/hydra/seed-0/eval.json" >search.txt
     grep -q "ddpg-search .*--reg channel --target 0.5 --seed 77 --id 05_77" search.txt
     mk -n "$PWD/runs/ImageNet/ResNet50/weight-0.1/lamp/hydra/seed-0/eval.json" | grep -q "loss free --repeats 4"
+    # a checkout of the published strategies: ImageNet goes by another name there
+    mkdir strategies/heracles
+    mv strategies/CIFAR10.json strategies/heracles/imagenet.json
+    mk -n "$PWD/runs/ImageNet/resnet18/weight-0.01/001_0/hydra/seed-0/eval.json" >theirs.txt
+    grep -q -- "-s $PWD/strategies/heracles/imagenet.json:resnet18/weight/001_0 " theirs.txt
+    run ! grep -q ddpg-search theirs.txt
+    mv strategies/heracles/imagenet.json strategies/heracles/CIFAR10.json
+    # image channels are pruned where the ID says so, in every stage that reads a strategy
+    mk -n "$PWD/runs/SVHN/wrn_28_4/channel-0.5/05_0_all/radmm/seed-0/eval.json" >all.txt
+    assert_equal "$(grep -c "maskapply .*--over-budget warn --prune-first " all.txt)" 2
+    run ! grep -q -- --prune-first theirs.txt
     # what comes before the pruning, by itself
     assert_equal "$(mk -n "$PWD/$net/pretrain.nn" | stages | tail -n 1)" "$net/pretrain.nn"
     assert_equal "$(mk -n "$PWD/$at/strategy.json" | stages | tail -n 1)" "$at/strategy.json"
