@@ -107,6 +107,12 @@ X
     done
     run -0 grep -aoE 'selection.{120}' out.nn
     [[ "$output" == *holdout* ]]
+    # the published programs' way, and called so
+    sed -i 's/"holdout"/"test"/' data/manifest.json
+    $RUN -d data/train.tfrecord -e data/test.tfrecord --select best -o on-test.nn "$D/net.nn"
+    assert_success
+    run -0 grep -aoE 'selection.{120}' on-test.nn
+    [[ "$output" == *test* && "$output" != *holdout* ]]
     $RUN -d data/train.tfrecord -e data/train.tfrecord --select best -o two.nn "$D/net.nn"
     assert_refused two.nn
     $RUN -d data/train.tfrecord -e data/test.tfrecord -o last.nn out.nn

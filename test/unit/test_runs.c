@@ -129,6 +129,39 @@ static void test_first_epochs_train_on_fgsm_where_they_are_told_to(void **state)
     hr_dataset_release(&ds);
 }
 
+/* fgsm: from the image, by `step`; fgsm-rs: from a random start, by 5/4 of the radius; whatever else is set.
+ */
+static void test_single_steps_are_pgd_with_one_step(void **state)
+{
+    (void)state;
+    hr_dataset ds = new_images(60);
+    for (int rs = 0; rs <= 1; rs++) {
+        hr_model *net[3];
+        for (int i = 0; i < 3; i++) {
+            hr_train_opts o = defaults(HR_STAGE_PRETRAIN, i > 0 ? HR_OBJ_PGD
+                                                          : rs  ? HR_OBJ_FGSM_RS
+                                                                : HR_OBJ_FGSM);
+            if (i > 0) {
+                o.steps = i;
+                o.random_start = rs;
+                o.step = rs ? 1.25 * o.eps : o.step;
+            }
+            net[i] = new_net();
+            must_train(net[i], &ds, &o);
+        }
+        bool differs = false;
+        for (int t = 0; t < net[0]->ntensors; t++) {
+            size_t bytes = (size_t)hr_tensor_count(&net[0]->tensors[t]) * sizeof(float);
+            assert_memory_equal(net[0]->tensors[t].data, net[1]->tensors[t].data, bytes);
+            differs |= memcmp(net[0]->tensors[t].data, net[2]->tensors[t].data, bytes) != 0;
+        }
+        assert_true(differs);
+        for (int i = 0; i < 3; i++)
+            hr_model_free(net[i]);
+    }
+    hr_dataset_release(&ds);
+}
+
 static void count_step(void *ctx, int epoch, uint32_t done, double accuracy)
 {
     (void)epoch;
@@ -290,6 +323,7 @@ int main(void)
         cmocka_unit_test(test_prune_freezes_weights_with_any_scores_and_loss),
         cmocka_unit_test(test_random_scores_have_the_spread_of_their_rule),
         cmocka_unit_test(test_first_epochs_train_on_fgsm_where_they_are_told_to),
+        cmocka_unit_test(test_single_steps_are_pgd_with_one_step),
         cmocka_unit_test(test_extra_images_double_the_batches),
         cmocka_unit_test(test_extra_images_count_like_others),
         cmocka_unit_test(test_the_best_epoch_is_what_a_run_that_ends_there_gives),
