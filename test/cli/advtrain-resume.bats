@@ -59,7 +59,7 @@ assert_same_run() { # assert_same_run a b
 @test "advtrain: every stage, optimiser and kind of attack goes on" {
     local o
     for o in "--stage prune $D/planned.nn" "--stage prune --freeze-bn $D/planned.nn" \
-        "--stage finetune $D/pruned.nn" "--optimizer adam --lr 0.001 $D/net.nn" "--augment crop-flip $D/net.nn" \
+        "--stage finetune $D/pruned.nn" "--optimizer adam --lr 0.001 --loss fgsm-rs $D/net.nn" "--augment crop-flip $D/net.nn" \
         "--attack-bn batch+update --log-clean $D/net.nn" "--loss natural --schedule cosine-epoch $D/net.nn" \
         "--warmup-epochs 1 --warmup-steps 3 --epochs 1 $D/net.nn" "--optimizer rmsprop --lr 0.001 $D/net.nn" \
         "--stage admm --admm-every 1 --rho 0.1 $D/planned.nn" "--loss trades --nesterov $D/net.nn" \

@@ -51,6 +51,19 @@ setup() {
         advtrain $SHORT --threads 1 --stage finetune -d "$D/train.tfrecord" -o tuned1.nn prune1.nn
         advtrain $SHORT --threads 2 --stage finetune -d "$D/train.tfrecord" -o tuned2.nn prune1.nn
         cmp tuned1.nn tuned2.nn
+        # what was pruned is zero behind the last step, in the file and in what PyTorch gets
+        nn2torch -q -o tuned.safetensors tuned1.nn
+        nninfo --format json tuned1.nn | python3 -c '
+import array, json, struct, sys
+data = open("tuned.safetensors", "rb").read()
+n = struct.unpack("<Q", data[:8])[0]
+head = json.loads(data[8:8 + n])
+layers = json.load(sys.stdin)["layers"]
+assert sum(l["kept_weights"] for l in layers) < 0.6 * sum(l["weights"] for l in layers)
+for l in layers:
+    at = [8 + n + o for o in head[l["name"] + ".weight"]["data_offsets"]]
+    left = sum(w != 0 for w in array.array("f", data[at[0]:at[1]]))
+    assert left == l["kept_weights"], (l, left)'
         for net in "$D/net.nn" prune1.nn tuned1.nn; do
             adveval -q -d "$D/test.tfrecord" --attacks clean "$net"
         done >eval.json
@@ -244,6 +257,14 @@ print(json.dumps({t["name"]: t["sha256"] for t in json.load(sys.stdin)["tensors"
     done >masks.json
     # scaled scores say what magnitude says; SNIP, which has seen images, something else
     assert_equal "$(pick masks.json '[len(m) > 3 and m == j for m in l]')" "[True, True, False]"
+    # LWM, the paper's baseline, which its program makes out of a dense network by scaled scores and finetuning
+    for net in magnitude scaled; do
+        advtrain $SHORT --stage finetune --threads 1 -d "$D/train.tfrecord" -o lwm.nn $net.nn
+        nninfo --tensors --format json lwm.nn | python3 -c '
+import json, sys
+print(json.dumps([t["sha256"] for t in json.load(sys.stdin)["tensors"] if "popup" not in t["name"]]))'
+    done >lwm.json
+    assert_equal "$(pick lwm.json 'len(l[0]) > 20 and l[0] == l[1]')" True
 }
 
 @test "advtrain: the log has one JSON line per epoch and split, and stderr one plain line each" {
