@@ -1,6 +1,7 @@
 """attacks.py NET DIR -- time adveval and torchattacks on DIR/net.nn (net.pth) and DIR/test.tfrecord; see bench_attacks."""
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ name, where = sys.argv[1], Path(sys.argv[2])
 rounds, eps = int(os.environ["ROUNDS"]), float(os.environ["EPS"])
 iterations, targets, queries = (int(os.environ[k]) for k in ("ITERATIONS", "TARGETS", "QUERIES"))
 torch.set_default_dtype(torch.float32)
-torch.set_num_threads(len(os.sched_getaffinity(0)))
+threads = int(os.environ.get("THREADS") or len(os.sched_getaffinity(0)))
+torch.set_num_threads(threads)
 net = torch_nets.load(name, where / "net.pth", torch.float32)
 
 x, y = [], []
@@ -56,19 +58,26 @@ def aa():
 def ours(attack):
     out = subprocess.run(
         ["adveval", "-q", "-d", where / "test.tfrecord", "--eps", str(eps), "--step", str(eps / 4), "--attacks", attack,
-         "--iterations", str(iterations), "--targets", str(targets), "--queries", str(queries), where / "net.nn"],
+         "--iterations", str(iterations), "--targets", str(targets), "--queries", str(queries), "--threads", str(threads), where / "net.nn"],
         check=True, stdout=subprocess.PIPE).stdout
     return json.loads(out)["attacks"][0]["correct"]
 
 
-print("attacks: %s, %d images, torchattacks %s on PyTorch %s" % (name, len(x), torchattacks.__version__, torch.__version__))
+def clock():
+    mine, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return time.monotonic(), mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+
+print("attacks: %s, %d images, %d threads, torchattacks %s on PyTorch %s" %
+      (name, len(x), threads, torchattacks.__version__, torch.__version__))
 for label, attack, peer in ("PGD-20", "pgd20", pgd20), ("AutoAttack", "aa", aa):
-    best = {}
+    best, found = {}, {}
     for _ in range(rounds):
         for who, run in ("adveval", lambda: ours(attack)), ("torchattacks", peer):
-            start = time.monotonic()
-            found = run()
-            took = time.monotonic() - start
-            best[who] = min(best.get(who, (took, found)), (took, found))
-    (a, n), (b, m) = best["adveval"], best["torchattacks"]
-    print("%-10s  adveval %7.2f s (%d right)   torchattacks %7.2f s (%d right)   ratio %.2f" % (label, a, n, b, m, b / a), flush=True)
+            start = clock()
+            found[who] = run()
+            took = [b - a for a, b in zip(start, clock())]
+            best[who] = [min(t) for t in zip(best.get(who, took), took)]
+    for who in best:
+        print("%-10s  %-12s %7.2f s  processor %7.2f s  %d right" % (label, who, *best[who], found[who]))
+    print("%-10s  ratio        %7.2f              %7.2f" % (label, *(b / a for a, b in zip(*best.values()))), flush=True)
