@@ -6,7 +6,7 @@
 # target is the same code with another class; the squares have shrunk four times within 1,000 queries; and the schedule
 # of APGD's steps depends on the iterations, which on Fashion-MNIST are the published 100. `AUTOATTACK_PUBLISHED=1
 # bats test/long/autoattack.bats` takes all three as published, for that network. Square is also compared with itself
-# written again, which draws the same squares. On one core of a Xeon 6 and 5 minutes of processor time.
+# written again, which draws the same squares.
 
 setup() {
     load ../helpers
@@ -26,19 +26,20 @@ compare() {
         $settings --outcomes out.tsv -o eval.json net.nn
     # where nearly all or nearly no images break, agreement would mean little
     assert_equal "$(pick eval.json '[20 <= a["accuracy"] <= 70 for a in j["attacks"] if a["name"] == "aa"]')" "[True]"
-    local peer
-    for peer in torchattacks own; do
-        run "$PYTHON" "$ROOT/test/peers/strong_attacks.py" $peer 0.5 net.pth test.tfrecord eval.json out.tsv \
-            $([ $peer = torchattacks ] || echo square)
-        echo "$output" | sed 's/^/# /' >&3
-        assert_success
-    done
+    against torchattacks
+}
+
+against() { # against PEER [ATTACK]...
+    run "$PYTHON" "$ROOT/test/peers/strong_attacks.py" "$1" 0.5 net.pth test.tfrecord eval.json out.tsv "${@:2}"
+    echo "$output" | sed 's/^/# /' >&3
+    assert_success
 }
 
 @test "every attack is within half a point of torchattacks on 1,000 images of Fashion-MNIST's network" {
     local settings="--iterations 100 --targets 3 --queries 1000"
     [ -z "${AUTOATTACK_PUBLISHED:-}" ] || settings=
     compare resS 10000 1000 "$settings" --step 0.025 --batch 128 --steps 7 --epochs 2 --lr 0.1 --warmup-steps 40
+    against own square
 }
 
 # Half a point of 50 images is none. FGSM from a random start makes a robust network for the price of two passes.
