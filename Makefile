@@ -30,8 +30,8 @@ ALL_CFLAGS = $(FLAGS) -I$(BUILD)/gen
 # the same work buffer): one thread at a time, as in lib/search. Kernels inside parallel loops are our own.
 OPENBLAS_DIR := /usr/lib/$(MACHINE)-linux-gnu/openblas-serial
 PKG_CFLAGS := -I/usr/include/$(MACHINE)-linux-gnu/openblas-serial
-# libmatio brings forty libraries along: only what calls it is to load them.
-LDLIBS = -Wl,--as-needed -lmatio -Wl,--no-as-needed -lmsgpackc -larchive -ljpeg -lpng -ljansson -lxlsxwriter -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -ldl -lm
+# A tool loads the libraries that it calls, and no others: libmatio alone brings forty along.
+LDLIBS = -Wl,--as-needed -lmatio -lmsgpackc -larchive -ljpeg -lpng -ljansson -lxlsxwriter -lprotobuf-c -lisal -lcrypto -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -fopenmp -ldl -lm
 
 LIB_SRC := $(wildcard lib/*/*.c lib/*/*/*.c)
 KERNEL_SRC := lib/compute/cpu/kernels.c lib/compute/cpu/tiles.c
