@@ -6,6 +6,8 @@ in test/hostile.py, and the last line has the same form.
 """
 import argparse
 import collections
+import copy
+import hashlib
 import io
 import json
 import pickle
@@ -37,7 +39,7 @@ def function():
     return lambda *a: None
 
 
-STORAGES = {c: type(c, (), {}) for c in ["FloatStorage", "DoubleStorage", "LongStorage", "UntypedStorage", "ShortStorage"]}
+STORAGES = {c: type(c, (), {}) for c in ["FloatStorage", "DoubleStorage", "LongStorage", "BoolStorage", "UntypedStorage", "ShortStorage"]}
 torch = module("torch", float32=type("float32", (), {}), device=function(), Size=function(), **STORAGES)
 rebuilders = ["_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"]
 torch._utils = module("torch._utils", **{n: function() for n in rebuilders})
@@ -257,6 +259,15 @@ def ages(b):
 
     dv, ds = net.state(wide)
     accepted(b, net, "double", legacy_of(dv, ds))
+    shape, data = net.tensors[first]
+    numbers = [n % 2 for n in range(len(data) // 4)]
+    like = copy.copy(net)
+    like.sums = {**net.sums, first: hashlib.sha256(struct.pack("<%df" % len(numbers), *numbers)).hexdigest()}
+    for kind, size, code in [("BoolStorage", 1, "?"), ("LongStorage", 8, "q")]:
+        whole = Storage("whole", struct.pack("<%d%s" % (len(numbers), code), *numbers), kind, size)
+        value, beside = {**state, first: tensor(whole, shape)}, storages[1:] + [whole]
+        accepted(b, like, kind, zip_of(pickled(value), beside))
+        accepted(b, like, kind + ", legacy", legacy_of(value, beside))
     parameters = {k: Call(torch._utils._rebuild_parameter, v, True, collections.OrderedDict()) for k, v in state.items()}
     accepted(b, net, "parameters", zip_of(pickled(parameters), storages))
     typed = {
