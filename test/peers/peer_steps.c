@@ -535,6 +535,8 @@ static void follow(void *ctx, hr_trainer *t, enum hr_moment moment)
             c->now = get_state(t);
         if (t->at.steps == 0 || !c->own_way)
             copy_state(t, &c->oracle, &c->now);
+        for (int i = 0; t->at.steps == 0 && i < t->n; i++) /* the scores' start is compared, too */
+            larger(&c->worst_float, off(NULL, t->list[i].value, c->now.value[i], 0, t->list[i].n));
         load_state(t, &c->now);
     } else if (moment == HR_AT_ATTACKED) {
         c->adv = get_array("attacked", BATCH * LEN);
