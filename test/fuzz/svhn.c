@@ -1,6 +1,7 @@
 /* test/fuzz/svhn.c -- SVHN's MATLAB files: what was accepted has labels 0..9 and images of 32x32. The input
  * is a head of 128 bytes and elements, which are frames but for what fills them up. libmatio reads in a child
- * process (mat.c), whose crashes are refusals: an input costs a fork, so there are hundreds in a second here. */
+ * process (mat.c), whose crashes are refusals: an input costs a fork, so there are hundreds in a second here.
+ */
 #include "fuzz.h"
 
 #include "data/internal.h"
