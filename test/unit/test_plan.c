@@ -85,6 +85,28 @@ static void test_more_images_and_training_need_more(void **state)
     hr_model_free(m);
 }
 
+/* Memory is taken for whole tasks. Tasks are as large as caches allow, but no thread waits long for another:
+ * 100 images are 4 tasks of 24 and one of 4, where tasks of 32 would leave one thread with 64. */
+static void test_tasks_share_a_batch_out_evenly(void **state)
+{
+    (void)state;
+    static const struct {
+        int batch, threads, task;
+    } cases[] = {{8, 2, 8}, {16, 4, 8}, {32, 1, 32}, {32, 2, 16}, {96, 2, 24}, {100, 2, 24}, {128, 2, 32}};
+    hr_model *m = zoo("resnet18");
+    for (size_t k = 0; k < HR_COUNT(cases); k++) {
+        hr_exec *e =
+            plan(m, (hr_exec_opts){.batch = cases[k].batch, .threads = cases[k].threads, .describe = true});
+        int task = 1;
+        while (hr_plan_bytes(e, task + 1) == hr_plan_bytes(e, 1))
+            task++;
+        if (task != cases[k].task)
+            fail_msg("%d images on %d threads: tasks of %d", cases[k].batch, cases[k].threads, task);
+        hr_exec_free(e);
+    }
+    hr_model_free(m);
+}
+
 static void test_too_large_a_batch_is_refused_with_one_that_fits(void **state)
 {
     (void)state;
@@ -233,6 +255,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_planned_bytes_are_those_that_are_taken),
         cmocka_unit_test(test_more_images_and_training_need_more),
+        cmocka_unit_test(test_tasks_share_a_batch_out_evenly),
         cmocka_unit_test(test_too_large_a_batch_is_refused_with_one_that_fits),
         cmocka_unit_test(test_what_the_caller_takes_beside_counts),
         cmocka_unit_test(test_a_plan_names_the_kernel_of_every_layer_and_pass),

@@ -1,7 +1,6 @@
 /* lib/compute/cpu/plan.c -- from a graph to fused steps and one arena (plan.h explains both). */
 #include "compute/cpu/plan.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,25 +241,42 @@ static int chunk_of(const hr_exec *e)
     return chunk;
 }
 
+/* How long the threads take for a batch in tasks of `size` samples, each taking the next task as soon as it
+ * is free; in times of a sample. A task costs READING more: reading the weights takes as long as the samples
+ * of less than half a chunk (resnet18 on one thread: 220 images/s by 8, 261 by 16, 286 by 32). */
+static double time_of(const hr_exec *e, int size)
+{
+    enum { READING = 3 };
+    double busy[e->opts.threads], most = 0;
+    memset(busy, 0, sizeof busy);
+    for (int n = 0; n < e->opts.batch; n += size) {
+        int next = 0, left = e->opts.batch - n;
+        for (int t = 1; t < e->opts.threads; t++)
+            next = busy[t] < busy[next] ? t : next;
+        busy[next] += (left < size ? left : size) + READING;
+        most = busy[next] > most ? busy[next] : most;
+    }
+    return most;
+}
+
 /* Samples of a task: enough that the weights of layers with small maps are not read for a few pixels only,
- * but not so many that large maps leave the caches behind, and such that no thread has more to do than it
- * must. */
+ * but not so many that large maps leave the caches behind, and such that the threads end together. */
 static int task_of(const hr_exec *e)
 {
     enum { MOST = 4 };
     size_t fit = MAP_BYTES / (largest_map(e) * (size_t)e->chunk);
-    int best = 1, least = INT_MAX;
-    for (int size = 1; size <= MOST && (size == 1 || (size_t)size <= fit); size++) {
-        int tasks = (e->chunks + size - 1) / size;
-        int load = (tasks + e->opts.threads - 1) / e->opts.threads * size;
-        if (size > 1 && tasks < e->opts.threads)
+    int best = e->chunk;
+    double least = time_of(e, best);
+    for (int chunks = 2; chunks <= MOST && (size_t)chunks <= fit; chunks++) {
+        if (e->opts.batch <= (e->opts.threads - 1) * chunks * e->chunk) /* a thread would have no task */
             break;
-        if (load <= least) {
-            least = load;
-            best = size;
+        double time = time_of(e, chunks * e->chunk);
+        if (time < least) {
+            least = time;
+            best = chunks * e->chunk;
         }
     }
-    return best * e->chunk;
+    return best;
 }
 
 static bool keeps_raw(const hr_exec *e, const hr_step *s)
