@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
+#include <pty.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -379,6 +381,46 @@ static void test_messages_stay_on_one_line(void **state)
     assert_string_equal(err.msg, "a?b?c");
 }
 
+/* A quarter of the work took ten seconds, so at least thirty are to come. */
+static void test_the_progress_line_has_a_bar_a_rate_and_what_is_left(void **state)
+{
+    (void)state;
+    int terminal, line, err = dup(STDERR_FILENO);
+    if (err < 0 || openpty(&terminal, &line, NULL, NULL, NULL)) {
+        print_message("no terminal can be had here\n");
+        close(err);
+        skip();
+    }
+    char text[512] = "";
+    hr_progress p;
+    dup2(line, STDERR_FILENO);
+    hr_progress_start(&p, "images", 100);
+    bool shown = p.on;
+    p.start -= 10;
+    p.drawn -= 10;
+    hr_progress_at(&p, 25, "epoch 3");
+    hr_progress_end(&p);
+    dup2(err, STDERR_FILENO);
+    /* a terminal hands over when it likes; nothing comes for ten seconds only if something is missing */
+    struct pollfd ready = {.fd = terminal, .events = POLLIN};
+    ssize_t more = 1;
+    for (size_t n = 0; more > 0 && n < sizeof text - 1 && !strstr(text, "\033[K\r\033[K");
+         n += more > 0 ? (size_t)more : 0)
+        more = poll(&ready, 1, 10000) > 0 ? read(terminal, text + n, sizeof text - 1 - n) : 0;
+    close(err);
+    close(line);
+    close(terminal);
+    assert_true(shown);
+    const char *rate = strstr(text, "25/100 "), *left = strstr(text, "eta ");
+    assert_non_null(strstr(text, "\rimages [######..................]"));
+    assert_true(rate && left);
+    double per_second = strtod(rate + 7, NULL), seconds = strtod(left + 4, NULL);
+    assert_true(per_second > 0 && per_second <= 2.5 &&
+                seconds >= 30); /* no faster than that, however slow this is */
+    assert_non_null(strstr(left, "epoch 3"));
+    assert_non_null(strstr(left, "\033[K\r\033[K")); /* and gone in the end */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -398,6 +440,7 @@ int main(void)
         cmocka_unit_test(test_full_device_is_noticed),
         cmocka_unit_test(test_long_messages_keep_the_name_and_the_reason),
         cmocka_unit_test(test_messages_stay_on_one_line),
+        cmocka_unit_test(test_the_progress_line_has_a_bar_a_rate_and_what_is_left),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }
