@@ -179,17 +179,19 @@ static bool has_its_values(const survey *s, int which, const matvar_t *v, size_t
            at + bytes <= s->bytes[which];
 }
 
-/* Read the first array of this name. */
-static int read_array(mat_t *file, const survey *s, hr_mat *m, const char *path, hr_err *err)
+/* The first array of this name; *which is its number. */
+static matvar_t *find(mat_t *file, const survey *s, const char *name, int *which)
 {
     matvar_t *v = NULL;
-    int which = 0;
-    if (Mat_Rewind(file))
-        return hr_fail(err, HR_EIO, "%s: cannot be read again", path);
-    while (which < s->n && (v = Mat_VarReadNextInfo(file)) && (!v->name || strcmp(v->name, m->name) != 0))
-        which++; /* (its memory ends with this process) */
-    if (which == s->n || !v)
-        return hr_fail(err, HR_EFORMAT, "%s: no variable '%s'", path, m->name);
+    for (*which = 0; *which < s->n && (v = Mat_VarReadNextInfo(file)); ++*which, Mat_VarFree(v), v = NULL)
+        if (v->name && strcmp(v->name, name) == 0)
+            return v;
+    return NULL;
+}
+
+static int read_array(mat_t *file, const survey *s, hr_mat *m, matvar_t *v, int which, const char *path,
+                      hr_err *err)
+{
     if (v->class_type < MAT_C_DOUBLE || v->class_type > MAT_C_UINT32 || v->isComplex)
         return hr_fail(err, HR_EFORMAT, "%s: variable '%s' is no array of real numbers", path, m->name);
     m->rank = v->rank;
@@ -239,14 +241,21 @@ _Noreturn static void read_and_send(const char *path, const survey *s, hr_mat *w
     confine(s);
     if (!file)
         (void)hr_fail(&err, HR_EFORMAT, "%s: libmatio cannot read it", path);
-    for (int i = 0; i < n && err.code == HR_OK; i++)
-        err.code = read_array(file, s, &wanted[i], path, &err);
+    for (int i = 0, which; i < n && err.code == HR_OK; i++) {
+        matvar_t *v = Mat_Rewind(file) ? NULL : find(file, s, wanted[i].name, &which);
+        err.code = v ? read_array(file, s, &wanted[i], v, which, path, &err)
+                     : hr_fail(&err, HR_EFORMAT, "%s: no variable '%s'", path, wanted[i].name);
+        Mat_VarFree(v);
+    }
     fwrite(&err, sizeof err, 1, to);
     for (int i = 0; i < n && err.code == HR_OK; i++) {
         fwrite(&wanted[i], sizeof wanted[i], 1, to);
         fwrite(wanted[i].values, value_size(&wanted[i]), wanted[i].count, to);
     }
-    fflush(to);
+    fclose(to);
+    Mat_Close(file);
+    for (int i = 0; i < n; i++)
+        hr_mat_release(&wanted[i]);
     _exit(0);
 }
 
