@@ -210,6 +210,16 @@ static void settle_statistics(hr_model *m)
     hr_exec_free(e);
 }
 
+/* What was taken to prepare the network is no part of the peak: VmHWM begins anew (proc(5), clear_refs). */
+static void forget_peak(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "we");
+    if (f) {
+        fputs("5", f);
+        fclose(f);
+    }
+}
+
 static hr_model *make_model(const char *net)
 {
     hr_err err = HR_ERR_INIT;
@@ -218,6 +228,7 @@ static hr_model *make_model(const char *net)
         hr_usage("%s", err.msg);
     hr_zoo_init(m, 1);
     settle_statistics(m);
+    forget_peak();
     return m;
 }
 
