@@ -138,9 +138,11 @@ static void test_pools_match_ref_and_ties_go_to_the_first(void **state)
         enum hr_op op;
         int h, w, k, stride, pad;
     } cases[] = {
-        {HR_OP_MAXPOOL, 4, 6, 2, 2, 0}, {HR_OP_MAXPOOL, 7, 5, 3, 2, 1}, {HR_OP_MAXPOOL, 5, 5, 3, 1, 1},
-        {HR_OP_MAXPOOL, 5, 7, 2, 3, 0}, {HR_OP_AVGPOOL, 8, 8, 8, 8, 0}, {HR_OP_AVGPOOL, 7, 5, 2, 2, 0},
+        {HR_OP_MAXPOOL, 4, 6, 2, 2, 0}, {HR_OP_MAXPOOL, 7, 5, 3, 2, 1},
+        {HR_OP_MAXPOOL, 5, 5, 3, 1, 1}, {HR_OP_MAXPOOL, 5, 7, 2, 3, 0},
+        {HR_OP_AVGPOOL, 8, 8, 8, 8, 0}, {HR_OP_AVGPOOL, 7, 5, 2, 2, 0},
         {HR_OP_AVGPOOL, 6, 7, 3, 1, 0}, {HR_OP_MAXPOOL, 9, 8, 3, 2, 0},
+        {HR_OP_MAXPOOL, 2, 3, 6, 2, 3}, /* windows larger than the map */
     };
     for (size_t k = 0; k < HR_COUNT(cases); k++) {
         for (size_t c = 0; c < HR_COUNT(widths); c += 2) {

@@ -281,7 +281,7 @@ static void forward_begin(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mod
     case HR_STEP_MAXPOOL:
     case HR_STEP_AVGPOOL:
     case HR_STEP_FLATTEN:
-        hr_pool_forward(s, &e->m->nodes[s->node], in, x, ns, y);
+        hr_pool_forward(e->k, s, &e->m->nodes[s->node], in, x, ns, y, scratch);
         break;
     }
     clocked(e, s, HR_PASS_FORWARD, ns * s->macs, &from);
@@ -346,7 +346,7 @@ static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_m
     case HR_STEP_AVGPOOL:
     case HR_STEP_FLATTEN:
         if (dx)
-            hr_pool_backward(s, &e->m->nodes[s->node], in, y_of(in, n0), g, ns, to, s->in_add);
+            hr_pool_backward(e->k, s, &e->m->nodes[s->node], in, y_of(in, n0), g, ns, to, s->in_add, scratch);
         break;
     }
     clocked(e, s, HR_PASS_DX, dx ? ns * s->macs : 0, &from);

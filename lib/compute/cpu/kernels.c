@@ -221,6 +221,60 @@ static void copy(size_t n, float *dst, const float *src, bool add)
         dst[i] += src[i];
 }
 
+/* ---- max pooling ----------------------------------------------------------------------------------------
+ */
+
+/* Where v takes the place of the largest value so far. */
+INLINE ivec beats(vec v, vec best)
+{
+    return (ivec)(v > best) | (ivec)(v != v);
+}
+
+static void pool(int n, int ch, const float *const *x, float *y)
+{
+    int c = 0;
+    for (; c + VW <= ch; c += VW) {
+        vec best = load(x[0] + c);
+        for (int i = 1; i < n; i++) {
+            vec v = load(x[i] + c);
+            ivec take = beats(v, best);
+            best = (vec)(((ivec)v & take) | ((ivec)best & ~take));
+        }
+        store(y + c, best);
+    }
+    for (; c < ch; c++) {
+        y[c] = x[0][c];
+        for (int i = 1; i < n; i++)
+            y[c] = x[i][c] > y[c] || x[i][c] != x[i][c] ? x[i][c] : y[c];
+    }
+}
+
+static void unpool(int n, int ch, const float *const *x, const float *g, float *const *dx, bool add)
+{
+    int c = 0;
+    for (; c + VW <= ch; c += VW) {
+        vec best = load(x[0] + c), from = load(g + c);
+        ivec at = {0};
+        for (int i = 1; i < n; i++) {
+            vec v = load(x[i] + c);
+            ivec take = beats(v, best);
+            best = (vec)(((ivec)v & take) | ((ivec)best & ~take));
+            at = (take & i) | (at & ~take);
+        }
+        for (int i = 0; i < n; i++) {
+            vec d = (vec)((ivec)from & (ivec)(at == i));
+            store(dx[i] + c, add ? load(dx[i] + c) + d : d);
+        }
+    }
+    for (; c < ch; c++) {
+        int at = 0;
+        for (int i = 1; i < n; i++)
+            at = x[i][c] > x[at][c] || x[i][c] != x[i][c] ? i : at;
+        for (int i = 0; i < n; i++)
+            dx[i][c] = (add ? dx[i][c] : 0) + (i == at ? g[c] : 0);
+    }
+}
+
 /* Sums take SPAN vectors of columns at a time: the sums of a block of rows stay in registers. */
 enum { SPAN = 4 };
 
@@ -375,5 +429,7 @@ const hr_kernels HR_TABLE = {
     .stats = stats,
     .grad_sums = grad_sums,
     .grad_affine = grad_affine,
+    .pool = pool,
+    .unpool = unpool,
     .wino = &HR_WINO,
 };

@@ -77,6 +77,11 @@ typedef struct hr_kernels {
      */
     void (*grad_affine)(size_t rows, int ch, const float *g, const float *z, const float *k1, const float *k2,
                         const float *k3, float *out, bool add);
+    /* Max pooling of one window of n >= 1 pixels x[i], ch channels each: y is the largest value, of equal
+     * ones the first, of NaNs the last; and its gradient: dx[i] (+)= g at the pixel that y came from, else 0.
+     */
+    void (*pool)(int n, int ch, const float *const *x, float *y);
+    void (*unpool)(int n, int ch, const float *const *x, const float *g, float *const *dx, bool add);
     const hr_wino_kernels *wino;
 } hr_kernels;
 

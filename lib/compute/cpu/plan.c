@@ -526,6 +526,10 @@ static void plan_workspaces(hr_exec *e)
     size_t scratch = 64, part = 0, tile = 0, room = 0, threads = (size_t)e->opts.threads;
     for (int i = 1; i < e->nsteps; i++) {
         const hr_step *s = &e->steps[i];
+        if (s->kind == HR_STEP_MAXPOOL) {
+            size_t window = hr_pool_scratch(&e->m->nodes[s->node], &e->steps[s->in]);
+            scratch = window > scratch ? window : scratch;
+        }
         if (s->kind != HR_STEP_CONV)
             continue;
         bool grouped = s->dw_large && s->conv.fwd.u;

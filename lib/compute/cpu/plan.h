@@ -100,10 +100,12 @@ void hr_plan_release(hr_exec *e);
 /* Chunks that so many samples make. */
 int hr_plan_chunks(const hr_exec *e, int samples);
 
-/* pool.c: forward and backward of the parameterless steps for ns samples. */
-void hr_pool_forward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x, int ns,
-                     float *y);
-void hr_pool_backward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x,
-                      const float *g, int ns, float *dx, bool add);
+/* pool.c: forward and backward of the parameterless steps for ns samples. scratch: of the calling thread, for
+ * max pooling as many bytes as hr_pool_scratch says. */
+size_t hr_pool_scratch(const hr_node *node, const hr_step *in);
+void hr_pool_forward(const hr_kernels *k, const hr_step *s, const hr_node *node, const hr_step *in,
+                     const float *x, int ns, float *y, void *scratch);
+void hr_pool_backward(const hr_kernels *k, const hr_step *s, const hr_node *node, const hr_step *in,
+                      const float *x, const float *g, int ns, float *dx, bool add, void *scratch);
 
 #endif

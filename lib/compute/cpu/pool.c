@@ -6,47 +6,66 @@
 /* ---- max pooling: y = max over the window; ties and the gradient go to the first maximum, as PyTorch
  * ------- */
 
-/* The position in the window's rows and columns that holds the maximum of channel c, as an offset into x. */
-static size_t max_at(const hr_node *n, const hr_step *in, const float *x, int oh, int ow, int c)
+/* Pixels that a window has at most. */
+static size_t window_size(const hr_node *n, const hr_step *in)
 {
-    size_t best = SIZE_MAX;
+    return (size_t)(n->kh < in->h ? n->kh : in->h) * (size_t)(n->kw < in->w ? n->kw : in->w);
+}
+
+size_t hr_pool_scratch(const hr_node *node, const hr_step *in)
+{
+    return window_size(node, in) * (sizeof(size_t) + sizeof(const float *) + sizeof(float *));
+}
+
+/* Offsets of the window's pixels that are inside the map, in the order of memory. Returns how many. */
+static int window(const hr_node *n, const hr_step *in, int oh, int ow, size_t *at)
+{
+    int count = 0;
     for (int i = 0; i < n->kh; i++)
         for (int j = 0; j < n->kw; j++) {
             int h = oh * n->stride - n->pad + i, w = ow * n->stride - n->pad + j;
-            if (h < 0 || w < 0 || h >= in->h || w >= in->w)
-                continue;
-            size_t at = ((size_t)h * (size_t)in->w + (size_t)w) * (size_t)in->c + (size_t)c;
-            if (best == SIZE_MAX || x[at] > x[best] || x[at] != x[at])
-                best = at;
+            if (h >= 0 && w >= 0 && h < in->h && w < in->w)
+                at[count++] = ((size_t)h * (size_t)in->w + (size_t)w) * (size_t)in->c;
         }
-    return best;
+    return count;
 }
 
-static void max_forward(const hr_step *s, const hr_node *n, const hr_step *in, const float *x, float *y)
+static void max_forward(const hr_kernels *k, const hr_step *s, const hr_node *n, const hr_step *in,
+                        const float *x, float *y, void *scratch)
 {
+    size_t most = window_size(n, in), *at = scratch;
+    const float **from = (const float **)(at + most);
     for (int oh = 0; oh < s->h; oh++)
         for (int ow = 0; ow < s->w; ow++, y += s->c) {
-            bool first = true;
-            for (int i = 0; i < n->kh; i++)
-                for (int j = 0; j < n->kw; j++) {
-                    int h = oh * n->stride - n->pad + i, w = ow * n->stride - n->pad + j;
-                    if (h < 0 || w < 0 || h >= in->h || w >= in->w)
-                        continue;
-                    const float *p = x + ((size_t)h * (size_t)in->w + (size_t)w) * (size_t)in->c;
-                    for (int c = 0; c < s->c; c++)
-                        y[c] = first || p[c] > y[c] || p[c] != p[c] ? p[c] : y[c];
-                    first = false;
-                }
+            int count = window(n, in, oh, ow, at);
+            for (int i = 0; i < count; i++)
+                from[i] = x + at[i];
+            k->pool(count, s->c, from, y);
         }
 }
 
-static void max_backward(const hr_step *s, const hr_node *n, const hr_step *in, const float *x,
-                         const float *g, float *dx)
+/* Every pixel of the input is in one window. */
+static bool tiled(const hr_step *s, const hr_node *n, const hr_step *in)
 {
+    return n->pad == 0 && n->kh == n->stride && n->kw == n->stride && s->h * n->kh == in->h &&
+           s->w * n->kw == in->w;
+}
+
+static void max_backward(const hr_kernels *k, const hr_step *s, const hr_node *n, const hr_step *in,
+                         const float *x, const float *g, float *dx, bool add, void *scratch)
+{
+    size_t most = window_size(n, in), *at = scratch;
+    const float **from = (const float **)(at + most);
+    float **to = (float **)(from + most);
     for (int oh = 0; oh < s->h; oh++)
-        for (int ow = 0; ow < s->w; ow++, g += s->c)
-            for (int c = 0; c < s->c; c++)
-                dx[max_at(n, in, x, oh, ow, c)] += g[c];
+        for (int ow = 0; ow < s->w; ow++, g += s->c) {
+            int count = window(n, in, oh, ow, at);
+            for (int i = 0; i < count; i++) {
+                from[i] = x + at[i];
+                to[i] = dx + at[i];
+            }
+            k->unpool(count, s->c, from, g, to, add);
+        }
 }
 
 /* ---- average pooling over bins [lo,hi): windows, or PyTorch's adaptive floor/ceil edges
@@ -115,12 +134,12 @@ static void flatten_backward(const hr_step *in, const float *g, float *dx)
             dx[p * ch + c] += g[c * pixels + p];
 }
 
-void hr_pool_forward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x, int ns,
-                     float *y)
+void hr_pool_forward(const hr_kernels *k, const hr_step *s, const hr_node *node, const hr_step *in,
+                     const float *x, int ns, float *y, void *scratch)
 {
     for (int i = 0; i < ns; i++, x += in->len, y += s->len) {
         if (s->kind == HR_STEP_MAXPOOL)
-            max_forward(s, node, in, x, y);
+            max_forward(k, s, node, in, x, y, scratch);
         else if (s->kind == HR_STEP_AVGPOOL)
             avg_forward(s, node, in, x, y);
         else
@@ -128,14 +147,15 @@ void hr_pool_forward(const hr_step *s, const hr_node *node, const hr_step *in, c
     }
 }
 
-void hr_pool_backward(const hr_step *s, const hr_node *node, const hr_step *in, const float *x,
-                      const float *g, int ns, float *dx, bool add)
+void hr_pool_backward(const hr_kernels *k, const hr_step *s, const hr_node *node, const hr_step *in,
+                      const float *x, const float *g, int ns, float *dx, bool add, void *scratch)
 {
-    if (!add)
+    bool once = s->kind == HR_STEP_MAXPOOL && !add && tiled(s, node, in);
+    if (!add && !once)
         memset(dx, 0, (size_t)ns * in->len * sizeof *dx);
     for (int i = 0; i < ns; i++, x += in->len, g += s->len, dx += in->len) {
         if (s->kind == HR_STEP_MAXPOOL)
-            max_backward(s, node, in, x, g, dx);
+            max_backward(k, s, node, in, x, g, dx, !once, scratch);
         else if (s->kind == HR_STEP_AVGPOOL)
             avg_backward(s, node, in, g, dx);
         else
