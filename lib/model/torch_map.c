@@ -416,8 +416,9 @@ static int fill(const struct map *k, hr_model *m, hr_err *err)
             BUG("no entry for '%s'", m->tensors[i].name);
         fills[i] = (struct hr_fill){(int)(e->v - k->f->views), &m->tensors[i]};
     }
-    k->f->sha = k->f->hash ? hr_nn_hash(m) : NULL;
-    int rc = hr_torch_fill(k->f, fills, m->ntensors, k->f->sha, err);
+    if (k->f->hash)
+        hr_nn_hash(k->f->sha, m);
+    int rc = hr_torch_fill(k->f, fills, m->ntensors, k->f->hash ? k->f->sha : NULL, err);
     free(fills);
     return rc;
 }
@@ -496,12 +497,7 @@ int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out
     *out = NULL;
     int rc = build(&k, out, err);
     if (rc) {
-        if (f->sha) { /* both digests read what is freed now */
-            char hex[65];
-            hr_torch_await_digest(f);
-            hr_hasher_end(f->sha, hex);
-            f->sha = NULL;
-        }
+        hr_torch_digest_drop(f);
         hr_model_free(*out);
         *out = NULL;
     }
@@ -517,10 +513,11 @@ static int begin_load(const char *path, const hr_torch_opts *o, bool want_digest
 {
     static const hr_torch_opts none;
     *out = NULL;
-    int rc = hr_torch_open(f, path, want_digest, err);
+    int rc = hr_torch_open(f, path, err);
     if (rc)
         return rc;
-    f->hash = hash;
+    if (want_digest)
+        hr_torch_digest(f, hash);
     rc = f->container->list(f, o ? o->key : NULL, err);
     return rc ? rc : hr_torch_map(f, o ? o : &none, out, err);
 }
@@ -529,16 +526,14 @@ int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char
 {
     struct hr_torch_file f;
     int rc = begin_load(path, o, digest != NULL, false, &f, out, err);
-    if (rc == HR_OK && digest) {
-        hr_torch_await_digest(&f);
-        memcpy(digest, f.digest, sizeof f.digest);
-    }
+    if (rc == HR_OK && digest)
+        hr_torch_digest_end(&f, digest);
     hr_torch_close(&f);
     return rc;
 }
 
 /* The digest of the file, which stands at the beginning of the output, and that of the network, at its end,
- * take as long as each other and longer than the rest: they run side by side, and beside the reading. */
+ * take longer than the rest: they are computed together, beside the reading. */
 int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history, const char *output,
                      hr_model **out, hr_err *err)
 {
@@ -546,17 +541,16 @@ int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history, 
     hr_out *file = NULL;
     int rc = begin_load(path, o, true, true, &f, out, err);
     if (rc == HR_OK) {
-        hr_hasher *sha = f.sha;
-        hr_torch_await_digest(&f);
-        hr_history_input(history, "checkpoint", f.digest, (*out)->history);
+        char digest[65];
+        hr_torch_digest_end(&f, digest);
+        hr_history_input(history, "checkpoint", digest, (*out)->history);
         json_decref((*out)->history);
         (*out)->history = json_incref(history);
         rc = hr_out_open(&file, output, HR_OUT_BINARY, err);
-        if (rc) {
-            char hex[65];
-            hr_hasher_end(sha, hex);
-        } else
-            rc = hr_nn_write_hashed(*out, sha, file, NULL, err);
+        if (rc == HR_OK) {
+            rc = hr_nn_write_hashed(*out, f.sha, file, NULL, err);
+            f.sha = NULL; /* which that has released */
+        }
     }
     hr_torch_close(&f);
     if (rc == HR_OK)
