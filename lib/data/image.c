@@ -113,6 +113,18 @@ static void cmyk_to_rgb(uint8_t *p, size_t n, bool inverted)
     }
 }
 
+/* Decode the next rows, which are `from` to `to`, to the first ones of im. */
+static void read_rows(struct jpeg *j, int from, int to, const hr_image *im)
+{
+    size_t stride = (size_t)im->w * (size_t)im->c;
+    for (int y; (y = (int)j->d.output_scanline) < to;) {
+        JSAMPROW rows[4];
+        for (int i = 0; i < 4 && y + i < to; i++)
+            rows[i] = im->pixels + (size_t)(y + i - from) * stride;
+        jpeg_read_scanlines(&j->d, rows, (JDIMENSION)(to - y < 4 ? to - y : 4));
+    }
+}
+
 /* Decode rows and columns that a crop of h x w needs, and some more: smooth upsampling looks at neighbours.
  * The rows below are not even unpacked, so that a file without its end is not for this function. */
 static void read_window(struct jpeg *j, int h, int w, hr_image *im)
@@ -134,11 +146,7 @@ static void read_window(struct jpeg *j, int h, int w, hr_image *im)
     im->left = (int)from;
     if (top > 0)
         jpeg_skip_scanlines(&j->d, (JDIMENSION)top);
-    size_t stride = (size_t)im->w * (size_t)im->c;
-    while ((int)j->d.output_scanline < bottom) {
-        JSAMPROW row = im->pixels + ((size_t)j->d.output_scanline - (size_t)top) * stride;
-        jpeg_read_scanlines(&j->d, &row, 1);
-    }
+    read_rows(j, top, bottom, im);
     jpeg_abort_decompress(&j->d);
 }
 
@@ -167,20 +175,13 @@ static int decode_jpeg(const uint8_t *bytes, size_t n, bool rgb, int h, int w, h
         j.d.out_color_space = cmyk ? JCS_CMYK : grey && !rgb ? JCS_GRAYSCALE : JCS_RGB;
         jpeg_start_decompress(&j.d);
         bool whole = h == 0 || n < 2 || memcmp(bytes + n - 2, "\xff\xd9", 2) != 0;
-        if (whole)
+        if (whole) {
             hr_image_reserve(im, j.d.output_components, (int)j.d.output_height, (int)j.d.output_width);
-        else
-            read_window(&j, h, w, im);
-        size_t stride = (size_t)im->w * (size_t)im->c;
-        while (whole && j.d.output_scanline < j.d.output_height) {
-            JSAMPROW rows[4];
-            for (JDIMENSION i = 0; i < 4 && j.d.output_scanline + i < j.d.output_height; i++)
-                rows[i] = im->pixels + (j.d.output_scanline + i) * stride;
-            JDIMENSION left = j.d.output_height - j.d.output_scanline;
-            jpeg_read_scanlines(&j.d, rows, left < 4 ? left : 4);
-        }
-        if (whole)
+            read_rows(&j, 0, im->h, im);
             jpeg_finish_decompress(&j.d);
+        } else {
+            read_window(&j, h, w, im);
+        }
         if (cmyk) {
             cmyk_to_rgb(im->pixels, (size_t)im->w * (size_t)im->h, j.d.saw_Adobe_marker);
             im->c = 3;

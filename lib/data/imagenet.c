@@ -442,9 +442,12 @@ static int read_file(const char *path, hr_buf *b, hr_err *err)
     int rc = hr_in_open(&f, path, err);
     if (rc)
         return rc;
-    if (f.size > 0 && f.size <= MAX_FILE) /* room for all of it at once */
-        *b = (hr_buf){hr_xmalloc((size_t)f.size + 1), 0, (size_t)f.size + 1};
-    rc = hr_in_slurp(&f, b, MAX_FILE, err);
+    if (f.size > 0 && f.size <= MAX_FILE) { /* all of it at once */
+        *b = (hr_buf){hr_xmalloc((size_t)f.size + 1), (size_t)f.size, (size_t)f.size + 1};
+        rc = hr_in_read(&f, b->data, b->len, "an image", err);
+    }
+    if (rc == HR_OK)
+        rc = hr_in_slurp(&f, b, MAX_FILE, err); /* what was added since its size was asked */
     hr_in_close(&f);
     return rc;
 }

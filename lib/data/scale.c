@@ -6,11 +6,12 @@
  * an image shrinks), first along rows, then along columns, weights with 22 bits after the point, values
  * rounded to bytes in between. Only what the crop shows is computed.
  *
- * There are two ways to the same bytes. Sums of products of bytes and 22-bit weights are exact in 32 bits,
- * and stay so when a weight is cut into its upper 12 and lower 11 bits, w = 2048 u + v: then each half fits
- * the instruction that multiplies 16-bit numbers and adds neighbours. AVX2 takes two
- * taps of eight values at a time, AVX-512 of sixteen; other machines, and HERACLES_ISA=v2, one tap of four.
- */
+ * There are three ways to the same bytes. Sums of products of bytes and 22-bit weights are exact in 32 bits,
+ * and stay so when a weight is cut into pieces. AVX2 has an instruction that multiplies 16-bit numbers and
+ * adds neighbours: the upper 12 and the lower 11 bits fit it, w = 2048 u + v, two taps of eight values at a
+ * time. AVX-512 has one that multiplies bytes with signed bytes and adds four neighbours: three digits fit
+ * it, w = 65536 a + 256 b + c with b and c from -128 to 127, four taps of sixteen values at a time. Other
+ * machines, and HERACLES_ISA=v2, take one tap of four. */
 #include "data/internal.h"
 
 #include <math.h>
@@ -26,10 +27,11 @@ enum { BITS = 22, LOW = 11, HALF = 1 << (BITS - 1), SHORT_SIDE = 256, CROP = 224
 
 /* Weights along one axis: target i is the sum of taps[i] source values from first[i] on. */
 struct axis {
-    int n, most; /* targets; room for the taps of each, a multiple of four */
-    int *first, *taps;
-    int32_t *weight; /* (n, most); zero behind the last tap */
-    uint32_t *split; /* (n, most / 2, 2): the upper and the lower parts of two weights */
+    int n, most;               /* targets; room for the taps of each, a multiple of four */
+    int *first, *taps, widest; /* the most that one has */
+    int32_t *weight;           /* (n, most); zero behind the last tap */
+    uint32_t *split;           /* (n, most / 2, 2): the upper and the lower parts of two weights */
+    int8_t *digits;            /* (n, most / 4, 3, 4): four weights' last digits, those before, the first */
 };
 
 /* Target i of `to` ones, out of `size` source values, may look at lo..hi-1. */
@@ -50,6 +52,7 @@ static struct axis axis_new(int size, int to, int from, int n)
     a.taps = hr_xmalloc((size_t)n * sizeof *a.taps);
     a.weight = hr_xcalloc((size_t)n * (size_t)a.most, sizeof *a.weight);
     a.split = hr_xmalloc((size_t)n * (size_t)a.most * sizeof *a.split);
+    a.digits = hr_xcalloc((size_t)n * (size_t)a.most, 3);
     double *w = hr_xmalloc((size_t)a.most * sizeof *w);
     for (int i = 0; i < n; i++) {
         double centre = (from + i + 0.5) * scale, sum = 0;
@@ -67,11 +70,21 @@ static struct axis axis_new(int size, int to, int from, int n)
             weight[k] = (int32_t)(0.5 + w[k] * (1 / sum) * (1 << BITS));
         while (a.taps[i] > 1 && weight[a.taps[i] - 1] == 0)
             a.taps[i]--;
+        a.widest = a.taps[i] > a.widest ? a.taps[i] : a.widest;
         uint32_t *split = a.split + (size_t)i * (size_t)a.most;
         for (int k = 0; k < a.most; k += 2, split += 2) {
             uint32_t even = (uint32_t)weight[k], odd = (uint32_t)weight[k + 1], low = (1u << LOW) - 1;
             split[0] = even >> LOW | odd >> LOW << 16;
             split[1] = (even & low) | (odd & low) << 16;
+        }
+        int8_t *digits = a.digits + (size_t)i * (size_t)(a.most * 3);
+        for (int k = 0; k < a.taps[i]; k++) {
+            int8_t *digit = digits + k / 4 * 12 + k % 4;
+            int32_t rest = weight[k];
+            digit[0] = (int8_t)rest;
+            rest = (rest - digit[0]) >> 8;
+            digit[4] = (int8_t)rest;
+            digit[8] = (int8_t)((rest - digit[4]) >> 8);
         }
     }
     free(w);
@@ -84,6 +97,7 @@ static void axis_release(struct axis *a)
     free(a->taps);
     free(a->weight);
     free(a->split);
+    free(a->digits);
 }
 
 /* Size of the long side after the short one became `to`, as torchvision computes it. */
@@ -275,39 +289,105 @@ AVX2 static void scale_column_avx2(const struct axis *a, int i, const uint8_t *s
     }
 }
 
-#define AVX512 __attribute__((target("avx512bw")))
+#define VNNI __attribute__((target("avx512bw,avx512vnni")))
 
-/* Four rows, as above. */
-AVX512 static void scale_rows_avx512(const struct axis *a, const uint8_t *src, size_t from, uint8_t *dst,
-                                     size_t stride)
+/* Digits of sums to values of 32 bits. */
+VNNI static inline __m512i join_digits(const __m512i d[3])
+{
+    __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(d[1], 8), _mm512_slli_epi32(d[2], 16));
+    return _mm512_srai_epi32(_mm512_add_epi32(sum, d[0]), BITS);
+}
+
+VNNI static inline void start_digits(__m512i d[3])
+{
+    d[0] = _mm512_set1_epi32(HALF);
+    d[1] = d[2] = _mm512_setzero_si512();
+}
+
+/* Add products of four neighbours in bytes with the digits of their weights at w. */
+VNNI static inline void add_digits(__m512i d[3], __m512i bytes, const int8_t *w)
+{
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; k++) {
+        int four;
+        memcpy(&four, w + 4 * k, sizeof four);
+        d[k] = _mm512_dpbusd_epi32(d[k], bytes, _mm512_set1_epi32(four));
+    }
+}
+
+/* One target of four rows of three channels, from the taps at p: the channels and one value that means
+ * nothing, for each row. */
+VNNI static inline __m512i sum_four(const uint8_t *p, size_t from, const int8_t *w, int taps)
 {
     enum { C = 3, Z = -128 };
-    const __m512i first =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, Z, 3, Z, 1, Z, 4, Z, 2, Z, 5, Z, Z, Z, Z, Z));
-    const __m512i second =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(6, Z, 9, Z, 7, Z, 10, Z, 8, Z, 11, Z, Z, Z, Z, Z));
-    const __m512i gather = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
-    for (int i = 0; i < a->n; i++, dst += C) {
-        const uint32_t *w = a->split + (size_t)i * (size_t)a->most;
-        __m512i upper = _mm512_setzero_si512(), lower = _mm512_set1_epi32(HALF);
-        const uint8_t *p = src + (size_t)a->first[i] * C;
-        for (int k = 0; k < a->taps[i]; k += 4, p += 4 * C, w += 4) {
-            __m512i bytes = _mm512_inserti64x4(_mm512_castsi256_si512(load_two(p, p + from)),
-                                               load_two(p + 2 * from, p + 3 * from), 1);
-            __m512i x = _mm512_shuffle_epi8(bytes, first), y = _mm512_shuffle_epi8(bytes, second);
-            upper = _mm512_add_epi32(upper, _mm512_madd_epi16(x, _mm512_set1_epi32((int)w[0])));
-            lower = _mm512_add_epi32(lower, _mm512_madd_epi16(x, _mm512_set1_epi32((int)w[1])));
-            upper = _mm512_add_epi32(upper, _mm512_madd_epi16(y, _mm512_set1_epi32((int)w[2])));
-            lower = _mm512_add_epi32(lower, _mm512_madd_epi16(y, _mm512_set1_epi32((int)w[3])));
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, Z, Z, Z, Z));
+    __m512i d[3];
+    start_digits(d);
+    for (int k = 0; k < taps; k += 4, p += 4 * C, w += 12) {
+        __m512i bytes = _mm512_inserti64x4(_mm512_castsi256_si512(load_two(p, p + from)),
+                                           load_two(p + 2 * from, p + 3 * from), 1);
+        add_digits(d, _mm512_shuffle_epi8(bytes, order), w);
+    }
+    return join_digits(d);
+}
+
+/* Four rows. Making bytes of the sums and storing them takes longer than the sums, so that is done for four
+ * targets at once; behind the last of them up to 13 bytes are written, too. Up to four taps, images that
+ * shrink to no less than half, need no loop. */
+VNNI static void scale_rows_vnni(const struct axis *a, const uint8_t *src, size_t from, uint8_t *dst,
+                                 size_t stride)
+{
+    enum { C = 3, Z = -128 };
+    const __m512i gather =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, Z, Z, Z, Z));
+    const int *first = a->first, n = a->n, widest = a->widest;
+    const int8_t *digits = a->digits;
+    size_t most = (size_t)a->most * 3;
+    for (int i = 0; i < n; i += 4, dst += 4 * C) {
+        __m512i v[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            int at = i + k < n ? i + k : i;
+            const uint8_t *p = src + first[at] * C;
+            const int8_t *w = digits + (size_t)at * most;
+            v[k] = widest <= 4 ? sum_four(p, from, w, 4) : sum_four(p, from, w, a->taps[at]);
         }
-        __m512i v = _mm512_srai_epi32(_mm512_add_epi32(_mm512_slli_epi32(upper, LOW), lower), BITS);
-        v = _mm512_packus_epi32(v, v);
-        v = _mm512_permutexvar_epi32(gather, _mm512_packus_epi16(v, v));
-        __m128i four = _mm512_castsi512_si128(v);
-        put(dst, _mm_extract_epi32(four, 0));
-        put(dst + stride, _mm_extract_epi32(four, 1));
-        put(dst + 2 * stride, _mm_extract_epi32(four, 2));
-        put(dst + 3 * stride, _mm_extract_epi32(four, 3));
+        __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(v[0], v[1]), _mm512_packus_epi32(v[2], v[3]));
+        bytes = _mm512_shuffle_epi8(bytes, gather);
+        _mm_storeu_si128((__m128i *)(void *)dst, _mm512_castsi512_si128(bytes));
+        _mm_storeu_si128((__m128i *)(void *)(dst + stride), _mm512_extracti32x4_epi32(bytes, 1));
+        _mm_storeu_si128((__m128i *)(void *)(dst + 2 * stride), _mm512_extracti32x4_epi32(bytes, 2));
+        _mm_storeu_si128((__m128i *)(void *)(dst + 3 * stride), _mm512_extracti32x4_epi32(bytes, 3));
+    }
+}
+
+/* scale_column; rows behind the last tap up to a multiple of four are read, too. */
+VNNI static void scale_column_vnni(const struct axis *a, int i, const uint8_t *src, size_t stride, size_t n,
+                                   uint8_t *dst)
+{
+    for (size_t x = 0; x < n; x += 64) {
+        __mmask64 in = n - x < 64 ? ((__mmask64)1 << (n - x)) - 1 : ~(__mmask64)0;
+        const int8_t *w = a->digits + (size_t)i * (size_t)a->most * 3;
+        const uint8_t *p = src + x;
+        __m512i d[4][3];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+            start_digits(d[k]);
+        for (int k = 0; k < a->taps[i]; k += 4, p += 4 * stride, w += 12) {
+            __m512i r0 = _mm512_maskz_loadu_epi8(in, p), r1 = _mm512_maskz_loadu_epi8(in, p + stride),
+                    r2 = _mm512_maskz_loadu_epi8(in, p + 2 * stride),
+                    r3 = _mm512_maskz_loadu_epi8(in, p + 3 * stride);
+            __m512i low = _mm512_unpacklo_epi8(r0, r1), low2 = _mm512_unpacklo_epi8(r2, r3),
+                    high = _mm512_unpackhi_epi8(r0, r1), high2 = _mm512_unpackhi_epi8(r2, r3);
+            add_digits(d[0], _mm512_unpacklo_epi16(low, low2), w);
+            add_digits(d[1], _mm512_unpackhi_epi16(low, low2), w);
+            add_digits(d[2], _mm512_unpacklo_epi16(high, high2), w);
+            add_digits(d[3], _mm512_unpackhi_epi16(high, high2), w);
+        }
+        __m512i words = _mm512_packus_epi32(join_digits(d[0]), join_digits(d[1])),
+                words2 = _mm512_packus_epi32(join_digits(d[2]), join_digits(d[3]));
+        _mm512_mask_storeu_epi8(dst + x, in, _mm512_packus_epi16(words, words2));
     }
 }
 
@@ -316,7 +396,8 @@ static int level(void)
 {
     const char *want = getenv("HERACLES_ISA");
     int most = want && strcmp(want, "v2") == 0 ? 2 : want && strcmp(want, "v3") == 0 ? 3 : 4;
-    int have = __builtin_cpu_supports("avx512bw") ? 4 : __builtin_cpu_supports("avx2") ? 3 : 2;
+    bool vnni = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+    int have = vnni ? 4 : __builtin_cpu_supports("avx2") ? 3 : 2;
     return have < most ? have : most;
 }
 #else
@@ -325,8 +406,9 @@ static int level(void)
     return 2;
 }
 #define scale_rows_avx2(...) BUG("no %s on this machine", "AVX2")
-#define scale_rows_avx512(...) BUG("no %s on this machine", "AVX-512")
+#define scale_rows_vnni(...) BUG("no %s on this machine", "AVX-512")
 #define scale_column_avx2 scale_column
+#define scale_column_vnni scale_column
 #endif
 
 /* ---- both axes ------------------------------------------------------------------------------------------
@@ -348,27 +430,32 @@ void hr_image_fit(const hr_image *im, int h, int w, hr_image *out)
     for (int i = 0; i < h; i++)
         bottom = rows.first[i] + rows.taps[i] > bottom ? rows.first[i] + rows.taps[i] : bottom;
     size_t from = (size_t)im->w * (size_t)im->c, n = (size_t)w * (size_t)im->c;
-    /* narrow rows do not touch, as several are written at a time; one more of them has weight 0 */
+    /* narrow rows do not touch, as several are written at a time; three more of them have weight 0 */
+    enum { MORE = 3 };
     size_t stride = n + HR_IMAGE_SPARE, count = (size_t)(bottom - top);
-    uint8_t *narrow = hr_xmalloc((count + 1) * stride);
-    for (size_t y = 0; y <= count; y++)
-        memset(narrow + y * stride + (y < count ? n : 0), 0, y < count ? HR_IMAGE_SPARE : stride);
+    uint8_t *narrow = hr_xmalloc((count + MORE) * stride);
+    for (size_t y = 0; y < count; y++)
+        memset(narrow + y * stride + n, 0, HR_IMAGE_SPARE);
+    memset(narrow + count * stride, 0, MORE * stride);
     for (size_t y = 0, step; y < count; y += step) {
         const uint8_t *src = im->pixels + ((size_t)top + y) * from;
         uint8_t *dst = narrow + y * stride;
         step = im->c != 3 ? 1 : isa >= 4 && y + 4 <= count ? 4 : isa >= 3 && y + 2 <= count ? 2 : 1;
         if (step == 4)
-            scale_rows_avx512(&cols, src, from, dst, stride);
+            scale_rows_vnni(&cols, src, from, dst, stride);
         else if (step == 2)
             scale_rows_avx2(&cols, src, src + from, dst, dst + stride);
         else
             scale_row(&cols, im->c, src, dst);
     }
     hr_image_reserve(out, im->c, h, w);
-    for (int i = 0; i < h; i++)
-        (isa >= 3 ? scale_column_avx2 : scale_column)(&rows, i,
-                                                      narrow + (size_t)(rows.first[i] - top) * stride, stride,
-                                                      n, out->pixels + (size_t)i * n);
+    for (int i = 0; i < h; i++) {
+        const uint8_t *src = narrow + (size_t)(rows.first[i] - top) * stride;
+        uint8_t *dst = out->pixels + (size_t)i * n;
+        (isa >= 4   ? scale_column_vnni
+         : isa >= 3 ? scale_column_avx2
+                    : scale_column)(&rows, i, src, stride, n, dst);
+    }
     free(narrow);
     axis_release(&rows);
     axis_release(&cols);
