@@ -83,7 +83,9 @@ typedef struct hr_trainer {
     float *noise; /* free: (batch, h,w,c), else NULL */
     /* losses of pairs, else NULL: attacked images, logits of the images, the loss's gradient by them */
     float *attacked, *clean_logits, *dclean;
-    bool paired; /* this step has two passes */
+    bool paired;    /* this step has two passes */
+    bool on_device; /* steps are device.c's; what is trained lies there */
+    float *said;    /* on a device: logits (batch, classes), else NULL */
 } hr_trainer;
 
 /* Does some epoch's objective look at an image and its attacked copy together? */
@@ -104,6 +106,20 @@ const float *hr_stage_gradient(const hr_trainer *t, hr_trainee *p, double rho);
 /* The masks that the last scores mean become the model's; the executor is freed. */
 void hr_stage_masks(hr_trainer *t);
 void hr_stage_release(hr_trainer *t);
+
+/* ---- device.c */
+
+/* Hand what is trained over to the executor's device, where it has one. Returns 0 or HR_EINVAL. */
+HR_MUST_CHECK int hr_device_begin(hr_trainer *t, hr_err *err);
+/* Bring the trainees, running statistics and noise of the host up to date; nothing where they are. */
+void hr_device_fetch(hr_trainer *t);
+/* A step of the optimiser with the gradients of the last pass; project: ADMM's Z and U move first. */
+void hr_device_update(hr_trainer *t, double lr, double rho, bool project);
+/* Forward, mean cross-entropy and backward of what is in the executor's input: losses to t->loss; returns how
+ * many are right. */
+uint64_t hr_device_pass(hr_trainer *t, int n, unsigned flags);
+/* Both passes of a loss of pairs: losses to t->loss, what is right to got. */
+void hr_device_pair(hr_trainer *t, int n, bool mart, hr_tally *got);
 
 /* ---- resume.c */
 

@@ -8,6 +8,7 @@
  *
  * Sums over samples come from the executor's fixed tree, and a trainee is updated by one thread, so the
  * result has the same bits for any number of threads. */
+#include "compute/cuda/cuda.h"
 #include "train/internal.h"
 
 #include <math.h>
@@ -62,9 +63,13 @@ static void update_admm(hr_trainee *p, bool begin)
 static void update(hr_trainer *t, double lr)
 {
     const hr_train_opts *o = t->o;
-    int64_t step = (int64_t)t->at.steps++;
     double rho = rho_of(o, t->at.epoch);
     bool admm = o->stage == HR_STAGE_ADMM && t->at.step == 0 && t->at.epoch % o->admm_every == 0;
+    if (t->on_device)
+        hr_device_update(t, lr, rho, admm);
+    int64_t step = (int64_t)t->at.steps++;
+    if (t->on_device)
+        return;
     float rate = (float)lr, momentum = (float)o->momentum, decay = (float)o->weight_decay;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(hr_exec_threads(t->e))
     for (int i = 0; i < t->n; i++) {
@@ -136,13 +141,17 @@ static hr_attack_opts training_attack(const hr_train_opts *o, int epoch, const f
 /* Remember the running statistics, or put back what was remembered. */
 static void remember(hr_trainer *t)
 {
+    if (t->on_device)
+        hr_cuda_learn_remember(t->e, false);
     for (int i = 0; i < t->nmoving; i++)
         memcpy(t->moving[i].before, t->moving[i].value, t->moving[i].n * sizeof(float));
 }
 
 static int drop_step(hr_trainer *t)
 {
-    for (int i = 0; i < t->nmoving; i++)
+    if (t->on_device)
+        hr_cuda_learn_remember(t->e, true);
+    for (int i = 0; i < t->nmoving && !t->on_device; i++)
         memcpy(t->moving[i].value, t->moving[i].before, t->moving[i].n * sizeof(float));
     return HR_EINTR;
 }
@@ -166,6 +175,13 @@ static void attack(hr_trainer *t, int n)
 {
     const hr_train_opts *o = t->o;
     hr_attack_opts a = training_attack(o, t->at.epoch, t->clean_logits);
+    if (t->on_device) {
+        if (a.loss == HR_LOSS_KL)
+            hr_cuda_learn_target(t->e, n, o->attack_bn == HR_BN_BATCH_UPDATE ? HR_BN_BATCH : o->attack_bn);
+        a.target = NULL;
+        hr_attack_pgd(t->e, &a, NULL, NULL, NULL, n);
+        return;
+    }
     if (a.loss == HR_LOSS_KL) { /* away from what the network says in the attack's own mode */
         run_images(t, t->x, n, o->attack_bn == HR_BN_BATCH_UPDATE ? HR_BN_BATCH : o->attack_bn);
         memcpy(t->clean_logits, hr_exec_logits(t->e), (size_t)n * (size_t)t->m->classes * sizeof(float));
@@ -173,13 +189,16 @@ static void attack(hr_trainer *t, int n)
     hr_attack_pgd(t->e, &a, t->x, t->y, t->index, n);
 }
 
-/* One pass over what is in the executor's input: mean cross-entropy. */
-static void pass(hr_trainer *t, int n, unsigned flags)
+/* One pass over what is in the executor's input: mean cross-entropy. Returns how many are right. */
+static uint64_t pass(hr_trainer *t, int n, unsigned flags)
 {
+    if (t->on_device)
+        return hr_device_pass(t, n, flags);
     hr_exec_forward(t->e, 0, n, HR_BN_BATCH_UPDATE);
     hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, t->m->classes, 1.0f / (float)n, t->loss,
                hr_exec_dlogits(t->e));
     hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, flags);
+    return (uint64_t)right(t, n);
 }
 
 /* Two passes, over the images and over what is in the executor's input. */
@@ -187,15 +206,19 @@ static void pass_pair(hr_trainer *t, int n, hr_tally *got)
 {
     size_t images = (size_t)n * hr_exec_input_len(t->e) * sizeof(float);
     size_t logits = (size_t)n * (size_t)t->m->classes * sizeof(float);
+    bool mart = objective_of(t->o, t->at.epoch) == HR_OBJ_MART;
+    if (t->on_device) {
+        hr_device_pair(t, n, mart, got);
+        return;
+    }
     memcpy(t->attacked, hr_exec_input(t->e), images);
     run_images(t, t->x, n, HR_BN_BATCH_UPDATE);
     got->clean = (uint64_t)right(t, n);
     memcpy(t->clean_logits, hr_exec_logits(t->e), logits);
 
     run_images(t, t->attacked, n, HR_BN_BATCH_UPDATE);
-    hr_loss_pair(objective_of(t->o, t->at.epoch) == HR_OBJ_MART ? HR_PAIR_MART : HR_PAIR_TRADES,
-                 t->clean_logits, hr_exec_logits(t->e), t->y, n, t->m->classes, t->o->beta, 1.0f / (float)n,
-                 t->loss, t->dclean, hr_exec_dlogits(t->e));
+    hr_loss_pair(mart ? HR_PAIR_MART : HR_PAIR_TRADES, t->clean_logits, hr_exec_logits(t->e), t->y, n,
+                 t->m->classes, t->o->beta, 1.0f / (float)n, t->loss, t->dclean, hr_exec_dlogits(t->e));
     got->robust = (uint64_t)right(t, n);
     hr_exec_backward(t->e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
     for (int i = 0; i < t->n; i++)
@@ -210,6 +233,10 @@ static void pass_pair(hr_trainer *t, int n, hr_tally *got)
 static void add_noise(hr_trainer *t, int n)
 {
     size_t len = (size_t)n * hr_exec_input_len(t->e);
+    if (t->on_device) {
+        hr_cuda_learn_noise(t->e, n, false);
+        return;
+    }
     float *x = hr_exec_input(t->e);
     for (size_t p = 0; p < len; p++)
         x[p] = fminf(fmaxf(t->x[p] + t->noise[p], 0.0f), 1.0f);
@@ -219,6 +246,10 @@ static void add_noise(hr_trainer *t, int n)
 static void move_noise(hr_trainer *t, int n)
 {
     size_t len = (size_t)n * hr_exec_input_len(t->e);
+    if (t->on_device) {
+        hr_cuda_learn_noise_move(t->e, n, (float)t->o->eps);
+        return;
+    }
     const float *g = hr_exec_dinput(t->e);
     float eps = (float)t->o->eps;
     for (size_t p = 0; p < len; p++) {
@@ -252,8 +283,19 @@ struct step {
     int n, nextra;
 };
 
+/* The images of the batch become the executor's input. */
+static void take_images(hr_trainer *t, int n)
+{
+    if (t->on_device)
+        hr_cuda_learn_images(t->e, n);
+    else
+        memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
+}
+
 static void tell(hr_trainer *t, enum hr_moment moment)
 {
+    if (t->o->at && moment == HR_AT_STEPPED)
+        hr_device_fetch(t);
     if (t->o->at)
         t->o->at(t->o->ctx, t, moment);
 }
@@ -273,13 +315,15 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
         fill(t, o->extra, images->extra, images->nextra, images->n);
     t->paired = looks_at_pairs(objective);
     tell(t, HR_AT_IMAGES);
+    if (t->on_device)
+        hr_cuda_images(t->e, t->x, t->y, t->index, n);
     if (!natural && !t->paired && o->log_clean) {
-        memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
+        take_images(t, n);
         hr_exec_infer(t->e, n);
         got.clean = (uint64_t)right(t, n);
     }
     if (natural)
-        memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
+        take_images(t, n);
     else if (free_noise)
         add_noise(t, n);
     else
@@ -291,8 +335,7 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
     if (t->paired) {
         pass_pair(t, n, &got);
     } else {
-        pass(t, n, free_noise ? HR_DW | HR_DX : HR_DW);
-        *(natural ? &got.clean : &got.robust) = (uint64_t)right(t, n);
+        *(natural ? &got.clean : &got.robust) = pass(t, n, free_noise ? HR_DW | HR_DX : HR_DW);
     }
     if (interrupted_step(t)) /* the gradient may not be one */
         return HR_EINTR;
@@ -354,6 +397,7 @@ static int check_finite(const hr_trainer *t, hr_err *err)
 /* Save the run where it is, unless there is nothing to go on from. */
 static int save(hr_trainer *t, hr_err *err)
 {
+    hr_device_fetch(t);
     int rc = check_finite(t, err);
     return rc ? rc : hr_trainer_save(t, err);
 }
@@ -454,6 +498,7 @@ static int end_epoch(hr_trainer *t, uint32_t steps, hr_err *err)
     const hr_tally *sum = &t->at.sum;
     int epoch = t->at.epoch;
     bool natural = objective_of(o, epoch) == HR_OBJ_NATURAL;
+    hr_device_fetch(t); /* behind the last step of an epoch nothing moves until the next one */
     int rc = check_finite(t, err);
     if (rc)
         return rc;
@@ -477,7 +522,10 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
     int epoch = t->at.epoch;
     uint32_t steps = steps_of(t, ds, epoch), repeats = repeats_of(o, epoch);
     bool natural = objective_of(o, epoch) == HR_OBJ_NATURAL;
-    if (t->noise && o->reset_noise && t->at.step == 0)
+    bool fresh = t->noise && o->reset_noise && t->at.step == 0;
+    if (fresh && t->on_device)
+        hr_cuda_learn_noise(t->e, 0, true);
+    if (fresh)
         memset(t->noise, 0, (size_t)t->room * hr_exec_input_len(t->e) * sizeof *t->noise);
     order_epoch(t, order, ds->n, epoch);
     while (t->at.step < steps) {
@@ -585,6 +633,8 @@ static int run(hr_trainer *t, const hr_dataset *train, const hr_dataset *probe, 
         permute(o, order, train->n, 0);
         rc = score_by_snip(t, train, order, train->n < (uint32_t)o->batch ? (int)train->n : o->batch);
     }
+    if (!rc)
+        rc = hr_device_begin(t, err);
     while (!rc && t->at.epoch < o->schedule.warmup_epochs + o->schedule.epochs) {
         if (!t->at.measuring)
             rc = train_epoch(t, train, order, err);
@@ -622,6 +672,7 @@ static void release(hr_trainer *t)
     free(t->attacked);
     free(t->clean_logits);
     free(t->dclean);
+    free(t->said);
     hr_layers_release(&t->layers);
 }
 
@@ -707,6 +758,8 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         t.clean_logits = hr_xaligned(batch * classes, sizeof *t.clean_logits);
         t.dclean = hr_xaligned(batch * classes, sizeof *t.dclean);
     }
+    if (hr_exec_on_device(t.e))
+        t.said = hr_xaligned(batch * classes, sizeof *t.said);
     if (o->profile)
         hr_exec_profile(t.e);
     rc = run(&t, train, probe, err);

@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <string.h>
+
 #include <algorithm>
 #include <functional>
 
@@ -32,6 +34,20 @@ struct dim3 {
 };
 extern dim3 blockIdx, blockDim, gridDim, threadIdx;
 void __syncthreads();
+
+/* Threads run one at a time. */
+static inline unsigned atomicAdd(unsigned *at, unsigned v)
+{
+    unsigned old = *at;
+    *at = old + v;
+    return old;
+}
+static inline unsigned __float_as_uint(float f)
+{
+    unsigned u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
 
 enum cudaError_t {
     cudaSuccess = 0,

@@ -1,15 +1,16 @@
 /* lib/compute/cuda/ascend.c -- hr_attack_pgd's loop (lib/attack/attack.c), queued on the device.
  *
  * The images go up once; then start, and per step forward, loss, backward, move, without a word to the host.
- * A step is recorded as a graph where its arguments are the same every time, from the second one on: the
- * first makes the libraries load and choose what must not happen while they are recorded; steps of an l2
- * attack are not (their noise counts them) and are queued one by one. */
+ * A step is recorded as a graph where its arguments are the same every time, and kept: the next attack of the
+ * kind on as many images replays it. The first step of all is not recorded: it makes the libraries load and
+ * choose what must not happen meanwhile. Steps of an l2 attack are not (their noise counts them) and are
+ * queued one by one. */
 #include "compute/cuda/cuda.h"
 
 static void start(hr_exec *e, const hr_ascent *a, int n)
 {
     hr_cuda_exec *c = e->cuda;
-    hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT];
+    const hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT];
     hr_cuda_noise k = {a->seed, a->stream, a->c0, a->c1, c->index};
     if (a->spread != 0.0f)
         c->t->start_normal(c->d, &k, n, in->len, a->spread, c->x, in->dev);
@@ -17,8 +18,7 @@ static void start(hr_exec *e, const hr_ascent *a, int n)
         c->t->start_uniform(c->d, &k, n, in->len, a->eps, c->x, in->dev);
     else
         c->t->copy(c->d, in->dev, c->x, in->len * (size_t)n * sizeof(float));
-    in->on_dev = true;
-    in->fetched = false;
+    hr_cuda_written(e, HR_CUDA_INPUT);
 }
 
 static void step(hr_exec *e, const hr_ascent *a, int n, uint32_t s)
@@ -36,40 +36,59 @@ static void step(hr_exec *e, const hr_ascent *a, int n, uint32_t s)
         c->t->move_linf(c->d, in->len * (size_t)n, a->step, a->eps, c->x, dx->dev, in->dev);
 }
 
-static hr_cuda_graph *recorded_step(hr_exec *e, const hr_ascent *a, int n)
+static bool same(const hr_cuda_kept *k, const hr_ascent *a, int n)
 {
-    const hr_cuda_exec *c = e->cuda;
+    return k->graph && k->n == n && k->loss == a->loss && k->bn == a->bn && k->eps == a->eps &&
+           k->step == a->step;
+}
+
+/* The recorded step, of this attack or an earlier one like it; NULL: there is none. */
+static hr_cuda_graph *recalled(const hr_cuda_exec *c, const hr_ascent *a, int n)
+{
+    for (size_t i = 0; i < HR_COUNT(c->graphs); i++)
+        if (same(&c->graphs[i], a, n))
+            return c->graphs[i].graph;
+    return NULL;
+}
+
+/* Record it, in the place of the oldest. */
+static hr_cuda_graph *recorded(hr_exec *e, const hr_ascent *a, int n)
+{
+    hr_cuda_exec *c = e->cuda;
+    hr_cuda_kept *k = &c->graphs[c->recorded++ % (int)HR_COUNT(c->graphs)];
+    if (k->graph)
+        hr_cuda_wait(e); /* it may be under way */
+    c->t->forget(c->d, k->graph);
     c->t->record(c->d);
     step(e, a, n, 0);
-    return c->t->recorded(c->d);
+    *k = (hr_cuda_kept){
+        .graph = c->t->recorded(c->d), .n = n, .loss = a->loss, .bn = a->bn, .eps = a->eps, .step = a->step};
+    return k->graph;
 }
 
 void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_t *y, const uint32_t *index,
                     int n)
 {
     hr_cuda_exec *c = e->cuda;
-    const hr_cuda_plugin_table *t = c->t;
-    size_t images = (size_t)n;
-    t->upload(c->d, c->x, x, c->twin[HR_CUDA_INPUT].len * images * sizeof *x);
-    t->upload(c->d, c->y, y, images * sizeof *y);
-    t->upload(c->d, c->index, index, images * sizeof *index);
+    if (x)
+        hr_cuda_images(e, x, y, index, n);
     if (a->target)
-        t->upload(c->d, c->target, a->target, c->twin[HR_CUDA_LOGITS].len * images * sizeof(float));
+        c->t->upload(c->d, c->target, a->target, c->twin[HR_CUDA_LOGITS].len * (size_t)n * sizeof *a->target);
     start(e, a, n);
-    hr_cuda_graph *g = NULL;
+    hr_cuda_graph *g = a->l2 ? NULL : recalled(c, a, n);
     for (int s = 0; s < a->steps && !hr_interrupted(); s++) {
         hr_crash_point("attack");
-        if (s == 1 && !a->l2)
-            g = recorded_step(e, a, n);
+        if (s == 1 && !a->l2 && !g)
+            g = recorded(e, a, n);
         if (g)
-            t->replay(c->d, g);
+            c->t->replay(c->d, g);
         else
             step(e, a, n, (uint32_t)s);
     }
-    c->twin[HR_CUDA_DLOGITS].on_dev = true;
-    c->twin[HR_CUDA_DLOGITS].fetched = false;
-    hr_cuda_wait(e); /* x, y and index are the caller's again */
-    t->forget(c->d, g);
-    if (a->bn == HR_BN_BATCH_UPDATE)
+    for (int b = HR_CUDA_LOGITS; b < HR_CUDA_BUFFERS; b++)
+        hr_cuda_written(e, b); /* also by what was replayed */
+    if (x || a->target)
+        hr_cuda_wait(e); /* they are the caller's again */
+    if (a->bn == HR_BN_BATCH_UPDATE && !c->learner)
         hr_cuda_fetch_stats(e);
 }

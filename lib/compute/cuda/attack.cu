@@ -168,10 +168,39 @@ static void move_l2(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float
            step, eps, x, g, adv);
 }
 
+/* A thread per value. Traffic: 3 (noise_add), 4 (noise_move); bound: memory. */
+static __global__ void noise_add_kernel(size_t n, const float *x, const float *noise, float *adv)
+{
+    EACH(i, n)
+    adv[i] = fminf(fmaxf(x[i] + noise[i], 0.0f), 1.0f);
+}
+
+static void noise_add(hr_cuda *d, size_t values, const float *x, const float *noise, float *adv)
+{
+    launch_each(d, "noise_add", values, noise_add_kernel, values, x, noise, adv);
+}
+
+static __global__ void noise_move_kernel(size_t n, float eps, const float *x, const float *g, float *noise)
+{
+    EACH(i, n)
+    {
+        float sum = x[i] + noise[i], sign = (float)((g[i] > 0.0f) - (g[i] < 0.0f));
+        if (sum >= 0.0f && sum <= 1.0f)
+            noise[i] = fminf(fmaxf(noise[i] + eps * sign, -eps), eps);
+    }
+}
+
+static void noise_move(hr_cuda *d, size_t values, float eps, const float *x, const float *g, float *noise)
+{
+    launch_each(d, "noise_move", values, noise_move_kernel, values, eps, x, g, noise);
+}
+
 void hr_cuda_fill_attack(hr_cuda_plugin_table *t)
 {
     t->start_uniform = start_uniform;
     t->start_normal = start_normal;
     t->move_linf = move_linf;
     t->move_l2 = move_l2;
+    t->noise_add = noise_add;
+    t->noise_move = noise_move;
 }

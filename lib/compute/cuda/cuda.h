@@ -45,9 +45,66 @@ typedef struct hr_ascent {
     uint32_t seed, stream, c0, c1;
 } hr_ascent;
 /* Projected gradient ascent on n images: all of it is queued at once, a step of an l-inf attack as one
- * recorded graph; nothing is waited for. The points are left in the executor's input. */
+ * recorded graph; nothing is waited for inside. The points are left in the executor's input. x, y, index
+ * NULL: those that lie on the device already (hr_cuda_images); then nothing is waited for at the end either.
+ * target NULL: what hr_cuda_learn_target left. */
 void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_t *y, const uint32_t *index,
                     int n);
+
+/* ---- learn.c: training on the device */
+
+enum { HR_CUDA_PLAIN, HR_CUDA_MASKED, HR_CUDA_SCORES, HR_CUDA_ADMM }; /* lib/train's rules */
+enum { HR_CUDA_SGD, HR_CUDA_ADAM, HR_CUDA_RMSPROP };
+
+/* What the optimiser moves. The arrays (n numbers each) are the host's twins, NULL where there are none. */
+typedef struct hr_cuda_trainee {
+    int rule, tensor; /* the parameter whose gradient counts */
+    float *value, *buf, *buf2, *z, *u;
+    size_t n;
+    bool channel; /* SCORES, ADMM: they go by input channels */
+    int co, ci, taps;
+    int64_t kept;
+} hr_cuda_trainee;
+
+/* A step of the optimiser. */
+typedef struct hr_cuda_optimum {
+    int kind;
+    float lr, momentum, decay;
+    bool nesterov;
+    int64_t step; /* from 0 */
+    bool project; /* ADMM: Z and U move first */
+    double rho;
+} hr_cuda_optimum;
+
+/* From now on gradients, running statistics and what is trained stay on the device; hr_exec_params may not be
+ * called any more. Takes over the values of list (copied) and noise (of the whole batch; NULL: none); pairs:
+ * hr_cuda_learn_pair will be called. Returns 0 or HR_EINVAL (too little memory). */
+HR_MUST_CHECK int hr_cuda_learn(hr_exec *e, const hr_cuda_trainee *list, int n, bool pairs, float *noise,
+                                hr_err *err);
+void hr_cuda_learn_end(hr_exec *e); /* hr_exec_free does this too */
+/* Bring the host's twins, noise and the model's running statistics up to date. */
+void hr_cuda_learn_fetch(hr_exec *e);
+/* Remember the running statistics; or put them back. */
+void hr_cuda_learn_remember(hr_exec *e, bool back);
+
+/* The batch, to where an attack and the functions below find it. */
+void hr_cuda_images(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n);
+/* The images become the executor's input. */
+void hr_cuda_learn_images(hr_exec *e, int n);
+/* Run them forward; the logits are what a KL attack goes away from. */
+void hr_cuda_learn_target(hr_exec *e, int n, enum hr_bn_mode bn);
+/* The images with noise, cut to [0,1], become the executor's input; reset: the noise becomes 0, no more. */
+void hr_cuda_learn_noise(hr_exec *e, int n, bool reset);
+void hr_cuda_learn_noise_move(hr_exec *e, int n, float eps);
+
+/* The executor's input forward, mean cross-entropy, backward (HR_BN_BATCH_UPDATE). loss (n) in full, said
+ * (n,classes): the logits. Waits. */
+void hr_cuda_learn_pass(hr_exec *e, int n, unsigned flags, double *loss, float *said);
+/* Both passes of a loss of pairs, over the images and over the executor's input, and the sum of their
+ * gradients; logits of both. Waits. */
+void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta, double *loss, float *clean, float *robust);
+/* Gradients by their rules, the optimiser, new masks, and the network with what came of it. Queued. */
+void hr_cuda_learn_step(hr_exec *e, const hr_cuda_optimum *o);
 
 /* ---- what both share */
 
@@ -70,6 +127,15 @@ typedef struct hr_cuda_place {
     hr_cuda_conv *conv; /* NULL: linear */
 } hr_cuda_place;
 
+/* A recorded step of an attack, and what it depends on besides the device's memory. */
+typedef struct hr_cuda_kept {
+    hr_cuda_graph *graph;
+    int n, loss;
+    enum hr_bn_mode bn;
+    float eps, step;
+} hr_cuda_kept;
+typedef struct hr_cuda_learner hr_cuda_learner;
+
 typedef struct hr_cuda_exec {
     const hr_cuda_plugin_table *t;
     hr_cuda *d;
@@ -86,7 +152,22 @@ typedef struct hr_cuda_exec {
     float *x, *target;
     int32_t *y;
     uint32_t *index;
+    hr_cuda_kept graphs[4]; /* the last ones recorded */
+    int recorded;
+    hr_cuda_learner *learner; /* NULL: the host trains, or nobody */
 } hr_cuda_exec;
+
+/* The device's values of a buffer count, the host has not seen them. */
+static inline void hr_cuda_written(hr_exec *e, int which)
+{
+    e->cuda->twin[which].on_dev = true;
+    e->cuda->twin[which].fetched = false;
+}
+
+/* n floats on the device. After the first refusal nothing more is asked for: *rc stays. */
+float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err);
+/* Effective weights, and folded batch norm, from what lies on the device. */
+void hr_cuda_settle(hr_exec *e);
 
 /* The passes without what surrounds them: nothing travels between host and device. */
 void hr_cuda_pass_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);

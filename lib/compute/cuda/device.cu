@@ -229,5 +229,6 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     hr_cuda_fill_loss(&t);
     hr_cuda_fill_attack(&t);
     hr_cuda_fill_optim(&t);
+    hr_cuda_fill_prune(&t);
     return &t;
 }

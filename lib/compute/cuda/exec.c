@@ -5,8 +5,8 @@
  * scale and shift are an epilogue of their own behind the convolution.
  *
  * What travels. hr_exec_params: parameters and masks to the device. A forward pass: images, if the host's
- * count. HR_BN_BATCH_UPDATE: running statistics back, one piece. HR_DW: gradients back, one piece. Everything
- * else when it is asked for (hr_cuda_buffer). */
+ * count. HR_BN_BATCH_UPDATE: running statistics back, one piece. HR_DW: gradients back, one piece; neither
+ * where learn.c has the optimiser on the device. Everything else when it is asked for (hr_cuda_buffer). */
 #include "compute/cuda/cuda.h"
 
 #include <math.h>
@@ -34,8 +34,7 @@ void hr_cuda_wait(hr_exec *e)
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
-/* n floats on the device. After the first refusal nothing more is asked for: *rc stays. */
-static float *take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
+float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
 {
     size_t left = 0, bytes = n * sizeof(float);
     float *p = *rc ? NULL : c->t->take(c->d, bytes, &left);
@@ -59,7 +58,7 @@ static float *take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
 static hr_cuda_twin twin(hr_cuda_exec *c, size_t len, int batch, int *rc, hr_err *err)
 {
     size_t n = len * (size_t)batch;
-    return (hr_cuda_twin){.len = len, .dev = take(c, n, rc, err), .host = take_host(c, n, rc, err)};
+    return (hr_cuda_twin){.len = len, .dev = hr_cuda_take(c, n, rc, err), .host = take_host(c, n, rc, err)};
 }
 
 static size_t count(const hr_exec *e, int tensor)
@@ -71,7 +70,7 @@ static size_t count(const hr_exec *e, int tensor)
 static float *param(hr_exec *e, int tensor, int *rc, hr_err *err)
 {
     if (tensor >= 0 && !e->cuda->param[tensor])
-        e->cuda->param[tensor] = take(e->cuda, count(e, tensor), rc, err);
+        e->cuda->param[tensor] = hr_cuda_take(e->cuda, count(e, tensor), rc, err);
     return tensor < 0 ? NULL : e->cuda->param[tensor];
 }
 
@@ -86,10 +85,10 @@ static hr_cuda_norm norm(hr_exec *e, const hr_step *s, int *rc, hr_err *err)
                           .rvar = c->param[n->param[HR_P_VAR]],
                           .eps = n->bn_eps,
                           .momentum = n->bn_momentum,
-                          .mean = take(c, ch, rc, err),
-                          .inv = take(c, ch, rc, err),
-                          .scale = take(c, ch, rc, err),
-                          .shift = take(c, ch, rc, err)};
+                          .mean = hr_cuda_take(c, ch, rc, err),
+                          .inv = hr_cuda_take(c, ch, rc, err),
+                          .scale = hr_cuda_take(c, ch, rc, err),
+                          .shift = hr_cuda_take(c, ch, rc, err)};
 }
 
 /* The model's active mask as one float per weight, or NULL; the caller frees it. */
@@ -115,11 +114,11 @@ static void place_weights(hr_exec *e, hr_step *s, hr_cuda_place *p, int *rc, hr_
     size_t weights = count(e, n->param[HR_P_WEIGHT]);
     param(e, n->param[HR_P_WEIGHT], rc, err);
     param(e, n->param[HR_P_BIAS], rc, err);
-    p->eff = take(c, weights, rc, err);
+    p->eff = hr_cuda_take(c, weights, rc, err);
     if (e->opts.train)
-        p->dw = take(c, weights, rc, err);
+        p->dw = hr_cuda_take(c, weights, rc, err);
     float *bits = own_mask(e->m, s->node);
-    if (bits && (p->mask = take(c, weights, rc, err))) {
+    if (bits && (p->mask = hr_cuda_take(c, weights, rc, err))) {
         c->t->upload(c->d, p->mask, bits, weights * sizeof *bits);
         hr_cuda_wait(e);
     }
@@ -142,8 +141,8 @@ static void place_normalize(hr_exec *e, const hr_step *s, hr_cuda_place *p, int 
         map[0][i] = (float)(1.0 / n->std[i]);
         map[1][i] = (float)(-n->mean[i] / n->std[i]);
     }
-    p->fold.scale = take(c, (size_t)s->c, rc, err);
-    p->fold.shift = take(c, (size_t)s->c, rc, err);
+    p->fold.scale = hr_cuda_take(c, (size_t)s->c, rc, err);
+    p->fold.shift = hr_cuda_take(c, (size_t)s->c, rc, err);
     if (*rc)
         return;
     c->t->upload(c->d, p->fold.scale, map[0], (size_t)s->c * sizeof(float));
@@ -160,8 +159,8 @@ static void place_step(hr_exec *e, int i, int *rc, hr_err *err)
     bool all_modes = e->opts.train || e->opts.batch_stats;
     p->y = i == 0               ? c->twin[HR_CUDA_INPUT].dev
            : i == e->nsteps - 1 ? c->twin[HR_CUDA_LOGITS].dev
-                                : take(c, map, rc, err);
-    p->g = i == 0 ? c->twin[HR_CUDA_DINPUT].dev : take(c, map, rc, err);
+                                : hr_cuda_take(c, map, rc, err);
+    p->g = i == 0 ? c->twin[HR_CUDA_DINPUT].dev : hr_cuda_take(c, map, rc, err);
     if (s->kind == HR_STEP_CONV)
         place_weights(e, s, p, rc, err);
     if (s->kind == HR_STEP_AFFINE)
@@ -172,10 +171,10 @@ static void place_step(hr_exec *e, int i, int *rc, hr_err *err)
     if (!all_modes)
         return;
     p->now = norm(e, s, rc, err);
-    p->z = s->kind == HR_STEP_CONV ? take(c, map, rc, err) : c->at[s->in].y;
-    p->k1 = take(c, ch, rc, err);
-    p->k2 = take(c, ch, rc, err);
-    p->k3 = take(c, ch, rc, err);
+    p->z = s->kind == HR_STEP_CONV ? hr_cuda_take(c, map, rc, err) : c->at[s->in].y;
+    p->k1 = hr_cuda_take(c, ch, rc, err);
+    p->k2 = hr_cuda_take(c, ch, rc, err);
+    p->k3 = hr_cuda_take(c, ch, rc, err);
 }
 
 /* Tensors of a kind lie in one piece, so that they travel together: running statistics (stats), or what has a
@@ -220,14 +219,14 @@ static void place_tensors(hr_exec *e, int *rc, hr_err *err)
     hr_cuda_exec *c = e->cuda;
     size_t at = 0;
     each_tensor(e, true, count_tensor, &c->nstats);
-    c->stats = take(c, c->nstats, rc, err);
+    c->stats = hr_cuda_take(c, c->nstats, rc, err);
     c->host_stats = take_host(c, c->nstats, rc, err);
     if (!*rc)
         each_tensor(e, true, place_stat, &at);
     if (!e->opts.train)
         return;
     each_tensor(e, false, count_tensor, &c->ngrads);
-    c->grads = take(c, c->ngrads, rc, err);
+    c->grads = hr_cuda_take(c, c->ngrads, rc, err);
     c->host_grads = take_host(c, c->ngrads, rc, err);
     at = 0;
     if (!*rc)
@@ -243,16 +242,16 @@ static void place_all(hr_exec *e, int *rc, hr_err *err)
     c->twin[HR_CUDA_DINPUT] = twin(c, image, batch, rc, err);
     c->twin[HR_CUDA_LOGITS] = twin(c, classes, batch, rc, err);
     c->twin[HR_CUDA_DLOGITS] = twin(c, classes, batch, rc, err);
-    c->x = take(c, image * (size_t)batch, rc, err);
-    c->target = take(c, classes * (size_t)batch, rc, err);
-    c->y = (int32_t *)(void *)take(c, (size_t)batch, rc, err);
-    c->index = (uint32_t *)(void *)take(c, (size_t)batch, rc, err);
+    c->x = hr_cuda_take(c, image * (size_t)batch, rc, err);
+    c->target = hr_cuda_take(c, classes * (size_t)batch, rc, err);
+    c->y = (int32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc, err);
+    c->index = (uint32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc, err);
     place_tensors(e, rc, err);
     for (int i = 0; i < e->nsteps && !*rc; i++) {
         widest = e->steps[i].c > widest ? e->steps[i].c : widest;
         place_step(e, i, rc, err);
     }
-    c->part = (double *)(void *)take(c, (size_t)widest * 2 * HR_CUDA_PARTS * 2, rc, err);
+    c->part = (double *)(void *)hr_cuda_take(c, (size_t)widest * 2 * HR_CUDA_PARTS * 2, rc, err);
 }
 
 int hr_cuda_new(hr_exec *e, hr_err *err)
@@ -285,6 +284,9 @@ void hr_cuda_free(hr_exec *e)
     hr_cuda_exec *c = e->cuda;
     if (!c)
         return;
+    hr_cuda_learn_end(e);
+    for (size_t i = 0; i < HR_COUNT(c->graphs); i++)
+        c->t->forget(c->d, c->graphs[i].graph);
     for (int i = 0; i < e->nsteps; i++)
         c->t->conv_free(c->d, c->at[i].conv);
     for (int t = 0; t < e->m->ntensors; t++)
@@ -327,12 +329,6 @@ static void bring(hr_exec *e, int which, int n0, int n1)
     b->leaving = true;
 }
 
-static void written(hr_exec *e, int which)
-{
-    e->cuda->twin[which].on_dev = true;
-    e->cuda->twin[which].fetched = false;
-}
-
 static void stat_to_model(hr_exec *e, int tensor, void *ctx)
 {
     size_t *at = ctx;
@@ -357,7 +353,7 @@ void hr_cuda_set_mask(hr_exec *e, int step, const float *mask)
     int rc = HR_OK;
     hr_err err = HR_ERR_INIT;
     if (mask && !c->at[step].mask)
-        c->at[step].mask = take(c, count(e, e->m->nodes[s->node].param[HR_P_WEIGHT]), &rc, &err);
+        c->at[step].mask = hr_cuda_take(c, count(e, e->m->nodes[s->node].param[HR_P_WEIGHT]), &rc, &err);
     if (rc)
         hr_die("%s", err.msg);
     if (!mask && s->mask) { /* back to the model's own */
@@ -372,6 +368,24 @@ void hr_cuda_set_mask(hr_exec *e, int step, const float *mask)
     }
 }
 
+void hr_cuda_settle(hr_exec *e)
+{
+    hr_cuda_exec *c = e->cuda;
+    for (int i = 1; i < e->nsteps; i++) {
+        const hr_step *s = &e->steps[i];
+        const hr_node *n = &e->m->nodes[s->node];
+        const hr_cuda_place *p = &c->at[i];
+        int bias = s->kind == HR_STEP_CONV ? n->param[HR_P_BIAS] : -1;
+        if (s->kind == HR_STEP_CONV) {
+            int ci = e->steps[s->in].c, co = n->c;
+            int taps = (int)(count(e, n->param[HR_P_WEIGHT]) / (size_t)ci / (size_t)co);
+            c->t->weights(c->d, co, ci, taps, c->param[n->param[HR_P_WEIGHT]], p->mask, p->eff);
+        }
+        if (s->bn >= 0)
+            c->t->norm_running(c->d, s->c, bias >= 0 ? c->param[bias] : NULL, &p->fold);
+    }
+}
+
 void hr_cuda_params(hr_exec *e)
 {
     hr_cuda_exec *c = e->cuda;
@@ -379,24 +393,11 @@ void hr_cuda_params(hr_exec *e)
     for (int i = 0; i < e->m->ntensors; i++)
         if (c->param[i])
             t->upload(c->d, c->param[i], hr_tensor_f32(&e->m->tensors[i]), count(e, i) * sizeof(float));
-    for (int i = 1; i < e->nsteps; i++) {
-        const hr_step *s = &e->steps[i];
-        const hr_node *n = &e->m->nodes[s->node];
-        hr_cuda_place *p = &c->at[i];
-        if (s->kind == HR_STEP_CONV) {
-            size_t weights = count(e, n->param[HR_P_WEIGHT]);
-            const float *w = c->param[n->param[HR_P_WEIGHT]];
-            int ci = e->steps[s->in].c, co = n->c, taps = (int)(weights / (size_t)ci / (size_t)co);
-            if (s->mask)
-                t->upload(c->d, p->mask, s->mask, weights * sizeof(float));
-            t->weights(c->d, co, ci, taps, w, p->mask, p->eff);
-        }
-        if (s->bn >= 0)
-            t->norm_running(
-                c->d, s->c,
-                s->kind == HR_STEP_CONV && n->param[HR_P_BIAS] >= 0 ? c->param[n->param[HR_P_BIAS]] : NULL,
-                &p->fold);
-    }
+    for (int i = 1; i < e->nsteps; i++)
+        if (e->steps[i].mask)
+            t->upload(c->d, c->at[i].mask, e->steps[i].mask,
+                      count(e, e->m->nodes[e->steps[i].node].param[HR_P_WEIGHT]) * sizeof(float));
+    hr_cuda_settle(e);
     hr_cuda_wait(e); /* the caller may change its tensors from here on */
 }
 
@@ -555,7 +556,7 @@ void hr_cuda_pass_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
         range r = range_of(e, i, n0, n1, bn);
         forward_step(&r);
     }
-    written(e, HR_CUDA_LOGITS);
+    hr_cuda_written(e, HR_CUDA_LOGITS);
 }
 
 void hr_cuda_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
@@ -564,7 +565,7 @@ void hr_cuda_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
         return;
     bring(e, HR_CUDA_INPUT, n0, n1);
     hr_cuda_pass_forward(e, n0, n1, bn);
-    if (bn == HR_BN_BATCH_UPDATE)
+    if (bn == HR_BN_BATCH_UPDATE && !e->cuda->learner)
         hr_cuda_fetch_stats(e);
 }
 
@@ -674,7 +675,7 @@ void hr_cuda_pass_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsig
         range r = range_of(e, i, n0, n1, bn);
         backward_step(&r, flags);
     }
-    written(e, HR_CUDA_DINPUT);
+    hr_cuda_written(e, HR_CUDA_DINPUT);
 }
 
 void hr_cuda_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned flags)
@@ -684,7 +685,7 @@ void hr_cuda_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
         return;
     bring(e, HR_CUDA_DLOGITS, n0, n1);
     hr_cuda_pass_backward(e, n0, n1, bn, flags);
-    if (flags & HR_DW) {
+    if ((flags & HR_DW) && !c->learner) {
         c->t->download(c->d, c->host_grads, c->grads, c->ngrads * sizeof(float));
         hr_cuda_wait(e);
     }

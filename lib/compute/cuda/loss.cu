@@ -73,7 +73,109 @@ static void loss(hr_cuda *d, int kind, int n, int classes, const float *z, const
     launch_each(d, "loss", (size_t)n, loss_kernel, kind, (size_t)n, classes, z, y, target, scale, sums, dz);
 }
 
+/* A row's softmax: probability and its logarithm of each class. */
+struct softmax {
+    const float *z;
+    double top, sum, log_sum;
+};
+
+static __device__ softmax softmax_of(const float *z, int classes)
+{
+    double top = z[0], sum = 0;
+    for (int c = 1; c < classes; c++)
+        top = fmax(top, (double)z[c]);
+    for (int c = 0; c < classes; c++)
+        sum += exp((double)z[c] - top);
+    return {z, top, sum, log(sum)};
+}
+
+static __device__ double log_of(const softmax &s, int c)
+{
+    return (double)s.z[c] - s.top - s.log_sum;
+}
+
+static __device__ double part_of(const softmax &s, int c)
+{
+    return exp((double)s.z[c] - s.top) / s.sum;
+}
+
+/* q: of the image, p: of its attacked copy. */
+static __device__ double trades(const softmax &q, const softmax &p, int y, int classes, double beta,
+                                float scale, float *dn, float *da)
+{
+    double kl = 0, loss = -log_of(q, y);
+    for (int c = 0; c < classes; c++)
+        kl += part_of(q, c) * (log_of(q, c) - log_of(p, c));
+    for (int c = 0; c < classes; c++) {
+        double qc = part_of(q, c);
+        da[c] = (float)((double)scale * (beta * (part_of(p, c) - qc)));
+        dn[c] = (float)((double)scale * (qc - (c == y) + beta * qc * (log_of(q, c) - log_of(p, c) - kl)));
+    }
+    return loss + beta * kl;
+}
+
+/* What stands before the gradient went through the softmax, by q_c and by p_c (lib/train/loss.c). */
+struct mart_terms {
+    double beta, kl, weight, margin;
+    int y, other;
+};
+
+static __device__ double by_image(const mart_terms &m, const softmax &q, const softmax &p, int c)
+{
+    return m.beta * (m.weight * (log_of(q, c) + 1 - log(part_of(p, c) + 1e-12)) - (c == m.y) * m.kl);
+}
+
+static __device__ double by_copy(const mart_terms &m, const softmax &q, const softmax &p, int c)
+{
+    return (c == m.other) / m.margin - m.beta * m.weight * part_of(q, c) / (part_of(p, c) + 1e-12);
+}
+
+static __device__ double mart(const softmax &q, const softmax &p, int y, int classes, double beta,
+                              float scale, float *dn, float *da)
+{
+    int other = y == 0 ? 1 : 0;
+    for (int c = other + 1; c < classes; c++)
+        if (c != y && part_of(p, c) > part_of(p, other))
+            other = c;
+    mart_terms m = {beta, 0, 1.0000001 - part_of(q, y), 1.0001 - part_of(p, other) + 1e-12, y, other};
+    for (int c = 0; c < classes; c++)
+        m.kl += part_of(q, c) * (log_of(q, c) - log(part_of(p, c) + 1e-12));
+    double mean_n = 0, mean_a = 0, loss = -log_of(p, y) - log(m.margin) + beta * m.kl * m.weight;
+    for (int c = 0; c < classes; c++) {
+        mean_n += part_of(q, c) * by_image(m, q, p, c);
+        mean_a += part_of(p, c) * by_copy(m, q, p, c);
+    }
+    for (int c = 0; c < classes; c++) {
+        double n = part_of(q, c) * (by_image(m, q, p, c) - mean_n), pc = part_of(p, c);
+        da[c] = (float)((double)scale * (pc * (by_copy(m, q, p, c) - mean_a) + pc - (c == y)));
+        dn[c] = (float)((double)scale * n);
+    }
+    return loss;
+}
+
+/* One thread per sample, as loss_kernel; some dozens of exp and log per class in double. */
+static __global__ void pair_kernel(int kind, size_t n, int classes, const float *zn, const float *za,
+                                   const int32_t *y, double beta, float scale, double *loss, float *dzn,
+                                   float *dza)
+{
+    EACH(i, n)
+    {
+        size_t at = i * (size_t)classes;
+        softmax q = softmax_of(zn + at, classes), p = softmax_of(za + at, classes);
+        loss[i] = kind == HR_CUDA_TRADES ? trades(q, p, y[i], classes, beta, scale, dzn + at, dza + at)
+                                         : mart(q, p, y[i], classes, beta, scale, dzn + at, dza + at);
+    }
+}
+
+static void loss_pair(hr_cuda *d, int kind, int n, int classes, const float *zn, const float *za,
+                      const int32_t *y, double beta, float scale, double *loss, float *dzn, float *dza)
+{
+    launch_each(d, "loss_pair", (size_t)n, pair_kernel, kind, (size_t)n, classes, zn, za, y, beta, scale,
+                loss, dzn, dza);
+}
+
 void hr_cuda_fill_loss(hr_cuda_plugin_table *t)
 {
     t->loss = loss;
+    t->loss_pair = loss_pair;
 }

@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 1 };
+enum { HR_CUDA_VERSION = 2 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -73,7 +73,9 @@ typedef struct hr_cuda_norm {
 } hr_cuda_norm;
 
 enum { HR_CUDA_CE, HR_CUDA_MARGIN, HR_CUDA_KL }; /* losses */
+enum { HR_CUDA_TRADES, HR_CUDA_MART };           /* losses of pairs */
 enum { HR_CUDA_PARTS = 64 };                     /* partial sums per column, at most */
+enum { HR_CUDA_CHOICE = 16448 };                 /* bytes of work memory of keep_largest() */
 
 typedef struct hr_cuda_plugin_table {
     uint32_t version, bytes; /* HR_CUDA_VERSION, sizeof of this struct */
@@ -155,6 +157,10 @@ typedef struct hr_cuda_plugin_table {
     /* loss (n doubles) and dz may be NULL; target (n,classes) is of HR_CUDA_KL, which leaves loss alone. */
     void (*loss)(hr_cuda *d, int kind, int n, int classes, const float *z, const int32_t *y,
                  const float *target, float scale, double *loss, float *dz);
+    /* Of images and attacked copies, logits zn and za: loss (n) in full, dzn and dza scale * its gradients.
+     */
+    void (*loss_pair)(hr_cuda *d, int kind, int n, int classes, const float *zn, const float *za,
+                      const int32_t *y, double beta, float scale, double *loss, float *dzn, float *dza);
 
     /* ---- attacks (attack.cu), n images of len values */
 
@@ -172,8 +178,12 @@ typedef struct hr_cuda_plugin_table {
     void (*move_l2)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float step, float eps,
                     const float *x, float *g, float *adv);
 
-    /* ---- training (optim.cu), as lib/train states them. lib/train still steps on the host: so far only
-     * tests call these */
+    /* Free adversarial training's noise, with the CPU's bits: adv = clip(x + noise, 0, 1); and, where that
+     * was not cut, noise = clip(noise + eps*sign(g), -eps, eps). */
+    void (*noise_add)(hr_cuda *d, size_t values, const float *x, const float *noise, float *adv);
+    void (*noise_move)(hr_cuda *d, size_t values, float eps, const float *x, const float *g, float *noise);
+
+    /* ---- optimisers (optim.cu), as lib/train states them */
 
     void (*sgd)(hr_cuda *d, size_t n, float *p, const float *g, float *buf, float lr, float momentum,
                 float decay, bool nesterov, bool first);
@@ -181,6 +191,26 @@ typedef struct hr_cuda_plugin_table {
                  int64_t step);
     void (*rmsprop)(hr_cuda *d, size_t n, float *p, const float *g, float *v, float *buf, float lr,
                     float momentum, float decay);
+
+    /* ---- scores, masks, ADMM (prune.cu), as lib/train and lib/prune state them. Weights are (co,ci,taps),
+     * torch's layout; what belongs to input channels has ci values */
+
+    /* chosen = 1 for the `kept` (from 1 to n) values of largest magnitude, else 0; ties go to the lower
+     * index; NaN is less than any number. n < 2^32; work: HR_CUDA_CHOICE bytes. The CPU's bits. */
+    void (*keep_largest)(hr_cuda *d, size_t n, const float *v, size_t kept, void *work, float *chosen);
+    void (*mask_expand)(hr_cuda *d, int co, int ci, int taps, const float *chosen, float *mask);
+    /* l2 norm of every input channel. */
+    void (*channel_norms)(hr_cuda *d, int co, int ci, int taps, const float *w, float *norms);
+    /* g = sign(s) * dw * w, summed over the input channel where scores belong to channels. */
+    void (*score_grad)(hr_cuda *d, bool channel, int co, int ci, int taps, const float *dw, const float *w,
+                       const float *s, float *g);
+    void (*masked_grad)(hr_cuda *d, size_t n, const float *dw, const float *mask, float *g);
+    /* g = dw + rho * (w - z + u). */
+    void (*admm_grad)(hr_cuda *d, size_t n, const float *dw, const float *w, const float *z, const float *u,
+                      float rho, float *g);
+    /* z = what is chosen (by channel, or one by one) of v, 0 elsewhere; u (may be NULL, may be v) -= z. */
+    void (*split)(hr_cuda *d, bool channel, int co, int ci, int taps, const float *chosen, const float *v,
+                  float *z, float *u);
 } hr_cuda_plugin_table;
 
 /* The plug-in's only symbol. */
