@@ -156,6 +156,139 @@ static void test_rmsprop_is_that_of_the_cpu(void **state)
     same_as_p(q);
 }
 
+/* ---- losses of pairs ----------------------------------------------------------------------------------- */
+
+static void test_losses_of_pairs_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    float zn[N * CLASSES], za[N * CLASSES], dn[2][N * CLASSES], da[2][N * CLASSES];
+    double loss[2][N];
+    int32_t y[N];
+    hr_fill_normal(zn, N * CLASSES, 0, 9, 1, HR_STREAM_TEST, 4, 0, 0);
+    hr_fill_normal(za, N * CLASSES, 0, 9, 1, HR_STREAM_TEST, 5, 0, 0);
+    for (int i = 0; i < N; i++)
+        y[i] = (i * 7) % CLASSES;
+    za[y[0]] = -800;                        /* a probability of 0 */
+    za[CLASSES + 1] = za[CLASSES + 2] = 40; /* two classes are equally likely */
+    for (int kind = HR_CUDA_TRADES; kind <= HR_CUDA_MART; kind++) {
+        hr_loss_pair(kind == HR_CUDA_MART ? HR_PAIR_MART : HR_PAIR_TRADES, zn, za, y, N, CLASSES, 6.0, 0.25f,
+                     loss[0], dn[0], da[0]);
+        float *gn = up(NULL, sizeof dn[0]), *ga = up(NULL, sizeof da[0]);
+        double *l = up(NULL, sizeof loss[0]);
+        t->loss_pair(d, kind, N, CLASSES, up(zn, sizeof zn), up(za, sizeof za), up(y, sizeof y), 6.0, 0.25f,
+                     l, gn, ga);
+        down(dn[1], gn, sizeof dn[1]);
+        down(da[1], ga, sizeof da[1]);
+        down(loss[1], l, sizeof loss[1]);
+        for (int i = 0; i < N * CLASSES; i++) { /* nearly the same double, rounded to float */
+            assert_true(fabsf(dn[1][i] - dn[0][i]) <= 1e-6f * (1 + fabsf(dn[0][i])));
+            assert_true(fabsf(da[1][i] - da[0][i]) <= 1e-6f * (1 + fabsf(da[0][i])));
+        }
+        for (int i = 0; i < N; i++)
+            assert_true(fabs(loss[1][i] - loss[0][i]) <= 1e-12 * (1 + fabs(loss[0][i])));
+    }
+}
+
+/* ---- scores, masks, ADMM ------------------------------------------------------------------------------- */
+
+/* n scores, of which many are equal, some 0, -0 and NaN: what is kept is what the CPU keeps, byte for byte.
+ */
+static void check_largest(size_t n, size_t kept)
+{
+    float *v = hr_xmalloc(n * sizeof *v), *got = hr_xmalloc(n * sizeof *got);
+    uint8_t *want = hr_xmalloc(n);
+    hr_fill_normal(v, n, 0, 1, 7, HR_STREAM_TEST, 6, 0, 0);
+    for (size_t i = 0; i < n; i++) {
+        if (i % 3 == 0)
+            v[i] = rintf(v[i] * 2) / 2; /* equal to many */
+        if (i % 1009 == 1008)
+            v[i] = NAN;
+    }
+    hr_topk_magnitudes(v, (int64_t)n, (int64_t)kept, want);
+    float *chosen = up(NULL, n * sizeof *got);
+    t->keep_largest(d, n, up(v, n * sizeof *v), kept, up(NULL, HR_CUDA_CHOICE), chosen);
+    down(got, chosen, n * sizeof *got);
+    for (size_t i = 0; i < n; i++)
+        if (got[i] != (float)want[i])
+            fail_msg("%zu of %zu: number %zu (%g) is %s", kept, n, i, (double)v[i],
+                     want[i] ? "left" : "kept");
+    free(v);
+    free(got);
+    free(want);
+}
+
+static void test_the_largest_are_those_of_the_cpu_with_its_ties(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 255, 4096, 4097, 70001};
+    for (size_t s = 0; s < HR_COUNT(sizes); s++) {
+        size_t n = sizes[s], kept[] = {1, n / 3, n / 2 + 1, n - 1, n};
+        for (size_t k = 0; k < HR_COUNT(kept); k++)
+            if (kept[k] >= 1 && kept[k] <= n)
+                check_largest(n, kept[k]);
+    }
+}
+
+enum { CO = 7, CI = 5, TAPS = 9, WEIGHTS = CO * CI * TAPS };
+static const hr_layer layer = {.out = CO, .in = CI, .kh = 3, .kw = 3, .n = WEIGHTS};
+
+static void test_gradients_of_scores_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    float w[WEIGHTS], dw[WEIGHTS], s[WEIGHTS], want[WEIGHTS], got[WEIGHTS];
+    hr_fill_normal(w, WEIGHTS, 0, 1, 1, HR_STREAM_TEST, 7, 0, 0);
+    hr_fill_normal(dw, WEIGHTS, 0, 1, 1, HR_STREAM_TEST, 8, 0, 0);
+    hr_fill_normal(s, WEIGHTS, 0, 1, 1, HR_STREAM_TEST, 9, 0, 0);
+    s[3] = 0;
+    for (int reg = HR_REG_WEIGHT; reg <= HR_REG_CHANNEL; reg++) {
+        float *ds = up(NULL, sizeof got);
+        int n = reg == HR_REG_CHANNEL ? CI : WEIGHTS;
+        hr_hydra_grad(want, dw, w, s, &layer, (enum hr_reg)reg);
+        t->score_grad(d, reg == HR_REG_CHANNEL, CO, CI, TAPS, up(dw, sizeof dw), up(w, sizeof w),
+                      up(s, sizeof s), ds);
+        down(got, ds, sizeof got);
+        for (int i = 0; i < n; i++) /* a channel's sum in double has another order */
+            assert_true(fabsf(got[i] - want[i]) <= 1e-6f * fabsf(want[i]));
+    }
+}
+
+/* Three updates of ADMM's Z and U, and the gradient. */
+static void test_admm_is_that_of_the_cpu(void **state)
+{
+    (void)state;
+    for (int reg = HR_REG_WEIGHT; reg <= HR_REG_CHANNEL; reg++) {
+        bool channel = reg == HR_REG_CHANNEL;
+        size_t kept = channel ? 2 : 100, scores = channel ? CI : WEIGHTS, bytes = WEIGHTS * sizeof(float);
+        float w[WEIGHTS], z[WEIGHTS], u[WEIGHTS] = {0}, want[WEIGHTS], room[WEIGHTS], got[WEIGHTS];
+        uint8_t chosen[WEIGHTS];
+        hr_fill_normal(w, WEIGHTS, 0, 1, 1, HR_STREAM_TEST, 10, 0, 0);
+        hr_admm_project(z, w, &layer, (enum hr_reg)reg, (int64_t)kept, room, chosen);
+        float *dw = up(w, bytes), *dz = up(NULL, bytes), *du = up(u, bytes), *dg = up(NULL, bytes);
+        float *norms = up(NULL, bytes), *mine = up(NULL, bytes);
+        void *work = up(NULL, HR_CUDA_CHOICE);
+        for (int k = 0; k < 3; k++) {
+            float *v = k ? du : dw;
+            if (k) {
+                hr_admm_update(w, z, u, &layer, (enum hr_reg)reg, (int64_t)kept, room, chosen);
+                t->add(d, WEIGHTS, du, dw);
+            }
+            if (channel)
+                t->channel_norms(d, CO, CI, TAPS, v, norms);
+            t->keep_largest(d, scores, channel ? norms : v, kept, work, mine);
+            t->split(d, channel, CO, CI, TAPS, mine, v, dz, k ? du : NULL);
+        }
+        hr_admm_gradient(want, w, w, z, u, WEIGHTS, 0.5f);
+        t->admm_grad(d, WEIGHTS, dw, dw, dz, du, 0.5f, dg);
+        down(got, dz, bytes);
+        assert_memory_equal(got, z, bytes);
+        down(got, du, bytes);
+        assert_memory_equal(got, u, bytes);
+        down(got, dg, bytes);
+        for (int i = 0; i < WEIGHTS; i++)
+            assert_true(fabsf(got[i] - want[i]) <= 3e-7f * (1 + fabsf(want[i])));
+    }
+}
+
 /* ---- the device ---------------------------------------------------------------------------------------- */
 
 static void test_recorded_work_runs_when_it_is_replayed_and_as_often(void **state)
@@ -218,6 +351,10 @@ int main(void)
         cmocka_unit_test(test_sgd_is_that_of_the_cpu),
         cmocka_unit_test(test_adam_is_that_of_the_cpu),
         cmocka_unit_test(test_rmsprop_is_that_of_the_cpu),
+        cmocka_unit_test(test_losses_of_pairs_are_those_of_the_cpu),
+        cmocka_unit_test(test_the_largest_are_those_of_the_cpu_with_its_ties),
+        cmocka_unit_test(test_gradients_of_scores_are_those_of_the_cpu),
+        cmocka_unit_test(test_admm_is_that_of_the_cpu),
         cmocka_unit_test(test_recorded_work_runs_when_it_is_replayed_and_as_often),
         cmocka_unit_test(test_too_much_memory_is_refused_with_what_is_left),
         cmocka_unit_test(test_sums_have_the_same_bits_every_time),
