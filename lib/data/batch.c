@@ -45,21 +45,39 @@ static void shift(float *dst, const float *src, int h, int w, int c, int dy, int
         }
 }
 
+/* The window of a random crop. */
+static hr_window window_of(const hr_dataset *ds, uint32_t row, int pad, bool flip, uint32_t seed,
+                           uint32_t epoch)
+{
+    uint32_t word[4];
+    hr_philox(seed, HR_STREAM_AUGMENT, epoch, 0, ds->index[row], 0, word);
+    return (hr_window){.y = below(word[0], 2 * pad + 1) - pad,
+                       .x = below(word[1], 2 * pad + 1) - pad,
+                       .h = ds->h,
+                       .w = ds->w,
+                       .flip = flip && (word[2] >> 31)};
+}
+
+void hr_batch_windows(const hr_dataset *ds, const uint32_t *rows, int n, bool resized, int pad, bool flip,
+                      uint32_t seed, uint32_t epoch, hr_window *windows)
+{
+    for (int i = 0; i < n; i++)
+        windows[i] = resized ? hr_resized_window(ds->h, ds->w, flip, seed, epoch, ds->index[rows[i]])
+                             : window_of(ds, rows[i], pad, flip, seed, epoch);
+}
+
 void hr_batch_augment(const hr_dataset *ds, const uint32_t *rows, int n, float *x, int pad, bool flip,
                       uint32_t seed, uint32_t epoch)
 {
     size_t values = hr_dataset_image_bytes(ds);
     float *copy = hr_xmalloc(values * sizeof *copy);
     for (int i = 0; i < n; i++) {
-        uint32_t word[4];
-        hr_philox(seed, HR_STREAM_AUGMENT, epoch, 0, ds->index[rows[i]], 0, word);
-        int dy = below(word[0], 2 * pad + 1) - pad, dx = below(word[1], 2 * pad + 1) - pad;
-        bool mirror = flip && (word[2] >> 31);
-        if (dy == 0 && dx == 0 && !mirror)
+        hr_window v = window_of(ds, rows[i], pad, flip, seed, epoch);
+        if (v.y == 0 && v.x == 0 && !v.flip)
             continue;
         float *image = x + (size_t)i * values;
         memcpy(copy, image, values * sizeof *copy);
-        shift(image, copy, ds->h, ds->w, ds->c, dy, dx, mirror);
+        shift(image, copy, ds->h, ds->w, ds->c, v.y, v.x, v.flip);
     }
     free(copy);
 }

@@ -8,17 +8,13 @@
  *
  * The draws of try t are words 0..3 of the Philox block at (epoch, 0, image's index, t); the flip's is word 0
  * of block TRIES. */
-#include "data/data.h"
+#include "data/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { TRIES = 10 };
-
-struct window {
-    int y, x, h, w;
-};
 
 static double unit(uint32_t word)
 {
@@ -30,15 +26,15 @@ static int below(uint32_t word, int n)
     return (int)(((uint64_t)word * (uint64_t)n) >> 32);
 }
 
-static struct window middle(int h, int w)
+static hr_window middle(int h, int w)
 {
     double ratio = (double)w / h;
     int ch = ratio < 0.75 ? (int)nearbyint(w / 0.75) : h;
     int cw = ratio > 4.0 / 3.0 ? (int)nearbyint(h * 4.0 / 3.0) : w;
-    return (struct window){(h - ch) / 2, (w - cw) / 2, ch, cw};
+    return (hr_window){(h - ch) / 2, (w - cw) / 2, ch, cw, 0};
 }
 
-static struct window draw(int h, int w, uint32_t seed, uint32_t epoch, uint32_t index)
+static hr_window draw(int h, int w, uint32_t seed, uint32_t epoch, uint32_t index)
 {
     for (uint32_t t = 0; t < TRIES; t++) {
         uint32_t word[4];
@@ -47,7 +43,7 @@ static struct window draw(int h, int w, uint32_t seed, uint32_t epoch, uint32_t 
         double ratio = 0.75 * pow(16.0 / 9.0, unit(word[1])); /* to 4/3 */
         int cw = (int)nearbyint(sqrt(area * ratio)), ch = (int)nearbyint(sqrt(area / ratio));
         if (cw > 0 && cw <= w && ch > 0 && ch <= h)
-            return (struct window){below(word[2], h - ch + 1), below(word[3], w - cw + 1), ch, cw};
+            return (hr_window){below(word[2], h - ch + 1), below(word[3], w - cw + 1), ch, cw, 0};
     }
     return middle(h, w);
 }
@@ -62,7 +58,7 @@ static void between(int i, int n, int from, int *a, int *b, float *t)
     *t = (float)(at - *a);
 }
 
-static void resize(float *dst, const float *src, int h, int w, int c, struct window v, bool flip)
+static void resize(float *dst, const float *src, int h, int w, int c, hr_window v)
 {
     for (int y = 0; y < h; y++) {
         int y0, y1;
@@ -73,7 +69,7 @@ static void resize(float *dst, const float *src, int h, int w, int c, struct win
         for (int x = 0; x < w; x++) {
             int x0, x1;
             float tx;
-            between(flip ? w - 1 - x : x, w, v.w, &x0, &x1, &tx);
+            between(v.flip ? w - 1 - x : x, w, v.w, &x0, &x1, &tx);
             for (int k = 0; k < c; k++) {
                 size_t a = (size_t)(v.x + x0) * (size_t)c + (size_t)k;
                 size_t b = (size_t)(v.x + x1) * (size_t)c + (size_t)k;
@@ -84,18 +80,25 @@ static void resize(float *dst, const float *src, int h, int w, int c, struct win
     }
 }
 
+hr_window hr_resized_window(int h, int w, bool flip, uint32_t seed, uint32_t epoch, uint32_t index)
+{
+    uint32_t word[4];
+    hr_window v = draw(h, w, seed, epoch, index);
+    hr_philox(seed, HR_STREAM_AUGMENT, epoch, 0, index, TRIES, word);
+    v.flip = flip && (word[0] >> 31);
+    return v;
+}
+
 void hr_batch_resized_crop(const hr_dataset *ds, const uint32_t *rows, int n, float *x, bool flip,
                            uint32_t seed, uint32_t epoch)
 {
     size_t values = (size_t)ds->h * (size_t)ds->w * (size_t)ds->c;
     float *copy = hr_xmalloc(values * sizeof *copy);
     for (int i = 0; i < n; i++) {
-        uint32_t index = ds->index[rows[i]], word[4];
-        hr_philox(seed, HR_STREAM_AUGMENT, epoch, 0, index, TRIES, word);
         float *image = x + (size_t)i * values;
         memcpy(copy, image, values * sizeof *copy);
-        resize(image, copy, ds->h, ds->w, ds->c, draw(ds->h, ds->w, seed, epoch, index),
-               flip && (word[0] >> 31));
+        resize(image, copy, ds->h, ds->w, ds->c,
+               hr_resized_window(ds->h, ds->w, flip, seed, epoch, ds->index[rows[i]]));
     }
     free(copy);
 }

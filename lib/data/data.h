@@ -83,6 +83,16 @@ void hr_batch_fill(const hr_dataset *ds, const uint32_t *rows, int n, float *x, 
 void hr_batch_augment(const hr_dataset *ds, const uint32_t *rows, int n, float *x, int pad, bool flip,
                       uint32_t seed, uint32_t epoch);
 
+/* What is cut out of an image and brought to the image's size: h x w pixels from (y,x), which are 0 outside
+ * of it, and mirrored. */
+typedef struct hr_window {
+    int32_t y, x, h, w, flip;
+} hr_window;
+/* The windows (n) that hr_batch_augment cuts, or hr_batch_resized_crop (resized; then pad does not count):
+ * for devices, which cut on their own. */
+void hr_batch_windows(const hr_dataset *ds, const uint32_t *rows, int n, bool resized, int pad, bool flip,
+                      uint32_t seed, uint32_t epoch, hr_window *windows);
+
 /* Random resized crop and, with flip, horizontal flip with probability 1/2, in place on a batch (crop.c);
  * draws are keyed as above. */
 void hr_batch_resized_crop(const hr_dataset *ds, const uint32_t *rows, int n, float *x, bool flip,

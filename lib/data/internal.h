@@ -263,4 +263,7 @@ HR_MUST_CHECK int hr_batch_pickle(const uint8_t *p, size_t n, const char *where,
 /* SHA-256 and MD5 of a file's content, in one pass. Returns 0 or HR_EIO. */
 HR_MUST_CHECK int hr_file_digests(const char *path, char sha256[65], char md5[33], hr_err *err);
 
+/* The window of a random resized crop of an h x w image (crop.c). */
+hr_window hr_resized_window(int h, int w, bool flip, uint32_t seed, uint32_t epoch, uint32_t index);
+
 #endif

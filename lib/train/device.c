@@ -5,6 +5,7 @@
 #include "train/internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static const int rules[] = {[HR_PLAIN] = HR_CUDA_PLAIN,
                             [HR_MASKED] = HR_CUDA_MASKED,
@@ -46,6 +47,46 @@ void hr_device_fetch(hr_trainer *t)
 {
     if (t->on_device)
         hr_cuda_learn_fetch(t->e);
+}
+
+/* Rows of ds to place `at` of a slot. */
+static void fill(const hr_trainer *t, hr_cuda_batch *b, const hr_dataset *ds, const uint32_t *rows, int n,
+                 int at)
+{
+    const hr_train_opts *o = t->o;
+    size_t bytes = hr_exec_input_len(t->e);
+    hr_window *windows = hr_xcalloc((size_t)n, sizeof *windows);
+    hr_batch_windows(ds, rows, n, o->resized_crop, o->augment_pad, o->flip, o->seed, (uint32_t)t->at.epoch,
+                     windows);
+    for (int i = 0; i < n; i++) {
+        const hr_window *v = &windows[i];
+        memcpy(b->pixels + bytes * (size_t)(at + i), ds->pixels + bytes * rows[i], bytes);
+        b->y[at + i] = ds->labels[rows[i]];
+        b->index[at + i] = ds->index[rows[i]] | (ds == o->extra ? HR_EXTRA : 0);
+        b->windows[at + i] = (hr_cuda_window){v->y, v->x, v->h, v->w, v->flip};
+    }
+    free(windows);
+}
+
+void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step)
+{
+    int slot = (int)(step % HR_CUDA_SLOTS);
+    if (t->staged[slot] == step + 1)
+        return;
+    hr_cuda_batch b = hr_cuda_learn_room(t->e, slot);
+    fill(t, &b, ds, images->rows, images->n, 0);
+    if (images->nextra > 0)
+        fill(t, &b, t->o->extra, images->extra, images->nextra, images->n);
+    hr_cuda_learn_stage(t->e, slot, images->n + images->nextra);
+    t->staged[slot] = step + 1;
+}
+
+void hr_device_take(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step)
+{
+    int slot = (int)(step % HR_CUDA_SLOTS), n = images->n + images->nextra;
+    hr_device_stage(t, ds, images, step);
+    memcpy(t->y, hr_cuda_learn_room(t->e, slot).y, (size_t)n * sizeof *t->y);
+    hr_cuda_learn_take(t->e, slot, n);
 }
 
 void hr_device_update(hr_trainer *t, double lr, double rho, bool project)

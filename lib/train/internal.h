@@ -56,6 +56,12 @@ typedef struct hr_place {
     hr_tally sum;       /* of the running epoch */
 } hr_place;
 
+/* The images of a step: rows of the data, and of the extra data. */
+typedef struct hr_images {
+    const uint32_t *rows, *extra;
+    int n, nextra;
+} hr_images;
+
 enum { HR_PROBES = 2 }; /* clean, attacked */
 
 typedef struct hr_trainer {
@@ -83,9 +89,10 @@ typedef struct hr_trainer {
     float *noise; /* free: (batch, h,w,c), else NULL */
     /* losses of pairs, else NULL: attacked images, logits of the images, the loss's gradient by them */
     float *attacked, *clean_logits, *dclean;
-    bool paired;    /* this step has two passes */
-    bool on_device; /* steps are device.c's; what is trained lies there */
-    float *said;    /* on a device: logits (batch, classes), else NULL */
+    bool paired;        /* this step has two passes */
+    bool on_device;     /* steps are device.c's; what is trained lies there */
+    uint64_t staged[2]; /* steps whose images are on their way to it, from 1; 0: none */
+    float *said;        /* on a device: logits (batch, classes), else NULL */
 } hr_trainer;
 
 /* Does some epoch's objective look at an image and its attacked copy together? */
@@ -107,12 +114,19 @@ const float *hr_stage_gradient(const hr_trainer *t, hr_trainee *p, double rho);
 void hr_stage_masks(hr_trainer *t);
 void hr_stage_release(hr_trainer *t);
 
+/* Marks what belongs to the extra data: counters of its noise and of its order, which are others then. */
+#define HR_EXTRA 0x80000000u
+
 /* ---- device.c */
 
 /* Hand what is trained over to the executor's device, where it has one. Returns 0 or HR_EINVAL. */
 HR_MUST_CHECK int hr_device_begin(hr_trainer *t, hr_err *err);
 /* Bring the trainees, running statistics and noise of the host up to date; nothing where they are. */
 void hr_device_fetch(hr_trainer *t);
+/* Send the images of the step-th step of the run, from 0, on their way; nothing where they are. */
+void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step);
+/* They become the batch; fills t->y. */
+void hr_device_take(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step);
 /* A step of the optimiser with the gradients of the last pass; project: ADMM's Z and U move first. */
 void hr_device_update(hr_trainer *t, double lr, double rho, bool project);
 /* Forward, mean cross-entropy and backward of what is in the executor's input: losses to t->loss; returns how

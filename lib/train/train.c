@@ -260,9 +260,6 @@ static void move_noise(hr_trainer *t, int n)
     }
 }
 
-/* Marks what belongs to the extra data: counters of its noise and of its order, which are others then. */
-#define EXTRA 0x80000000u
-
 /* Put images rows[0..n) of ds at place `at` of the batch. Those of the extra data have noise of their own. */
 static void fill(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int n, int at)
 {
@@ -274,14 +271,20 @@ static void fill(hr_trainer *t, const hr_dataset *ds, const uint32_t *rows, int 
     else if (o->augment_pad > 0 || o->flip)
         hr_batch_augment(ds, rows, n, x, o->augment_pad, o->flip, o->seed, (uint32_t)t->at.epoch);
     for (int i = 0; i < n; i++)
-        t->index[at + i] = ds->index[rows[i]] | (ds == o->extra ? EXTRA : 0);
+        t->index[at + i] = ds->index[rows[i]] | (ds == o->extra ? HR_EXTRA : 0);
 }
 
-/* The images of a step: of the data, and of the extra data. */
-struct step {
-    const uint32_t *rows, *extra;
-    int n, nextra;
-};
+/* The images of a step become the batch. */
+static void fill_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *images)
+{
+    if (t->on_device) {
+        hr_device_take(t, ds, images, t->at.steps);
+        return;
+    }
+    fill(t, ds, images->rows, images->n, 0);
+    if (images->nextra > 0)
+        fill(t, t->o->extra, images->extra, images->nextra, images->n);
+}
 
 /* The images of the batch become the executor's input. */
 static void take_images(hr_trainer *t, int n)
@@ -300,9 +303,11 @@ static void tell(hr_trainer *t, enum hr_moment moment)
         t->o->at(t->o->ctx, t, moment);
 }
 
-/* One step. HR_EINTR: a signal came, and everything is as before the step; HR_EDIVERGED (without a message):
- * the loss, in t->at.sum, is no number, and no parameter has moved. */
-static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *images, double lr)
+/* One step; next (may be NULL): the images of the one behind it in the epoch. HR_EINTR: a signal came, and
+ * everything is as before the step; HR_EDIVERGED (without a message): the loss, in t->at.sum, is no number,
+ * and no parameter has moved. */
+static int train_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *images, const hr_images *next,
+                       double lr)
 {
     const hr_train_opts *o = t->o;
     int n = images->n + images->nextra;
@@ -310,13 +315,9 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
     bool natural = objective == HR_OBJ_NATURAL, free_noise = objective == HR_OBJ_FREE;
     hr_tally got = {.n = (uint64_t)n};
     remember(t);
-    fill(t, ds, images->rows, images->n, 0);
-    if (images->nextra > 0)
-        fill(t, o->extra, images->extra, images->nextra, images->n);
+    fill_batch(t, ds, images);
     t->paired = looks_at_pairs(objective);
     tell(t, HR_AT_IMAGES);
-    if (t->on_device)
-        hr_cuda_images(t->e, t->x, t->y, t->index, n);
     if (!natural && !t->paired && o->log_clean) {
         take_images(t, n);
         hr_exec_infer(t->e, n);
@@ -331,6 +332,8 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const struct step *i
     if (interrupted_step(t))
         return HR_EINTR;
     tell(t, HR_AT_ATTACKED);
+    if (t->on_device && next) /* while the device attacks */
+        hr_device_stage(t, ds, next, t->at.steps + 1);
 
     if (t->paired) {
         pass_pair(t, n, &got);
@@ -473,17 +476,17 @@ static void order_epoch(hr_trainer *t, uint32_t *order, uint32_t n, int epoch)
     if (!t->extra)
         return;
     uint32_t *place = hr_xmalloc(t->nextra * sizeof *place);
-    permute(t->o, place, t->nextra, (uint32_t)epoch | EXTRA);
+    permute(t->o, place, t->nextra, (uint32_t)epoch | HR_EXTRA);
     for (uint32_t i = 0; i < t->nextra; i++)
         t->extra[i] = t->chosen[place[i]];
     free(place);
 }
 
 /* The images of step s of an epoch. */
-static struct step step_of(const hr_trainer *t, const hr_dataset *ds, const uint32_t *order, uint32_t s)
+static hr_images step_of(const hr_trainer *t, const hr_dataset *ds, const uint32_t *order, uint32_t s)
 {
     uint32_t batch = (uint32_t)t->o->batch, first = s / repeats_of(t->o, t->at.epoch) * batch;
-    struct step images = {.rows = order + first, .n = (int)at_most(batch, ds->n - first)};
+    hr_images images = {.rows = order + first, .n = (int)at_most(batch, ds->n - first)};
     if (t->extra) {
         images.extra = t->extra + first;
         images.nextra = (int)at_most(batch, t->nextra - first);
@@ -530,9 +533,10 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
     order_epoch(t, order, ds->n, epoch);
     while (t->at.step < steps) {
         uint32_t s = t->at.step;
-        struct step images = step_of(t, ds, order, s);
+        bool more = s + 1 < steps;
+        hr_images images = step_of(t, ds, order, s), next = step_of(t, ds, order, more ? s + 1 : s);
         double lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
-        int rc = hr_interrupted() ? HR_EINTR : train_batch(t, ds, &images, lr);
+        int rc = hr_interrupted() ? HR_EINTR : train_batch(t, ds, &images, more ? &next : NULL, lr);
         if (rc == HR_EDIVERGED)
             return hr_fail(err, rc,
                            "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
@@ -698,7 +702,7 @@ static void choose_extra(hr_trainer *t)
 {
     const hr_train_opts *o = t->o;
     t->chosen = hr_xmalloc((size_t)o->extra->n * sizeof *t->chosen);
-    hr_permutation(t->chosen, o->extra->n, o->seed, HR_STREAM_SUBSET, EXTRA);
+    hr_permutation(t->chosen, o->extra->n, o->seed, HR_STREAM_SUBSET, HR_EXTRA);
     t->nextra = (uint32_t)(o->extra_share * o->extra->n);
     t->nextra = t->nextra ? t->nextra : 1;
     t->extra = hr_xmalloc((size_t)t->nextra * sizeof *t->extra);

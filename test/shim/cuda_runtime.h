@@ -5,7 +5,8 @@
  *   - every index, every formula, every sum, every bound of every array (guarded memory, sanitizers);
  *   - that no result depends on the order of blocks, or of threads between two meetings (both are shuffled);
  *   - that the host waits where it must: a stream's work is only done when someone waits for it, and
- *     page-locked memory is read as late as that;
+ *     page-locked memory is read as late as that; and that one stream waits for another where it must:
+ * between any two pieces of a stream's work, as many as the dice say of every other stream's are done;
  *   - that recorded work can be replayed: it is kept as calls and run again.
  *   Not: that a device's compiler and hardware do the same, cuDNN's and cuBLAS's behaviour, and speed. */
 #ifndef HR_SHIM_CUDA_RUNTIME_H
@@ -58,14 +59,16 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
-enum { cudaStreamNonBlocking = 1 };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
 };
 struct shim_stream;
 struct shim_graph;
+struct shim_event;
 typedef shim_stream *cudaStream_t;
+typedef shim_event *cudaEvent_t;
 typedef shim_graph *cudaGraph_t, *cudaGraphExec_t;
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -90,6 +93,10 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned long long flags);

@@ -192,6 +192,7 @@ struct shim_stream {
     std::deque<std::function<void()>> queue;
     shim_graph *capture;
 };
+static std::vector<cudaStream_t> streams;
 
 void shim_queue(cudaStream_t s, std::function<void()> work)
 {
@@ -242,21 +243,75 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
     *s = new shim_stream();
+    streams.push_back(*s);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
+    streams.erase(std::find(streams.begin(), streams.end(), s));
     delete s;
     return cudaSuccess;
+}
+
+/* The next piece of work; what it waits for is done first. */
+static void advance(cudaStream_t s)
+{
+    if (s->queue.empty())
+        fault("a stream waits for what nobody will do");
+    auto work = std::move(s->queue.front());
+    s->queue.pop_front();
+    work();
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     if (s->capture)
         return cudaErrorInvalidValue;
-    for (; !s->queue.empty(); s->queue.pop_front())
-        s->queue.front()();
+    while (!s->queue.empty()) {
+        for (cudaStream_t other : streams)
+            while (other != s && !other->queue.empty() && dice()() % 2)
+                advance(other);
+        if (!s->queue.empty()) /* which the others' may have needed */
+            advance(s);
+    }
+    return cudaSuccess;
+}
+
+/* The last time that it was recorded, as a number, and the last one that its stream came to. */
+struct shim_event {
+    cudaStream_t stream;
+    unsigned long recorded, reached;
+};
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+    *e = new shim_event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+    delete e;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
+{
+    unsigned long mark = ++e->recorded;
+    e->stream = s;
+    shim_queue(s, [=] { e->reached = mark; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
+{
+    cudaStream_t other = e->stream;
+    unsigned long mark = e->recorded;
+    shim_queue(s, [=] {
+        while (e->reached < mark)
+            advance(other);
+    });
     return cudaSuccess;
 }
 
@@ -317,8 +372,8 @@ static std::vector<unsigned> order_of(unsigned n)
     return order;
 }
 
-/* Sanitizers know swapcontext, but it asks the kernel for the signal mask every time. The compiler's own jumps
- * do not. */
+/* Sanitizers know swapcontext, but it asks the kernel for the signal mask every time. The compiler's own
+ * jumps do not. */
 #if defined(__SANITIZE_ADDRESS__)
 struct spot {
     ucontext_t context;

@@ -189,6 +189,43 @@ static void test_losses_of_pairs_are_those_of_the_cpu(void **state)
     }
 }
 
+/* ---- images -------------------------------------------------------------------------------------------- */
+
+static void test_cut_images_have_the_bits_of_the_cpu(void **state)
+{
+    (void)state;
+    enum { IMAGES = 60, H = 9, W = 7, C = 3, LEN = H * W * C };
+    uint8_t pixels[IMAGES * LEN];
+    int32_t labels[IMAGES] = {0};
+    uint32_t index[IMAGES], rows[IMAGES];
+    hr_dataset ds = {.n = IMAGES, .c = C, .h = H, .w = W, .classes = 2, .pixels = pixels, .labels = labels};
+    ds.index = index;
+    for (uint32_t i = 0; i < IMAGES; i++)
+        index[i] = rows[i] = i;
+    for (int i = 0; i < IMAGES * LEN; i++)
+        pixels[i] = (uint8_t)(i * 31 % 251);
+    for (int kind = 0; kind < 3; kind++) { /* as they are, cropped, resized */
+        float want[IMAGES * LEN], got[IMAGES * LEN];
+        hr_window v[IMAGES];
+        hr_cuda_window w[IMAGES];
+        hr_batch_fill(&ds, rows, IMAGES, want, labels);
+        if (kind == 1)
+            hr_batch_augment(&ds, rows, IMAGES, want, 3, true, 5, 2);
+        if (kind == 2)
+            hr_batch_resized_crop(&ds, rows, IMAGES, want, true, 5, 2);
+        hr_batch_windows(&ds, rows, IMAGES, kind == 2, kind ? 3 : 0, kind > 0, 5, 2, v);
+        for (int i = 0; i < IMAGES; i++)
+            w[i] = (hr_cuda_window){v[i].y, v[i].x, v[i].h, v[i].w, v[i].flip};
+        float *x = up(NULL, sizeof got);
+        t->cut(d, IMAGES, H, W, C, up(pixels, sizeof pixels), up(w, sizeof w), x);
+        down(got, x, sizeof got);
+        for (int i = 0; i < IMAGES * LEN; i++)
+            if (memcmp(&got[i], &want[i], sizeof got[i]))
+                fail_msg("kind %d: value %d is %.9g, %.9g on the CPU", kind, i, (double)got[i],
+                         (double)want[i]);
+    }
+}
+
 /* ---- scores, masks, ADMM ------------------------------------------------------------------------------- */
 
 /* n scores, of which many are equal, some 0, -0 and NaN: what is kept is what the CPU keeps, byte for byte.
@@ -352,6 +389,7 @@ int main(void)
         cmocka_unit_test(test_adam_is_that_of_the_cpu),
         cmocka_unit_test(test_rmsprop_is_that_of_the_cpu),
         cmocka_unit_test(test_losses_of_pairs_are_those_of_the_cpu),
+        cmocka_unit_test(test_cut_images_have_the_bits_of_the_cpu),
         cmocka_unit_test(test_the_largest_are_those_of_the_cpu_with_its_ties),
         cmocka_unit_test(test_gradients_of_scores_are_those_of_the_cpu),
         cmocka_unit_test(test_admm_is_that_of_the_cpu),

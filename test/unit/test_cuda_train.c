@@ -4,6 +4,7 @@
 
 #include "stages.h"
 
+#include "compute/cuda/cuda.h"
 #include "cuda.h"
 
 /* 20 steps of a run, without steps of an attack: that takes the sign of gradients and makes a whole step of a
@@ -105,6 +106,22 @@ static void test_scores_by_snip_are_those_of_the_cpu(void **state)
     both(m, o, PLAIN, "snip");
 }
 
+static void test_augmented_and_extra_images_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    hr_dataset extra = new_images(3 * N);
+    for (int k = 0; k < 3; k++) {
+        hr_train_opts o = run_of(HR_STAGE_PRETRAIN, HR_OBJ_NATURAL);
+        o.augment_pad = k == 0 ? 0 : 2;
+        o.resized_crop = k == 2;
+        o.flip = true;
+        o.extra = k ? &extra : NULL;
+        o.extra_share = 0.9;
+        both(new_net(), o, PLAIN, "augmented");
+    }
+    hr_dataset_release(&extra);
+}
+
 /* ---- what travels -------------------------------------------------------------------------------------- */
 
 /* Bytes up and down of one epoch over n images; false: not on the shim. */
@@ -136,7 +153,8 @@ static bool traffic(enum hr_stage stage, uint32_t n, size_t bytes[2])
     return true;
 }
 
-/* Two more steps: their images, classes and indices up, losses and logits down, and not a byte more. */
+/* Two more steps: their images (bytes), classes, indices and windows up, losses and logits down, and not a
+ * byte more. */
 static void test_only_images_go_up_and_only_losses_and_logits_come_down(void **state)
 {
     (void)state;
@@ -145,7 +163,7 @@ static void test_only_images_go_up_and_only_losses_and_logits_come_down(void **s
         size_t some[2], more[2];
         if (!traffic(stages[s], 2 * N, some) || !traffic(stages[s], 4 * N, more))
             skip();
-        size_t image = LEN * sizeof(float) + sizeof(int32_t) + sizeof(uint32_t);
+        size_t image = LEN + sizeof(int32_t) + sizeof(uint32_t) + sizeof(hr_cuda_window);
         assert_int_equal(more[0] - some[0], 2 * N * image);
         assert_int_equal(more[1] - some[1], 2 * N * (sizeof(double) + CLASSES * sizeof(float)));
     }
@@ -158,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_every_objective_trains_as_on_the_cpu),
         cmocka_unit_test(test_pruned_stages_train_as_on_the_cpu),
         cmocka_unit_test(test_scores_by_snip_are_those_of_the_cpu),
+        cmocka_unit_test(test_augmented_and_extra_images_are_those_of_the_cpu),
         cmocka_unit_test(test_only_images_go_up_and_only_losses_and_logits_come_down),
     };
     on_the_shim();

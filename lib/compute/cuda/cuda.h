@@ -87,8 +87,22 @@ void hr_cuda_learn_fetch(hr_exec *e);
 /* Remember the running statistics; or put them back. */
 void hr_cuda_learn_remember(hr_exec *e, bool back);
 
-/* The batch, to where an attack and the functions below find it. */
+/* Images, classes and indices to where an attack and the functions below find them. */
 void hr_cuda_images(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n);
+
+/* The same for training, beside the work: two slots, one whose batch is being worked on, and one to fill. */
+typedef struct hr_cuda_batch { /* of the executor's whole batch, on the host; the caller fills it */
+    uint8_t *pixels;           /* (n,h,w,c) */
+    int32_t *y;
+    uint32_t *index;
+    hr_cuda_window *windows;
+} hr_cuda_batch;
+hr_cuda_batch hr_cuda_learn_room(hr_exec *e, int slot);
+/* What was filled in, n images, begins to travel. Between a slot's batch and its next one lies a function
+ * that waits: then nothing reads or writes the slot any more. */
+void hr_cuda_learn_stage(hr_exec *e, int slot, int n);
+/* Cut, it takes the place of the batch. */
+void hr_cuda_learn_take(hr_exec *e, int slot, int n);
 /* The images become the executor's input. */
 void hr_cuda_learn_images(hr_exec *e, int n);
 /* Run them forward; the logits are what a KL attack goes away from. */
@@ -166,6 +180,7 @@ static inline void hr_cuda_written(hr_exec *e, int which)
 
 /* n floats on the device. After the first refusal nothing more is asked for: *rc stays. */
 float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err);
+float *hr_cuda_take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err); /* page-locked, of the host */
 /* Effective weights, and folded batch norm, from what lies on the device. */
 void hr_cuda_settle(hr_exec *e);
 

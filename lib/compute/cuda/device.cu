@@ -1,6 +1,7 @@
-/* lib/compute/cuda/device.cu -- the open device: memory, the stream, recorded work; and the plug-in's symbol.
+/* lib/compute/cuda/device.cu -- the open device: memory, streams, recorded work; and the plug-in's symbol.
  *
- * One stream takes all work, so that operations need no events between them. Memory is zeroed once, when it
+ * One stream takes all work, so that operations need no events between them; one beside it takes the uploads
+ * of the next batch. Memory is zeroed once, when it
  * is taken. Recorded work is a CUDA graph: launching a step of an attack, hundreds of small kernels, then
  * costs one call. */
 #include "device.h"
@@ -46,6 +47,26 @@ static int refuse(int number, char *msg, size_t size)
     return 0;
 }
 
+/* The stream of all work, the one beside it, and the events between them; trouble is noted in d. */
+static void open_streams(hr_cuda *d)
+{
+    hr_cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream");
+    hr_cuda_check(d, cudaStreamCreateWithFlags(&d->beside, cudaStreamNonBlocking), "a stream");
+    for (int i = 0; i < HR_CUDA_SLOTS; i++)
+        hr_cuda_check(d, cudaEventCreateWithFlags(&d->staged[i], cudaEventDisableTiming), "an event");
+}
+
+static void close_streams(hr_cuda *d)
+{
+    for (int i = 0; i < HR_CUDA_SLOTS; i++)
+        if (d->staged[i])
+            cudaEventDestroy(d->staged[i]);
+    if (d->beside)
+        cudaStreamDestroy(d->beside);
+    if (d->stream)
+        cudaStreamDestroy(d->stream);
+}
+
 static hr_cuda *open_device(int number, unsigned flags, char *msg, size_t size)
 {
     cudaDeviceProp prop;
@@ -60,22 +81,19 @@ static hr_cuda *open_device(int number, unsigned flags, char *msg, size_t size)
     cudaError_t rc = cudaSetDevice(number);
     if (rc == cudaSuccess)
         rc = cudaGetDeviceProperties(&prop, number);
-    if (rc == cudaSuccess && prop.major * 10 + prop.minor < 75) {
+    if (rc != cudaSuccess)
+        snprintf(msg, size, "%s", cudaGetErrorString(rc));
+    else if (prop.major * 10 + prop.minor < 75)
         snprintf(msg, size, "%s has compute capability %d.%d, 7.5 is the least", prop.name, prop.major,
                  prop.minor);
-        free(d);
-        return nullptr;
-    }
-    if (rc == cudaSuccess)
-        rc = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
-    if (rc == cudaSuccess && !(d->vendor = hr_vendor_open(d->stream, flags, &what))) {
+    else
+        open_streams(d);
+    if (d->trouble[0])
+        snprintf(msg, size, "%s", d->trouble);
+    else if (d->stream && !(d->vendor = hr_vendor_open(d->stream, flags, &what)))
         snprintf(msg, size, "%s", what);
-        cudaStreamDestroy(d->stream);
-        free(d);
-        return nullptr;
-    }
-    if (rc != cudaSuccess) {
-        snprintf(msg, size, "%s", cudaGetErrorString(rc));
+    if (!d->vendor) {
+        close_streams(d);
         free(d);
         return nullptr;
     }
@@ -87,6 +105,7 @@ static hr_cuda *open_device(int number, unsigned flags, char *msg, size_t size)
 static void close_device(hr_cuda *d)
 {
     cudaStreamSynchronize(d->stream);
+    cudaStreamSynchronize(d->beside);
     for (hr_cuda_taken *t = d->taken, *next; t; t = next) {
         next = t->next;
         if (t->host)
@@ -98,7 +117,7 @@ static void close_device(hr_cuda *d)
     if (d->work)
         cudaFree(d->work);
     hr_vendor_close(d->vendor);
-    cudaStreamDestroy(d->stream);
+    close_streams(d);
     free(d);
 }
 
@@ -148,6 +167,21 @@ static void upload(hr_cuda *d, void *to, const void *from_host, size_t bytes)
 static void download(hr_cuda *d, void *to_host, const void *from, size_t bytes)
 {
     hr_cuda_check(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream), "download");
+}
+
+static void stage(hr_cuda *d, void *to, const void *from_host, size_t bytes)
+{
+    hr_cuda_check(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->beside), "stage");
+}
+
+static void staged(hr_cuda *d, int slot)
+{
+    hr_cuda_check(d, cudaEventRecord(d->staged[slot], d->beside), "staged");
+}
+
+static void await(hr_cuda *d, int slot)
+{
+    hr_cuda_check(d, cudaStreamWaitEvent(d->stream, d->staged[slot], 0), "await");
 }
 
 static void copy(hr_cuda *d, void *to, const void *from, size_t bytes)
@@ -215,6 +249,9 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     t.take_host = take_host;
     t.upload = upload;
     t.download = download;
+    t.stage = stage;
+    t.staged = staged;
+    t.await = await;
     t.copy = copy;
     t.zero = zero;
     t.wait = wait;
@@ -230,5 +267,6 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     hr_cuda_fill_attack(&t);
     hr_cuda_fill_optim(&t);
     hr_cuda_fill_prune(&t);
+    hr_cuda_fill_images(&t);
     return &t;
 }

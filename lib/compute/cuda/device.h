@@ -17,7 +17,8 @@
 
 struct hr_cuda {
     int number;
-    cudaStream_t stream;
+    cudaStream_t stream, beside; /* all work; uploads beside it */
+    cudaEvent_t staged[HR_CUDA_SLOTS];
     int blocks; /* of an elementwise kernel, at most: eight per multiprocessor */
     hr_vendor *vendor;
     void *work; /* of convolutions: they run one after another */
@@ -92,6 +93,7 @@ void hr_cuda_fill_loss(hr_cuda_plugin_table *t);
 void hr_cuda_fill_attack(hr_cuda_plugin_table *t);
 void hr_cuda_fill_optim(hr_cuda_plugin_table *t);
 void hr_cuda_fill_prune(hr_cuda_plugin_table *t);
+void hr_cuda_fill_images(hr_cuda_plugin_table *t);
 void hr_cuda_fill_products(hr_cuda_plugin_table *t);
 
 #endif

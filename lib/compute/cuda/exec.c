@@ -46,7 +46,7 @@ float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
     return p;
 }
 
-static float *take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
+float *hr_cuda_take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
 {
     float *p = *rc ? NULL : c->t->take_host(c->d, n * sizeof(float));
     if (!p && !*rc)
@@ -58,7 +58,8 @@ static float *take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
 static hr_cuda_twin twin(hr_cuda_exec *c, size_t len, int batch, int *rc, hr_err *err)
 {
     size_t n = len * (size_t)batch;
-    return (hr_cuda_twin){.len = len, .dev = hr_cuda_take(c, n, rc, err), .host = take_host(c, n, rc, err)};
+    return (hr_cuda_twin){
+        .len = len, .dev = hr_cuda_take(c, n, rc, err), .host = hr_cuda_take_host(c, n, rc, err)};
 }
 
 static size_t count(const hr_exec *e, int tensor)
@@ -220,14 +221,14 @@ static void place_tensors(hr_exec *e, int *rc, hr_err *err)
     size_t at = 0;
     each_tensor(e, true, count_tensor, &c->nstats);
     c->stats = hr_cuda_take(c, c->nstats, rc, err);
-    c->host_stats = take_host(c, c->nstats, rc, err);
+    c->host_stats = hr_cuda_take_host(c, c->nstats, rc, err);
     if (!*rc)
         each_tensor(e, true, place_stat, &at);
     if (!e->opts.train)
         return;
     each_tensor(e, false, count_tensor, &c->ngrads);
     c->grads = hr_cuda_take(c, c->ngrads, rc, err);
-    c->host_grads = take_host(c, c->ngrads, rc, err);
+    c->host_grads = hr_cuda_take_host(c, c->ngrads, rc, err);
     at = 0;
     if (!*rc)
         each_tensor(e, false, place_grad, &at);

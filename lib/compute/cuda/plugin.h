@@ -13,7 +13,8 @@
  * (ascend.c) moves nothing. One level lower (an operation at a time from the CPU's executor) activations
  * would travel; one level higher (whole training steps) every stage would have to be written twice.
  *
- * The stream. Operations are queued and return nothing. They run one after another in the order of the calls.
+ * The stream. Operations are queued and return nothing. They run one after another in the order of the calls,
+ * but for uploads beside the work (stage()), which have a stream of their own.
  * The first thing that goes wrong is kept, everything queued behind it does nothing of use, and wait() tells.
  * Pointers are to device memory unless a comment says otherwise; they belong to take(). Maps are NHWC
  * float32, "rows" are pixels, columns are channels (c); weights are KRSC: (out, kh, kw, in). Scale, shift and
@@ -75,7 +76,13 @@ typedef struct hr_cuda_norm {
 enum { HR_CUDA_CE, HR_CUDA_MARGIN, HR_CUDA_KL }; /* losses */
 enum { HR_CUDA_TRADES, HR_CUDA_MART };           /* losses of pairs */
 enum { HR_CUDA_PARTS = 64 };                     /* partial sums per column, at most */
+enum { HR_CUDA_SLOTS = 2 };                      /* of uploads beside the work */
 enum { HR_CUDA_CHOICE = 16448 };                 /* bytes of work memory of keep_largest() */
+
+/* What is cut out of an image: h x w pixels from (y,x), 0 outside; brought to the image's size, mirrored. */
+typedef struct hr_cuda_window {
+    int32_t y, x, h, w, flip;
+} hr_cuda_window;
 
 typedef struct hr_cuda_plugin_table {
     uint32_t version, bytes; /* HR_CUDA_VERSION, sizeof of this struct */
@@ -90,6 +97,11 @@ typedef struct hr_cuda_plugin_table {
     void *(*take_host)(hr_cuda *d, size_t bytes); /* page-locked memory of the host; NULL: there is none */
     void (*upload)(hr_cuda *d, void *to, const void *from_host, size_t bytes);
     void (*download)(hr_cuda *d, void *to_host, const void *from, size_t bytes);
+    /* Upload beside the work, from page-locked memory, to where no work that is queued looks before
+     * await(slot): that sees what was uploaded before staged(slot). slot: below HR_CUDA_SLOTS. */
+    void (*stage)(hr_cuda *d, void *to, const void *from_host, size_t bytes);
+    void (*staged)(hr_cuda *d, int slot);
+    void (*await)(hr_cuda *d, int slot);
     void (*copy)(hr_cuda *d, void *to, const void *from, size_t bytes);
     void (*zero)(hr_cuda *d, void *to, size_t bytes);
     /* Wait until all that was queued is done. Returns NULL, or what went wrong first (a string of d's). */
@@ -151,6 +163,12 @@ typedef struct hr_cuda_plugin_table {
     /* (n,pixels,c) to PyTorch's (n,c,pixels), and the gradient back. */
     void (*flatten)(hr_cuda *d, int n, int pixels, int c, const float *x, float *y);
     void (*flatten_dx)(hr_cuda *d, int n, int pixels, int c, const float *dy, float *dx, bool add);
+
+    /* ---- images (images.cu) */
+
+    /* x (n,h,w,c) = pixels (n,h,w,c) / 255, cut by windows (n), with the CPU's bits. */
+    void (*cut)(hr_cuda *d, int n, int h, int w, int c, const uint8_t *pixels, const hr_cuda_window *windows,
+                float *x);
 
     /* ---- losses (loss.cu), as lib/compute/loss.c and lib/attack state them */
 
