@@ -329,8 +329,9 @@ static void plan_forward(hr_wino *w, int m, const layer *l)
 
 static const struct {
     int ci, co, h, w, pad, n;
-} layers[] = {{17, 16, 5, 7, 0, 2}, {16, 33, 5, 7, 1, 2}, {31, 17, 6, 3, 2, 2}, {1, 3, 3, 3, 0, 1},
-              {24, 15, 1, 1, 1, 3}, {3, 24, 1, 1, 2, 3},  {33, 31, 2, 2, 1, 3}, {16, 17, 9, 11, 1, 1}};
+} layers[] = {{17, 16, 5, 7, 0, 2}, {16, 33, 5, 7, 1, 2},  {31, 17, 6, 3, 2, 2},
+              {1, 3, 3, 3, 0, 1},   {24, 15, 1, 1, 1, 3},  {3, 24, 1, 1, 2, 3},
+              {33, 31, 2, 2, 1, 3}, {16, 17, 9, 11, 1, 1}, {83, 70, 3, 2, 1, 1}};
 
 static void test_layers_match_plain_sums_forward_and_turned_around(void **state)
 {
@@ -390,7 +391,7 @@ static void test_weight_gradients_match_plain_sums_by_chunks_and_by_groups(void 
             void *scratch = hr_xaligned(hr_wino_dw_scratch(&f), 1);
             float *part = hr_xaligned(9 * ci * co + HR_SLACK, sizeof *part);
             float *grad = hr_xaligned(9 * ci * co, sizeof *grad);
-            float *tmp = hr_xaligned(9 * co + HR_SLACK, sizeof *tmp);
+            void *own = hr_xaligned(hr_wino_block_scratch(&f, k), 1);
             hr_wino_dw(&f, k, l.x, l.dy, l.n, part, scratch);
             f.group = 8;
             float *room = hr_xaligned(hr_wino_room(&f), sizeof *room);
@@ -401,11 +402,9 @@ static void test_weight_gradients_match_plain_sums_by_chunks_and_by_groups(void 
                     hr_wino_gather(&f, k, l.x + (size_t)(at + n) * f.in_len,
                                    l.dy + (size_t)(at + n) * f.out_len, n, ns, room);
                 }
-                for (int p = f.points - 1; p >= 0; p--) /* and summed in any order of points */
-                    hr_wino_point(&f, k, p, groups[g], g > 0, room);
+                for (int b = hr_wino_blocks(&f) - 1; b >= 0; b--) /* and summed in any order of blocks */
+                    hr_wino_block(&f, k, b, groups[g], g > 0, room, own, grad);
             }
-            hr_wino_scatter(&f, k, 0, (int)ci / 2, room, tmp, grad);
-            hr_wino_scatter(&f, k, (int)ci / 2, (int)ci, room, tmp, grad);
             for (int o = 0; o < l.co; o++)
                 for (int i = 0; i < l.ci; i++)
                     for (int t = 0; t < 9; t++) {
@@ -417,7 +416,7 @@ static void test_weight_gradients_match_plain_sums_by_chunks_and_by_groups(void 
             free(scratch);
             free(part);
             free(grad);
-            free(tmp);
+            free(own);
             free(room);
             release_layer(&l);
             assert_within(chunk, layer_bound(m), "dw by chunks", m);

@@ -12,10 +12,8 @@
  * under t: W_t^T dy_p. Which taps these are depends only on q modulo the stride, so pixels are sorted into
  * stride*stride classes, each again an implicit GEMM over dy with its own packed panels.
  *
- * Gradient to the weights. dW (T*ci, co) = A^T dy, over blocks of pixels. A block of dy is packed into panels
- * of columns, one of A into strips of a tile's rows, so that tiles read both from end to end (in place a
- * power of two of channels apart they would share a few cache sets); then tile by tile in registers, a panel
- * staying in the first-level cache for all strips.
+ * Gradient to the weights. dW (T*ci, co) = A^T dy, over blocks of pixels, which outer.c packs and works off
+ * tile by tile in registers.
  *
  * Gathering. With few input channels (an image) both ideas starve: a tap is one or three values, and dx has
  * one or three columns. Then rows of A are copied together (im2col, a block at a time), and dx goes through
@@ -23,26 +21,22 @@
 #include "compute/cpu/conv.h"
 
 #include "base/base.h"
+#include "compute/cpu/outer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    L1_FLOATS = 6 << 10, /* half of a first-level cache */
-    ROW_TILES = 8,       /* tiles of mr rows in a forward or dx block */
-    DW_PIXELS = 256,     /* pixels in a dw block */
-    PACK_FROM = 64,      /* pack a dw block when pixels are at least so many floats apart */
-    GATHER_BELOW = 8     /* gather when there are fewer input channels */
+    L1_FLOATS = 6 << 10,        /* half of a first-level cache */
+    ROW_TILES = 8,              /* tiles of mr rows in a forward or dx block */
+    DW_PIXELS = HR_OUTER_DEPTH, /* pixels in a dw block */
+    PACK_FROM = 64,             /* pack a dw block when pixels are at least so many floats apart */
+    GATHER_BELOW = 8            /* gather when there are fewer input channels */
 };
 
 const float hr_zeros[HR_CONV_MAX_PADDED + HR_SLACK] __attribute__((aligned(64)));
 
 const char *const hr_conv_kernel_names[HR_CONV_KERNELS] = {"gemm", "im2col", "wino2", "wino4"};
-
-static int panel_width(const hr_kernels *k, int columns)
-{
-    return columns > k->vw ? 2 * k->vw : k->vw;
-}
 
 static int div_up(int a, int b)
 {
@@ -130,17 +124,17 @@ void hr_conv_plan(hr_conv *c, const hr_kernels *k, bool wants_dx)
         c->bytes += c->fwd.bytes + c->bwd.bytes;
         return;
     }
-    c->panel_f = panel_width(k, c->co);
+    c->panel_f = hr_panel_width(k, c->co);
     c->wf_len = (size_t)div_up(c->co, c->panel_f) * c->taps * c->ci * c->panel_f;
     c->wf = keep(c, c->wf_len + HR_SLACK, sizeof *c->wf);
     plan_forward(c);
     if (!wants_dx)
         return;
     if (c->gather) {
-        c->panel_b = panel_width(k, c->taps * c->ci);
+        c->panel_b = hr_panel_width(k, c->taps * c->ci);
         c->wb_len = (size_t)div_up(c->taps * c->ci, c->panel_b) * c->co * c->panel_b;
     } else {
-        c->panel_b = panel_width(k, c->ci);
+        c->panel_b = hr_panel_width(k, c->ci);
         c->nclass = c->stride * c->stride;
         c->cls = keep(c, (size_t)c->nclass, sizeof *c->cls);
         for (int i = 0; i < c->nclass; i++)
@@ -237,16 +231,9 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* Floats between the strips of a packed block: not a power of two, or all strips would share a few cache
- * sets. */
-static size_t strip_step(const hr_kernels *k)
-{
-    return (size_t)DW_PIXELS * (size_t)k->mo + 16;
-}
-
 static size_t dw_floats(const hr_kernels *k)
 {
-    return (size_t)HR_DW_COLUMNS * DW_PIXELS + (size_t)div_up(HR_DW_ROWS, k->mo) * strip_step(k);
+    return (size_t)HR_DW_COLUMNS * DW_PIXELS + hr_outer_room(k, HR_DW_ROWS);
 }
 
 size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw)
@@ -463,45 +450,6 @@ void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, 
 /* ---- gradient to the weights -----------------------------------------------------------------------------
  */
 
-/* Columns [o0,o1) of np rows of dy, panel by panel: [panel][pixel][column], zero-filled at the edge. */
-static void pack_panels(const hr_kernels *k, const float *dy, size_t co, int np, int o0, int o1, float *to)
-{
-    int panel = panel_width(k, o1 - o0);
-    for (int o = o0; o < o1; o += panel) {
-        size_t n = (size_t)(o1 - o < panel ? o1 - o : panel), rest = (size_t)panel - n;
-        for (int p = 0; p < np; p++, to += panel) {
-            memcpy(to, dy + (size_t)p * co + o, n * sizeof *to);
-            memset(to + n, 0, rest * sizeof *to);
-        }
-    }
-}
-
-/* part (i1-i0, columns), ld apart, (+)= transpose(values [i0,i1) of the rows under ptr) times the columns of
- * dy, co apart, or of packed panels when panels is not NULL. strips: room to pack the rows in, or NULL. */
-static void block_outer(const hr_kernels *k, const float **ptr, int np, int i0, int i1, const float *dy,
-                        size_t co, const float *panels, int columns, float *strips, float *part, size_t ld,
-                        bool add)
-{
-    int panel = panel_width(k, columns);
-    const float *packed[DW_PIXELS], **pixel = ptr;
-    size_t first = (size_t)i0, step = (size_t)k->mo;
-    if (strips) {
-        k->strips(i1 - i0, np, ptr, first, strips, strip_step(k));
-        for (int p = 0; p < np; p++)
-            packed[p] = strips + (size_t)p * step;
-        pixel = packed;
-        first = 0;
-        step = strip_step(k);
-    }
-    for (int j = 0; j < columns; j += panel) {
-        const float *b = panels ? panels + (size_t)j * (size_t)np : dy + j;
-        for (int i = 0; i < i1 - i0; i += k->mo)
-            k->outer(i1 - i0 - i < k->mo ? i1 - i0 - i : k->mo, columns - j < panel ? columns - j : panel,
-                     panel, np, pixel, first + (size_t)(i / k->mo) * step, b, panels ? (size_t)panel : co,
-                     part + (size_t)i * ld + j, ld, add);
-    }
-}
-
 /* Pixels [r, r+n) of tap t. */
 static void point_tap(const hr_conv *c, const float *x, int r, int n, int t, const float **ptr)
 {
@@ -538,14 +486,14 @@ void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const flo
             oe = o1 - o < HR_DW_COLUMNS ? o1 : o + HR_DW_COLUMNS;
             const float *d = dy + (size_t)p * co;
             if (panels)
-                pack_panels(k, d, co, np, o, oe, panels);
+                hr_pack_panels(k, d, co, np, o, oe, panels);
             for (int r = r0, re; r < r1; r = re) {
                 int t = r / tap, end = (t + 1) * tap < r1 ? (t + 1) * tap : r1;
                 re = end - r < HR_DW_ROWS ? end : r + HR_DW_ROWS;
                 if (!c->gather)
                     point_tap(c, x, p, np, t, w.ptr);
-                block_outer(k, w.ptr, np, r - t * tap, re - t * tap, d + o, co, panels, oe - o, strips,
-                            part + (size_t)(r - r0) * ld + (size_t)(o - o0), ld, p > 0);
+                hr_outer_block(k, w.ptr, np, r - t * tap, re - t * tap, d + o, co, panels, oe - o, strips,
+                               part + (size_t)(r - r0) * ld + (size_t)(o - o0), ld, p > 0);
             }
         }
     }

@@ -10,7 +10,7 @@
  * level of the tree.
  *
  * By groups: large weights and Winograd's algorithm. The threads transform a group of samples together, then
- * sum it point by point; groups are added up one after the other. */
+ * sum it block by block of channels; groups are added up one after the other. */
 #include "compute/cpu/crew.h"
 
 double hr_merge_sums(const hr_step *s, const crew *w, int which, int c)
@@ -100,6 +100,7 @@ static void tile_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
 static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
 {
     const hr_wino *f = &s->conv.fwd;
+    int blocks = hr_wino_blocks(f);
     double from = clock_of(e), macs = 0;
     for (int g0 = 0; g0 < w->n; g0 += f->group) {
         int ng = w->n - g0 < f->group ? w->n - g0 : f->group;
@@ -109,15 +110,12 @@ static void group_dw(hr_exec *e, const hr_step *s, const crew *w, float *grad)
                 hr_wino_gather(f, e->k, y_of(&e->steps[s->in], g0 + n), g_of(s, g0 + n), n,
                                chunk_at(e, n, ng), e->room);
 #pragma omp for schedule(dynamic, 1)
-        for (int p = 0; p < f->points; p++) {
+        for (int b = 0; b < blocks; b++) {
             if (!hr_interrupted())
-                hr_wino_point(f, e->k, p, ng, g0 > 0, e->room);
-            macs += s->macs * ng / f->points;
+                hr_wino_block(f, e->k, b, ng, g0 > 0, e->room, e->scratch[w->thread], grad);
+            macs += s->macs * ng / blocks;
         }
     }
-#pragma omp for schedule(static)
-    for (int i = 0; i < f->ci; i++)
-        hr_wino_scatter(f, e->k, i, i + 1, e->room, (float *)(void *)e->scratch[w->thread], grad);
     e->tasks[w->thread]++;
     clocked(e, s, HR_PASS_DW, macs, &from);
 }

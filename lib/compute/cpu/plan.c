@@ -473,7 +473,7 @@ static int plan_conv(hr_exec *e, hr_step *s, hr_err *err)
     size_t weights = (size_t)s->conv.taps * (size_t)s->conv.ci * (size_t)s->conv.co;
     s->dw_large = weights > (s->conv.fwd.u ? DW_CHUNKWISE_WINO : DW_CHUNKWISE_MAX);
     if (s->conv.fwd.u)
-        s->conv.fwd.group = hr_wino_group(&s->conv.fwd, e->chunks * e->chunk, e->chunk);
+        s->conv.fwd.group = hr_wino_group(&s->conv.fwd, e->chunks * e->chunk);
     if (n->param[HR_P_BIAS] >= 0)
         s->bias = channel_values(e, s);
     s->own_mask = expand_mask(e, s->node);
@@ -535,6 +535,8 @@ static void plan_workspaces(hr_exec *e)
         bool grouped = s->dw_large && s->conv.fwd.u;
         size_t need = hr_conv_scratch(&s->conv, e->k, e->opts.train && !grouped),
                depth = (size_t)s->conv.taps * (size_t)s->conv.ci, columns = (size_t)s->conv.co;
+        if (e->opts.train && grouped && hr_wino_block_scratch(&s->conv.fwd, e->k) > need)
+            need = hr_wino_block_scratch(&s->conv.fwd, e->k);
         if (need > scratch)
             scratch = need;
         size_t whole = depth * columns, rows = (size_t)(s->conv.gather ? (int)depth : s->conv.ci);

@@ -18,12 +18,13 @@
  * the weights is, per point, dU_p (ci, co) = V_p' D_p with the transformed gradients D (tiles, co), summed
  * over the tiles in an order that is always the same, and transformed back. Layers with few channels do that
  * chunk by chunk (hr_wino_dw), with blocks of V and D in the cache. With many channels dU is what does not
- * fit, and there are few tiles: then V and D of many samples are made first, and each point's product is one
- * task. */
+ * fit, and there are few tiles: then V and D of many samples are made first, and a task is a block of
+ * channels: the products of all points, which stay in the second-level cache, and their way back. */
 #include "compute/cpu/wino.h"
 
 #include "base/base.h"
 #include "compute/compute.h"
+#include "compute/cpu/outer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +74,7 @@ static int block_tiles(const hr_wino *w, const hr_kernels *k)
 void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int win, int co, int hout,
                   int wout, int pad)
 {
-    int across = div_up(wout, m), panel = co > k->vw ? 2 * k->vw : k->vw;
+    int across = div_up(wout, m), panel = hr_panel_width(k, co);
     *w = (hr_wino){.m = m,
                    .t = m + 2,
                    .points = (m + 2) * (m + 2),
@@ -205,9 +206,14 @@ void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, 
  */
 
 enum {
-    DW_TILES = 64,   /* tiles of a block, chunk by chunk */
-    SUM_TILES = 256, /* tiles whose products are summed in registers: part of what the bits depend on */
-    GROUP_FLOATS = 12 << 20 /* room for V and D of a group */
+    DW_TILES = 64, /* tiles of a block, chunk by chunk */
+    SUM_TILES =
+        HR_OUTER_DEPTH, /* tiles whose products are summed in registers: part of what the bits depend on */
+    GROUP_FLOATS = 12 << 20,       /* room for V and D of a group */
+    SIDE = 64,                     /* input and output channels of a block */
+    POINT_STEP = SIDE * SIDE + 16, /* floats from a point's product to the next in a block ... */
+    TURNED = 16,                   /* input channels whose weights are put into place together */
+    TAP_STEP = SIDE + 16           /* floats from a tap of theirs to the next */
 };
 
 /* Transformed inputs and gradients of some tiles, and the sums. */
@@ -284,40 +290,101 @@ void hr_wino_dw(const hr_wino *w, const hr_kernels *k, const float *x, const flo
         k->wino->weight_grad(w->m, w->co, s.du + i * w->ldm, s.du_step, part + i * co, (size_t)w->ci * co);
 }
 
-int hr_wino_group(const hr_wino *w, int batch, int chunk)
+int hr_wino_group(const hr_wino *w, int batch)
 {
     size_t sample = (size_t)w->tiles * (size_t)w->points * (w->ldv + w->ldm);
-    int n = (int)(GROUP_FLOATS / sample) / chunk * chunk;
-    n = n < chunk ? chunk : n;
+    int n = (int)(GROUP_FLOATS / sample) / HR_CHUNK * HR_CHUNK;
+    n = n < HR_CHUNK ? HR_CHUNK : n;
     return n < batch ? n : batch;
+}
+
+/* Transformed inputs and gradients of a group; no sums. */
+static sums lay_out_group(const hr_wino *w, float *room)
+{
+    size_t tiles = (size_t)w->group * (size_t)w->tiles;
+    sums s = {.v = room, .v_step = tiles * w->ldv + 16, .d_step = tiles * w->ldm + 16};
+    s.d = s.v + (size_t)w->points * s.v_step;
+    return s;
 }
 
 size_t hr_wino_room(const hr_wino *w)
 {
-    return sums_floats(w, w->group * w->tiles);
+    sums s = lay_out_group(w, NULL);
+    return (size_t)w->points * (s.v_step + s.d_step) + HR_SLACK;
 }
 
 void hr_wino_gather(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int at, int ns,
                     float *room)
 {
-    sums s = lay_out_sums(w, w->group * w->tiles, room);
+    sums s = lay_out_group(w, room);
     transform(w, k, x, dy, 0, ns * w->tiles, &s, at * w->tiles);
 }
 
-void hr_wino_point(const hr_wino *w, const hr_kernels *k, int p, int n, bool add, float *room)
+int hr_wino_blocks(const hr_wino *w)
 {
-    sums s = lay_out_sums(w, w->group * w->tiles, room);
-    sum_point(w, k, &s, p, n * w->tiles, add);
+    return div_up(w->ci, SIDE) * div_up(w->co, SIDE);
 }
 
-void hr_wino_scatter(const hr_wino *w, const hr_kernels *k, int i0, int i1, const float *room, float *tmp,
-                     float *grad)
+/* A thread's room for a block: the products, operands packed, and weights on their way into place. */
+typedef struct block {
+    float *du, *panels, *strips, *taps;
+    size_t floats;
+} block;
+
+static block lay_out_block(const hr_wino *w, const hr_kernels *k, float *room)
 {
-    size_t ci = (size_t)w->ci, co = (size_t)w->co, step = ci * w->ldm + 16;
-    for (size_t i = (size_t)i0; i < (size_t)i1; i++) {
-        k->wino->weight_grad(w->m, w->co, room + i * w->ldm, step, tmp, co);
-        for (size_t o = 0; o < co; o++)
-            for (size_t t = 0; t < 9; t++)
-                grad[(o * ci + i) * 9 + t] = tmp[t * co + o];
+    size_t du = (size_t)w->points * POINT_STEP, panels = (size_t)SUM_TILES * SIDE,
+           strips = hr_outer_room(k, SIDE), taps = (size_t)TURNED * 9 * TAP_STEP;
+    return (block){room, room + du, room + du + panels, room + du + panels + strips,
+                   du + panels + strips + taps + HR_SLACK};
+}
+
+size_t hr_wino_block_scratch(const hr_wino *w, const hr_kernels *k)
+{
+    return lay_out_block(w, k, NULL).floats * sizeof(float);
+}
+
+/* dU_p = V_p' D_p, input channels [i0,i1), output channels [o0,o1), over n tiles. */
+static void block_point(const hr_wino *w, const hr_kernels *k, const sums *s, const block *b, int p, int n,
+                        int i0, int i1, int o0, int o1)
+{
+    const float *v = s->v + (size_t)p * s->v_step, *d = s->d + (size_t)p * s->d_step, *row[SUM_TILES];
+    for (int r = 0; r < n; r += SUM_TILES) {
+        int np = n - r < SUM_TILES ? n - r : SUM_TILES;
+        for (int i = 0; i < np; i++)
+            row[i] = v + (size_t)(r + i) * w->ldv;
+        hr_pack_panels(k, d + (size_t)r * w->ldm, w->ldm, np, o0, o1, b->panels);
+        hr_outer_block(k, row, np, i0, i1, NULL, 0, b->panels, o1 - o0, b->strips,
+                       b->du + (size_t)p * POINT_STEP, SIDE, r > 0);
     }
+}
+
+/* Weights of input channels [i0,i1), output channels [o0,o1), into grad, from dU; an output channel's are
+ * side by side there. */
+static void put_block(const hr_wino *w, const hr_kernels *k, const block *b, const float *du, int i0, int i1,
+                      int o0, int o1, bool add, float *grad)
+{
+    for (int i = i0; i < i1; i++)
+        k->wino->weight_grad(w->m, o1 - o0, du + (size_t)(i - i0) * SIDE, POINT_STEP,
+                             b->taps + (size_t)(i - i0) * 9 * TAP_STEP, TAP_STEP);
+    for (int o = o0; o < o1; o++) {
+        float *to = grad + ((size_t)o * (size_t)w->ci + (size_t)i0) * 9;
+        const float *from = b->taps + (o - o0);
+        for (int t = 0; t < (i1 - i0) * 9; t++, from += TAP_STEP)
+            to[t] = add ? to[t] + *from : *from;
+    }
+}
+
+void hr_wino_block(const hr_wino *w, const hr_kernels *k, int number, int n, bool add, float *room,
+                   void *scratch, float *grad)
+{
+    sums s = lay_out_group(w, room);
+    block b = lay_out_block(w, k, scratch);
+    int down = div_up(w->ci, SIDE), i0 = number % down * SIDE, o0 = number / down * SIDE;
+    int i1 = w->ci - i0 < SIDE ? w->ci : i0 + SIDE, o1 = w->co - o0 < SIDE ? w->co : o0 + SIDE;
+    for (int p = 0; p < w->points; p++)
+        block_point(w, k, &s, &b, p, n * w->tiles, i0, i1, o0, o1);
+    for (int i = i0; i < i1; i += TURNED)
+        put_block(w, k, &b, b.du + (size_t)(i - i0) * SIDE, i, i1 - i < TURNED ? i1 : i + TURNED, o0, o1, add,
+                  grad);
 }

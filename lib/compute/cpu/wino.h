@@ -45,20 +45,20 @@ size_t hr_wino_dw_scratch(const hr_wino *w);
 void hr_wino_dw(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int ns, float *part,
                 void *scratch);
 
-/* The same in three steps for a crew of threads, which share room for a group of samples (w->group; the sums
- * are added up group by group, so its size is part of what the bits depend on):
+/* The same in two steps for a crew of threads, which share room for a group of samples (w->group; the
+ * gradients are added up group by group, so its size is part of what the bits depend on):
  *   1. hr_wino_gather   transforms samples [at, at+ns) of a group
- *   2. hr_wino_point    sums point p over a group of n samples; `add` to what earlier groups gave
- *   3. hr_wino_scatter  puts input channels [i0,i1) into grad (co,ci,3,3), torch layout; tmp: 9*co floats and
- *                       HR_SLACK more, of the calling thread
- * with a barrier between them. */
-int hr_wino_group(const hr_wino *w, int batch,
-                  int chunk);          /* samples of a group: what w->group is to be; whole chunks */
+ *   2. hr_wino_block    sums block `number` of hr_wino_blocks(w), some channels by some channels, over a
+ * group of n samples, and puts its part into grad (co,ci,3,3), torch layout; `add`: to what is there with a
+ * barrier between them. */
+/* Samples of a group for batches of so many: what w->group is to be. Whole HR_CHUNKs, or the batch. */
+int hr_wino_group(const hr_wino *w, int batch);
 size_t hr_wino_room(const hr_wino *w); /* floats, once w->group is set */
 void hr_wino_gather(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int at, int ns,
                     float *room);
-void hr_wino_point(const hr_wino *w, const hr_kernels *k, int p, int n, bool add, float *room);
-void hr_wino_scatter(const hr_wino *w, const hr_kernels *k, int i0, int i1, const float *room, float *tmp,
-                     float *grad);
+int hr_wino_blocks(const hr_wino *w);
+size_t hr_wino_block_scratch(const hr_wino *w, const hr_kernels *k); /* bytes, per thread */
+void hr_wino_block(const hr_wino *w, const hr_kernels *k, int number, int n, bool add, float *room,
+                   void *scratch, float *grad);
 
 #endif
