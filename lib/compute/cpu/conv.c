@@ -486,7 +486,7 @@ void hr_conv_dw(const hr_conv *c, const hr_kernels *k, const float *x, const flo
             oe = o1 - o < HR_DW_COLUMNS ? o1 : o + HR_DW_COLUMNS;
             const float *d = dy + (size_t)p * co;
             if (panels)
-                hr_pack_panels(k, d, co, np, o, oe, panels);
+                k->panels(oe - o, np, d + o, co, panels);
             for (int r = r0, re; r < r1; r = re) {
                 int t = r / tap, end = (t + 1) * tap < r1 ? (t + 1) * tap : r1;
                 re = end - r < HR_DW_ROWS ? end : r + HR_DW_ROWS;

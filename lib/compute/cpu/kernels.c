@@ -127,6 +127,20 @@ static void outer(int m, int n, int panel, int np, const float *const *a, size_t
         outer_tile(2, m, n, np, a, i0, b, ldb, c, ldc, add);
 }
 
+static void panels(int n, int np, const float *b, size_t ldb, float *to)
+{
+    int j = 0;
+    for (; j + 2 * VW <= n; j += 2 * VW)
+        for (int p = 0; p < np; p++, to += 2 * VW) {
+            store(to, load(b + (size_t)p * ldb + j));
+            store(to + VW, load(b + (size_t)p * ldb + j + VW));
+        }
+    int width = n > VW ? 2 * VW : VW;
+    for (int p = 0; j < n && p < np; p++, to += width)
+        for (int i = 0; i < width; i++)
+            to[i] = j + i < n ? b[(size_t)p * ldb + j + i] : 0;
+}
+
 static void strips(int m, int np, const float *const *a, size_t i0, float *to, size_t step)
 {
     for (int p = 0; p < np; p++, to += MO) {
@@ -422,6 +436,7 @@ const hr_kernels HR_TABLE = {
     .mo = MO,
     .gemm = gemm,
     .outer = outer,
+    .panels = panels,
     .strips = strips,
     .affine = affine,
     .back = back,

@@ -55,6 +55,8 @@ typedef struct hr_kernels {
      *   c[i][j] (+)= sum_p a[p][i] * b[p*ldb + j],   i < m <= mo,  j < n <= panel,  p < np */
     void (*outer)(int m, int n, int panel, int np, const float *const *a, size_t i0, const float *b,
                   size_t ldb, float *c, size_t ldc, bool add);
+    /* n columns of np rows of b, ldb apart, panel by panel: to[panel][row][column], zero-filled. */
+    void (*panels)(int n, int np, const float *b, size_t ldb, float *to);
     /* Values [i0, i0+m) of np rows as strips of mo values, [strip][row][mo], strips step apart, zero-filled.
      */
     void (*strips)(int m, int np, const float *const *a, size_t i0, float *to, size_t step);

@@ -1,8 +1,6 @@
 /* lib/compute/cpu/outer.c -- packing, and the loops over register tiles (outer.h). */
 #include "compute/cpu/outer.h"
 
-#include <string.h>
-
 int hr_panel_width(const hr_kernels *k, int columns)
 {
     return columns > k->vw ? 2 * k->vw : k->vw;
@@ -17,18 +15,6 @@ static size_t strip_step(const hr_kernels *k)
 size_t hr_outer_room(const hr_kernels *k, int columns)
 {
     return (size_t)((columns + k->mo - 1) / k->mo) * strip_step(k);
-}
-
-void hr_pack_panels(const hr_kernels *k, const float *b, size_t ldb, int np, int o0, int o1, float *to)
-{
-    int panel = hr_panel_width(k, o1 - o0);
-    for (int o = o0; o < o1; o += panel) {
-        size_t n = (size_t)(o1 - o < panel ? o1 - o : panel), rest = (size_t)panel - n;
-        for (int p = 0; p < np; p++, to += panel) {
-            memcpy(to, b + (size_t)p * ldb + o, n * sizeof *to);
-            memset(to + n, 0, rest * sizeof *to);
-        }
-    }
 }
 
 void hr_outer_block(const hr_kernels *k, const float **ptr, int np, int i0, int i1, const float *b,

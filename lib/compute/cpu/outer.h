@@ -15,12 +15,9 @@ enum { HR_OUTER_DEPTH = 256 }; /* rows that are summed at a time */
 int hr_panel_width(const hr_kernels *k, int columns);
 /* Floats that hr_outer_block packs so many columns of A into. */
 size_t hr_outer_room(const hr_kernels *k, int columns);
-/* Columns [o0,o1) of np rows of b, ldb apart, panel by panel: to[panel][row][column], zero-filled at the
- * edge. */
-void hr_pack_panels(const hr_kernels *k, const float *b, size_t ldb, int np, int o0, int o1, float *to);
 /* c (i1-i0, columns), ldc apart, (+)= transpose(columns [i0,i1) of the np <= HR_OUTER_DEPTH rows under ptr)
- * times the columns of b, ldb apart, or of packed panels when panels is not NULL. strips: room to pack A in,
- * or NULL. */
+ * times the columns of b, ldb apart, or of their panels (the kernel `panels` makes them) when panels is not
+ * NULL. strips: room to pack A in, or NULL. */
 void hr_outer_block(const hr_kernels *k, const float **ptr, int np, int i0, int i1, const float *b,
                     size_t ldb, const float *panels, int columns, float *strips, float *c, size_t ldc,
                     bool add);

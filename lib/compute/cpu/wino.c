@@ -298,26 +298,48 @@ int hr_wino_group(const hr_wino *w, int batch)
     return n < batch ? n : batch;
 }
 
-/* Transformed inputs and gradients of a group; no sums. */
-static sums lay_out_group(const hr_wino *w, float *room)
+/* V and D of a group, SIDE channels after another, so that a block reads both from end to end:
+ * [channel/SIDE][point][tile][SIDE]. */
+typedef struct parts {
+    float *v, *d;
+    size_t point, part; /* floats from one to the next */
+} parts;
+
+static parts lay_out_group(const hr_wino *w, float *room)
 {
     size_t tiles = (size_t)w->group * (size_t)w->tiles;
-    sums s = {.v = room, .v_step = tiles * w->ldv + 16, .d_step = tiles * w->ldm + 16};
-    s.d = s.v + (size_t)w->points * s.v_step;
-    return s;
+    parts g = {.v = room, .point = tiles * SIDE + 16};
+    g.part = (size_t)w->points * g.point;
+    g.d = g.v + (size_t)div_up(w->ci, SIDE) * g.part;
+    return g;
 }
 
 size_t hr_wino_room(const hr_wino *w)
 {
-    sums s = lay_out_group(w, NULL);
-    return (size_t)w->points * (s.v_step + s.d_step) + HR_SLACK;
+    return (size_t)(div_up(w->ci, SIDE) + div_up(w->co, SIDE)) * lay_out_group(w, NULL).part + HR_SLACK;
+}
+
+static int side(int n, int from)
+{
+    return n - from < SIDE ? n - from : SIDE;
 }
 
 void hr_wino_gather(const hr_wino *w, const hr_kernels *k, const float *x, const float *dy, int at, int ns,
                     float *room)
 {
-    sums s = lay_out_group(w, room);
-    transform(w, k, x, dy, 0, ns * w->tiles, &s, at * w->tiles);
+    parts g = lay_out_group(w, room);
+    for (int i = 0; i < ns * w->tiles; i++) {
+        size_t sample = (size_t)(i / w->tiles), tile = (size_t)(i % w->tiles),
+               row = (size_t)(at * w->tiles + i) * SIDE;
+        for (int c = 0; c < w->ci; c += SIDE)
+            k->wino->in(w->m, side(w->ci, c), x + sample * w->in_len + c,
+                        w->in_off + tile * (size_t)w->points, g.v + (size_t)(c / SIDE) * g.part + row,
+                        g.point);
+        for (int c = 0; c < w->co; c += SIDE)
+            k->wino->grad(w->m, side(w->co, c), dy + sample * w->out_len + c,
+                          w->out_off + tile * (size_t)(w->m * w->m), g.d + (size_t)(c / SIDE) * g.part + row,
+                          g.point);
+    }
 }
 
 int hr_wino_blocks(const hr_wino *w)
@@ -344,18 +366,17 @@ size_t hr_wino_block_scratch(const hr_wino *w, const hr_kernels *k)
     return lay_out_block(w, k, NULL).floats * sizeof(float);
 }
 
-/* dU_p = V_p' D_p, input channels [i0,i1), output channels [o0,o1), over n tiles. */
-static void block_point(const hr_wino *w, const hr_kernels *k, const sums *s, const block *b, int p, int n,
-                        int i0, int i1, int o0, int o1)
+/* dU_p = V_p' D_p, ni by no channels over n tiles. */
+static void block_point(const hr_kernels *k, const float *v, const float *d, int n, int ni, int no,
+                        const block *b, float *du)
 {
-    const float *v = s->v + (size_t)p * s->v_step, *d = s->d + (size_t)p * s->d_step, *row[SUM_TILES];
-    for (int r = 0; r < n; r += SUM_TILES) {
+    const float *row[SUM_TILES];
+    for (int r = 0; r < n; r += SUM_TILES, v += (size_t)SUM_TILES * SIDE, d += (size_t)SUM_TILES * SIDE) {
         int np = n - r < SUM_TILES ? n - r : SUM_TILES;
         for (int i = 0; i < np; i++)
-            row[i] = v + (size_t)(r + i) * w->ldv;
-        hr_pack_panels(k, d + (size_t)r * w->ldm, w->ldm, np, o0, o1, b->panels);
-        hr_outer_block(k, row, np, i0, i1, NULL, 0, b->panels, o1 - o0, b->strips,
-                       b->du + (size_t)p * POINT_STEP, SIDE, r > 0);
+            row[i] = v + (size_t)i * SIDE;
+        k->panels(no, np, d, SIDE, b->panels);
+        hr_outer_block(k, row, np, 0, ni, NULL, 0, b->panels, no, b->strips, du, SIDE, r > 0);
     }
 }
 
@@ -378,13 +399,14 @@ static void put_block(const hr_wino *w, const hr_kernels *k, const block *b, con
 void hr_wino_block(const hr_wino *w, const hr_kernels *k, int number, int n, bool add, float *room,
                    void *scratch, float *grad)
 {
-    sums s = lay_out_group(w, room);
+    parts g = lay_out_group(w, room);
     block b = lay_out_block(w, k, scratch);
     int down = div_up(w->ci, SIDE), i0 = number % down * SIDE, o0 = number / down * SIDE;
-    int i1 = w->ci - i0 < SIDE ? w->ci : i0 + SIDE, o1 = w->co - o0 < SIDE ? w->co : o0 + SIDE;
-    for (int p = 0; p < w->points; p++)
-        block_point(w, k, &s, &b, p, n * w->tiles, i0, i1, o0, o1);
-    for (int i = i0; i < i1; i += TURNED)
-        put_block(w, k, &b, b.du + (size_t)(i - i0) * SIDE, i, i1 - i < TURNED ? i1 : i + TURNED, o0, o1, add,
-                  grad);
+    int ni = side(w->ci, i0), no = side(w->co, o0);
+    const float *v = g.v + (size_t)(number % down) * g.part, *d = g.d + (size_t)(number / down) * g.part;
+    for (size_t p = 0; p < (size_t)w->points; p++)
+        block_point(k, v + p * g.point, d + p * g.point, n * w->tiles, ni, no, &b, b.du + p * POINT_STEP);
+    for (int i = 0; i < ni; i += TURNED)
+        put_block(w, k, &b, b.du + (size_t)i * SIDE, i0 + i, i0 + (ni - i < TURNED ? ni : i + TURNED), o0,
+                  o0 + no, add, grad);
 }
