@@ -154,6 +154,40 @@ static void strips(int m, int np, const float *const *a, size_t i0, float *to, s
     }
 }
 
+/* Columns [c, c+n), n <= VW, of VW rows. */
+INLINE void turn_square(int n, const float *from, size_t ld, float *to, ptrdiff_t ldt)
+{
+    vec v[VW];
+#pragma GCC unroll 16
+    for (int i = 0; i < VW; i++)
+        v[i] = load(from + (size_t)i * ld);
+    turn_vectors(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < VW; i++)
+        if (i < n)
+            store(to + i * ldt, v[i]);
+}
+
+static void turn(int rows, int columns, const float *from, size_t ld, float *to, ptrdiff_t ldt, bool beyond)
+{
+    int r = 0;
+    for (; r + VW <= rows; r += VW, from += VW * ld, to += VW) {
+        int c = 0;
+        for (; c + VW <= columns; c += VW)
+            turn_square(VW, from + c, ld, to + c * ldt, ldt);
+        if (c < columns && (beyond || r + 2 * VW <= rows)) {
+            turn_square(columns - c, from + c, ld, to + c * ldt, ldt);
+            c = columns;
+        }
+        for (; c < columns; c++)
+            for (int i = 0; i < VW; i++)
+                to[c * ldt + i] = from[(size_t)i * ld + (size_t)c];
+    }
+    for (int c = 0; c < columns; c++)
+        for (int i = 0; i < rows - r; i++)
+            to[c * ldt + i] = from[(size_t)i * ld + (size_t)c];
+}
+
 /* ---- one value per column ------------------------------------------------------------------------------ */
 
 /* These go through memory in its order, row by row; the values per column come from the first-level cache. A
@@ -437,6 +471,7 @@ const hr_kernels HR_TABLE = {
     .gemm = gemm,
     .outer = outer,
     .panels = panels,
+    .turn = turn,
     .strips = strips,
     .affine = affine,
     .back = back,

@@ -57,6 +57,9 @@ typedef struct hr_kernels {
                   size_t ldb, float *c, size_t ldc, bool add);
     /* n columns of np rows of b, ldb apart, panel by panel: to[panel][row][column], zero-filled. */
     void (*panels)(int n, int np, const float *b, size_t ldb, float *to);
+    /* Transpose: to[c*ldt + r] = from[r*ld + c]. beyond: up to a vector may be read past the last row's end.
+     */
+    void (*turn)(int rows, int columns, const float *from, size_t ld, float *to, ptrdiff_t ldt, bool beyond);
     /* Values [i0, i0+m) of np rows as strips of mo values, [strip][row][mo], strips step apart, zero-filled.
      */
     void (*strips)(int m, int np, const float *const *a, size_t i0, float *to, size_t step);

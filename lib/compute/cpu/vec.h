@@ -54,6 +54,35 @@ INLINE vec splat(float x)
     return x - (vec){0};
 }
 
+/* The first halves of a and b, value by value in turns; and the second halves. */
+#if defined(__AVX512F__)
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX2__)
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#endif
+
+/* Transpose the VW x VW matrix whose rows are v: a perfect shuffle of its VW*VW values, log2(VW) times. */
+INLINE void turn_vectors(vec *v)
+{
+#pragma GCC unroll 4
+    for (int round = 1; round < VW; round *= 2) {
+        vec w[VW];
+#pragma GCC unroll 8
+        for (int i = 0; i < VW / 2; i++) {
+            w[2 * i] = __builtin_shuffle(v[i], v[i + VW / 2], (ivec){ZIP_LOW});
+            w[2 * i + 1] = __builtin_shuffle(v[i], v[i + VW / 2], (ivec){ZIP_HIGH});
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < VW; i++)
+            v[i] = w[i];
+    }
+}
+
 /* max(v, 0) that lets NaN through, so that a diverged network is noticed in its loss. */
 INLINE vec positive(vec v)
 {

@@ -105,18 +105,18 @@ void hr_wino_release(hr_wino *w)
 }
 
 /* 3x3 kernels of input channels [i0, i0+ni) for output channels [o0, o0+n), side by side: side (ni, 9,
- * panel). Kernels are read in the order of memory. */
-static void line_up(const hr_wino *w, const float *g, bool flip, size_t i0, size_t ni, size_t o0, size_t n,
-                    float *side)
+ * panel). */
+static void line_up(const hr_wino *w, const hr_kernels *k, const float *g, bool flip, size_t i0, size_t ni,
+                    size_t o0, size_t n, float *side)
 {
     size_t panel = (size_t)w->panel, ci = (size_t)w->ci, co = (size_t)w->co;
-    for (size_t a = 0; a < (flip ? ni : n); a++)
-        for (size_t b = 0; b < (flip ? n : ni); b++) {
-            size_t i = flip ? a : b, o = flip ? b : a;
-            const float *kernel = g + (flip ? (i0 + i) * co + o0 + o : (o0 + o) * ci + i0 + i) * 9;
-            for (size_t t = 0; t < 9; t++)
-                side[(i * 9 + t) * panel + o] = kernel[flip ? 8 - t : t];
-        }
+    if (!flip)
+        k->turn((int)n, (int)ni * 9, g + (o0 * ci + i0) * 9, ci * 9, side, (ptrdiff_t)panel, false);
+    for (size_t i = 0; flip && i < ni; i++) {
+        size_t first = (i0 + i) * co + o0;
+        bool beyond = (first + n + 2) <= ci * co; /* kernels that can be read behind these */
+        k->turn((int)n, 9, g + first * 9, 9, side + (i * 9 + 8) * panel, -(ptrdiff_t)panel, beyond);
+    }
 }
 
 void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
@@ -132,7 +132,7 @@ void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
             memset(side, 0, sizeof side);
         for (size_t i0 = 0; i0 < ci; i0 += AT_ONCE) {
             size_t ni = ci - i0 < AT_ONCE ? ci - i0 : AT_ONCE;
-            line_up(w, g, flip, i0, ni, o0, n, side);
+            line_up(w, k, g, flip, i0, ni, o0, n, side);
             for (size_t i = 0; i < ni; i++)
                 k->wino->weight(w->m, w->panel, side + i * 9 * panel, w->u + o0 * ci + (i0 + i) * panel,
                                 w->u_step, far);
@@ -388,12 +388,15 @@ static void put_block(const hr_wino *w, const hr_kernels *k, const block *b, con
     for (int i = i0; i < i1; i++)
         k->wino->weight_grad(w->m, o1 - o0, du + (size_t)(i - i0) * SIDE, POINT_STEP,
                              b->taps + (size_t)(i - i0) * 9 * TAP_STEP, TAP_STEP);
-    for (int o = o0; o < o1; o++) {
-        float *to = grad + ((size_t)o * (size_t)w->ci + (size_t)i0) * 9;
-        const float *from = b->taps + (o - o0);
-        for (int t = 0; t < (i1 - i0) * 9; t++, from += TAP_STEP)
-            to[t] = add ? to[t] + *from : *from;
+    size_t row = (size_t)w->ci * 9;
+    float *to = grad + ((size_t)o0 * (size_t)w->ci + (size_t)i0) * 9;
+    if (!add) {
+        k->turn((i1 - i0) * 9, o1 - o0, b->taps, TAP_STEP, to, (ptrdiff_t)row, false);
+        return;
     }
+    for (int o = 0; o < o1 - o0; o++, to += row)
+        for (int t = 0; t < (i1 - i0) * 9; t++)
+            to[t] += b->taps[(size_t)t * TAP_STEP + (size_t)o];
 }
 
 void hr_wino_block(const hr_wino *w, const hr_kernels *k, int number, int n, bool add, float *room,
