@@ -115,6 +115,17 @@ def zip_of(pickle_, storages, more=()):
     return zipped(records + [("a/version", b"3\n")] + list(more))
 
 
+def without_sums(data, only=""):
+    """The zip file as torch.serialization.set_crc32_options(False) has it written: the check sums are zero."""
+    out, z = bytearray(data), zipfile.ZipFile(io.BytesIO(data))
+    central = z.start_dir
+    for e in z.infolist():
+        if e.filename.endswith(only):
+            out[e.header_offset + 14 : e.header_offset + 18] = out[central + 16 : central + 20] = bytes(4)
+        central += 46 + len(e.filename)
+    return bytes(out)
+
+
 def legacy_of(value, storages, protocol=2, machine=LITTLE, keys=None):
     parts = [pickled(v, protocol) for v in (MAGIC, 1001, machine)]
     parts += [pickled(value, protocol, legacy=True), pickled([s.key for s in storages] if keys is None else keys, protocol)]
@@ -268,6 +279,7 @@ def ages(b):
         value, beside = {**state, first: tensor(whole, shape)}, storages[1:] + [whole]
         accepted(b, like, kind, zip_of(pickled(value), beside))
         accepted(b, like, kind + ", legacy", legacy_of(value, beside))
+    accepted(b, net, "without check sums", without_sums(zip_of(pickled(state), storages)))
     parameters = {k: Call(torch._utils._rebuild_parameter, v, True, collections.OrderedDict()) for k, v in state.items()}
     accepted(b, net, "parameters", zip_of(pickled(parameters), storages))
     typed = {
@@ -473,6 +485,7 @@ def containers(b):
     refuse(b, zipped(records[:1] + records[2:]), "a/data/0 is missing")
     refuse(b, zipped(records[:1] + [("a/data/0", storages[0].data[:-4])] + records[2:]), "bytes, its pickle says")
     refuse(b, zipped(records[:1] + [("a/data/0", storages[0].data + bytes(4))] + records[2:]), "bytes, its pickle says")
+    refuse(b, without_sums(zipped(records), "data/0"), "a/data/0 is cut short or damaged: its CRC-32 is another")
     refuse(b, zipped(records[:2] + records[1:]), "holds a/data/0 twice")
     refuse(b, zipped([("a/data.pkl", good[:-1])] + records[1:]), "is cut short")
     refuse(b, zipped([("a/data.pkl", b"")] + records[1:]), "is cut short")

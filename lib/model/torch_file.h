@@ -91,6 +91,7 @@ struct hr_torch_file {
     struct hr_zip_entry *entries;
     int nentries;
     int64_t directory; /* zip: where its directory begins */
+    bool summed;       /* zip: some record has a check sum */
 
     bool keeping;   /* what hr_torch_pread reads now stays where it is until the digest is there */
     bool hash;      /* begin the network's digest while its tensors are read */
