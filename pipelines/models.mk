@@ -11,12 +11,12 @@ MODELS_ZIP := $(ARCHIVES)/torch-models.zip
 $(MODELS_ZIP):
 	@pipelines/fetch $@ '$(MODELS_URL)'
 
-# $(call model,D,A,NAMES,d,OPTIONS): members torch-models/NAME_pretrain_d.pth.tar; d is how they spell D
+# $(call model,D,A,NAMES,d,OPTIONS): members NAME_pretrain_d.pth.tar, in any directory; d is how they spell D
 define model
 MODEL_FILES += $(MODELS)/$1/$2.nn
 $(call stage,$(MODELS)/$1/$2.nn,$(MODELS_ZIP),torch2nn,\
 	pipelines/model $(MODELS)/$1/$2.nn $(MODELS_ZIP)\
-	$(foreach n,$3,$(foreach e,pth.tar tar,torch-models/$(n)_pretrain_$4.$(e))) -- $5)
+	$(foreach n,$3,$(foreach e,pth.tar tar,$(n)_pretrain_$4.$(e))) -- $5)
 
 endef
 $(foreach d,CIFAR10:cifar10 SVHN:svhn,\

@@ -318,10 +318,13 @@ def ages(b):
     write("x.pth", zip_of(pickled(state), storages))
     write("around.zip", zipped([("readme", b"hello"), ("nets/x.pth.tar", read("x.pth"))], deflate=["nets/x.pth.tar"]))
     b.tool("tar czf around.tgz x.pth")
-    for line in ["around.zip:nets/x.pth.tar", "./around.zip:nets/x.pth.tar", "around.tgz:x.pth", "- <x.pth"]:
+    for line in ["around.zip:nets/x.pth.tar", "around.zip:x.pth.tar", "./around.zip:nets/x.pth.tar", "around.tgz:x.pth", "- <x.pth"]:
         status, _, err = b.run("torch2nn -q -o y.nn " + line)
         if status or err or read("y.nn")[:400] != read("x.nn")[:400]:
             b.fault(line, "should be accepted", status, err)
+    write("two.zip", zipped([("a/x.pth", b""), ("b/x.pth", b""), ("b/y.pth", b"")]))
+    b.refused("torch2nn -q -o out.nn two.zip:x.pth", "two.zip", words="holds more than one 'x.pth', but a/x.pth, b/x.pth, b/y.pth")
+    b.refused("torch2nn -q -o out.nn two.zip:y.pth", "two.zip:y.pth", words="it is empty")
     b.refused("torch2nn -q -o out.nn around.zip:nets", "around.zip", words="holds no 'nets', but readme, nets/x.pth.tar")
     b.refused("torch2nn -q -o out.nn around.zip:readme", "around.zip:readme", words="no PyTorch checkpoint")
     b.refused("torch2nn -q -o out.nn around.zip", "around.zip", words="name a member as ARCHIVE:MEMBER")

@@ -25,11 +25,12 @@ typedef struct hr_torch_opts {
     bool bare; /* leave out what the graph does not use: scores, num_batches_tracked, sub_block1, ADMM's */
 } hr_torch_opts;
 
-/* Read a checkpoint: path is a file, "-", or ARCHIVE:MEMBER (zip or tar). Tensors of other types become
- * float32 where the graph uses them; extras keep theirs. digest (65 bytes, may be NULL) receives the SHA-256
- * of the file (of the member). The model's history is the one that the file holds, or NULL.
- * Returns 0, HR_EIO, HR_EFORMAT (damaged, hostile, unsupported, not finite), HR_ESHAPE (fits no architecture,
- * or not the one asked for: the message lists missing, surplus and wrong-shape tensors), HR_EINVAL. */
+/* Read a checkpoint: path is a file, "-", or ARCHIVE:MEMBER (zip or tar; a member's name without its
+ * directory will do where only one has it). Tensors of other types become float32 where the graph uses them;
+ * extras keep theirs. digest (65 bytes, may be NULL) receives the SHA-256 of the file (of the member). The
+ * model's history is the one that the file holds, or NULL. Returns 0, HR_EIO, HR_EFORMAT (damaged, hostile,
+ * unsupported, not finite), HR_ESHAPE (fits no architecture, or not the one asked for: the message lists
+ * missing, surplus and wrong-shape tensors), HR_EINVAL. */
 HR_MUST_CHECK int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char *digest,
                                 hr_err *err);
 

@@ -248,26 +248,47 @@ static ssize_t fill_from_member(void *self, char *dst, size_t n, hr_err *err)
     return got;
 }
 
-/* Go to the member; on failure the message lists what there is. */
+static int open_archive(struct archive **a, const char *path, hr_err *err)
+{
+    *a = archive_read_new();
+    if (!*a)
+        hr_die("libarchive gives no reader: out of memory");
+    archive_read_support_filter_gzip(*a);
+    archive_read_support_format_zip(*a);
+    archive_read_support_format_tar(*a);
+    if (archive_read_open_filename(*a, path, COPY) == ARCHIVE_OK)
+        return HR_OK;
+    return hr_fail(err, HR_EFORMAT, "%s: is no zip or tar archive: %s", path, archive_error_string(*a));
+}
+
+/* Go to the member; on failure the message lists what there is. A name without a directory may be in one:
+ * when the only such member was passed over, *inside gets its whole name, which the caller frees. */
 static int find_member(struct archive *a, const char *archive, const char *name, struct archive_entry **entry,
-                       hr_err *err)
+                       char **inside, hr_err *err)
 {
     hr_buf list = {0};
-    int ar, listed = 0, rc = HR_OK;
+    int ar, listed = 0, rc = HR_OK, like = 0;
     bool found = false;
+    *inside = NULL;
     while (!found && (ar = archive_read_next_header(a, entry)) == ARCHIVE_OK) {
-        const char *path = archive_entry_pathname(*entry);
+        const char *path = archive_entry_pathname(*entry), *slash = path ? strrchr(path, '/') : NULL;
         found = path && strcmp(path, name) == 0;
+        if (slash && strcmp(slash + 1, name) == 0 && like++ == 0)
+            *inside = hr_xstrdup(path);
         if (path && archive_entry_filetype(*entry) == AE_IFREG && listed < 8)
             hr_buf_printf(&list, "%s%.60s", listed++ ? ", " : "", path);
     }
     if (!found && ar != ARCHIVE_EOF)
         rc = hr_fail(err, HR_EFORMAT, "%s: is no zip or tar archive: %s", archive, archive_error_string(a));
     else if (!found)
-        rc = hr_fail(err, HR_EFORMAT, "%s: holds no '%s', but %s", archive, name,
-                     listed ? list.data : "no file at all");
+        rc = hr_fail(err, HR_EFORMAT, "%s: holds %s '%s', but %s", archive, like > 1 ? "more than one" : "no",
+                     name, listed ? list.data : "no file at all");
     else if (archive_entry_filetype(*entry) != AE_IFREG || archive_entry_is_encrypted(*entry))
         rc = hr_fail(err, HR_EFORMAT, "%s: '%s' is no plain file", archive, name);
+    if (found || ar != ARCHIVE_EOF || like != 1) {
+        free(*inside);
+        *inside = NULL;
+    }
     hr_buf_release(&list);
     return rc;
 }
@@ -277,17 +298,17 @@ static int copy_member(struct hr_torch_file *f, const char *archive, const char 
 {
     enum { MOST = 1100 }; /* deflate makes at most 1032 bytes of one */
     struct archive_entry *entry;
-    struct member m = {.a = archive_read_new(), .name = f->name};
-    if (!m.a)
-        hr_die("libarchive gives no reader: out of memory");
-    archive_read_support_filter_gzip(m.a);
-    archive_read_support_format_zip(m.a);
-    archive_read_support_format_tar(m.a);
-    int rc = HR_OK;
-    if (archive_read_open_filename(m.a, archive, COPY) != ARCHIVE_OK)
-        rc = hr_fail(err, HR_EFORMAT, "%s: is no zip or tar archive: %s", archive, archive_error_string(m.a));
+    struct member m = {.name = f->name};
+    char *inside = NULL, *again = NULL;
+    int rc = open_archive(&m.a, archive, err);
     if (rc == HR_OK)
-        rc = find_member(m.a, archive, name, &entry, err);
+        rc = find_member(m.a, archive, name, &entry, &inside, err);
+    if (inside) {
+        archive_read_free(m.a);
+        rc = open_archive(&m.a, archive, err);
+        if (rc == HR_OK)
+            rc = find_member(m.a, archive, inside, &entry, &again, err);
+    }
     if (rc == HR_OK) {
         m.left = archive_entry_size_is_set(entry) ? archive_entry_size(entry) : -1;
         if (m.left > archive_size * MOST)
@@ -297,6 +318,8 @@ static int copy_member(struct hr_torch_file *f, const char *archive, const char 
     if (rc == HR_OK)
         rc = copy_all(f, fill_from_member, &m, err);
     archive_read_free(m.a);
+    free(inside);
+    free(again);
     return rc;
 }
 

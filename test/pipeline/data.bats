@@ -89,7 +89,7 @@ setup() {
 import sys, zipfile
 with zipfile.ZipFile("there/torch-models.zip", "w") as z:
     for name in sys.argv[1:]:
-        z.write("net.pth", "torch-models/" + name)
+        z.write("net.pth", ("" if name.startswith("vgg") else "torch-models/") + name)
 PY
     make_models() {
         make -s -C "$ROOT" BUILD="$(dirname "$BIN")" TOOLS_READY=1 models MODELS="$PWD/models" ARCHIVES="$PWD/here" \
