@@ -139,8 +139,6 @@ uint32_t hr_crc32c(uint32_t crc, const void *data, size_t n);
 typedef struct hr_sha256 hr_sha256; /* FIPS 180-4, by libcrypto */
 hr_sha256 *hr_sha256_new(void);
 void hr_sha256_add(hr_sha256 *h, const void *data, size_t n);
-/* Add n bytes to each of two sums: where the processor has instructions for SHA-256, in the time of one. */
-void hr_sha256_add_two(hr_sha256 *a, const void *data_a, hr_sha256 *b, const void *data_b, size_t n);
 /* Write the 64 hexadecimal digits and a NUL to hex and release h. */
 void hr_sha256_end(hr_sha256 *h, char hex[65]);
 /* Digest of a file's content. Returns 0 or HR_EIO. */

@@ -32,19 +32,11 @@ hr_hasher *hr_hasher_new(void);
 void hr_hasher_add(hr_hasher *h, const void *bytes, size_t n, void *owned);
 /* Wait until all that was added is hashed. */
 void hr_hasher_drain(hr_hasher *h);
-/* Hash a second sequence, of about so many bytes, side by side with the pieces: next gives its bytes bit by
- * bit, which stay until it is called again, and 0 at the end. It is called by one thread at a time. coming:
- * pieces will be added, and the second sequence need not go on without them; hr_hasher_beside_end ends that
- * waiting. */
-typedef size_t (*hr_hasher_source)(void *ctx, const void **bytes);
-void hr_hasher_beside(hr_hasher *h, hr_hasher_source next, void *ctx, size_t bytes, bool coming);
-/* Wait for the end of the second sequence; writes its digest as hr_hasher_end does. */
-void hr_hasher_beside_end(hr_hasher *h, char hex[65]);
-/* Drain, write the digest's 64 digits and a NUL to hex, and release h. A second sequence is dropped. */
+/* Drain, write the digest's 64 digits and a NUL to hex, and release h. */
 void hr_hasher_end(hr_hasher *h, char hex[65]);
 
-/* Begin to compute the digest of m with a new sha: its header, for which tensors need no data yet. */
-void hr_nn_hash(hr_hasher *sha, const hr_model *m);
+/* Begin to compute the digest of m: its header, for which tensors need no data yet. */
+hr_hasher *hr_nn_hash(const hr_model *m);
 /* Go on with the next of its tensors, whose data must stay as they are until the end. */
 void hr_nn_hash_tensor(hr_hasher *sha, const hr_tensor *t);
 /* hr_nn_write for m when sha has been given all its tensors in their order; releases sha. */

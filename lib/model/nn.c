@@ -98,11 +98,13 @@ static int write_meta(hr_out *out, const hr_model *m, hr_err *err)
     return rc;
 }
 
-void hr_nn_hash(hr_hasher *sha, const hr_model *m)
+hr_hasher *hr_nn_hash(const hr_model *m)
 {
+    hr_hasher *sha = hr_hasher_new();
     hr_buf header = {0};
     hr_nn_put_header(&header, m);
     hr_hasher_add(sha, header.data, header.len, header.data);
+    return sha;
 }
 
 void hr_nn_hash_tensor(hr_hasher *sha, const hr_tensor *t)
@@ -134,8 +136,7 @@ int hr_nn_write_hashed(const hr_model *m, hr_hasher *sha, hr_out *out, char *dig
 
 int hr_nn_write(const hr_model *m, hr_out *out, char *digest, hr_err *err)
 {
-    hr_hasher *sha = hr_hasher_new();
-    hr_nn_hash(sha, m);
+    hr_hasher *sha = hr_nn_hash(m);
     for (int i = 0; i < m->ntensors; i++)
         hr_nn_hash_tensor(sha, &m->tensors[i]);
     return hr_nn_write_hashed(m, sha, out, digest, err);

@@ -95,14 +95,14 @@ struct hr_torch_file {
 
     bool keeping;   /* what hr_torch_pread reads now stays where it is until the digest is there */
     bool hash;      /* begin the network's digest while its tensors are read */
-    hr_hasher *sha; /* computes it, and beside it that of the file; or NULL */
+    hr_hasher *sha; /* that digest, or NULL */
 
+    pthread_t digester; /* computes the digest of the whole file */
+    bool digesting;
     pthread_mutex_t lock;     /* of the next two: */
     struct hr_stretch *stays; /* parts of the file that lie in memory until the digest is there */
     int nstays;
-    int64_t digested; /* bytes of the file that were given to sha */
-    int passed;       /* parts of stays before them */
-    char *block;      /* for bytes that do not lie in memory */
+    char digest[65];
 };
 
 /* Give the next n bytes of the storage at hand. */
@@ -121,15 +121,10 @@ extern const struct hr_container hr_torch_zip, hr_torch_legacy, hr_safetensors;
 /* torch_zip.c */
 void hr_torch_zip_release(struct hr_torch_file *f);
 
-/* torch_input.c: open any input. Close releases everything. */
-HR_MUST_CHECK int hr_torch_open(struct hr_torch_file *f, const char *path, hr_err *err);
+/* torch_input.c: open any input; starts the digest when it is wanted. Close releases everything. */
+HR_MUST_CHECK int hr_torch_open(struct hr_torch_file *f, const char *path, bool want_digest, hr_err *err);
 void hr_torch_close(struct hr_torch_file *f);
-/* Begin the digest of the file, and if hash is set be ready for that of the network. */
-void hr_torch_digest(struct hr_torch_file *f, bool hash);
-/* Wait for the digest of the file. */
-void hr_torch_digest_end(struct hr_torch_file *f, char hex[65]);
-/* Stop both digests, before memory goes away that they read. */
-void hr_torch_digest_drop(struct hr_torch_file *f);
+void hr_torch_await_digest(struct hr_torch_file *f);
 /* Exactly n bytes at a place of the file. HR_EFORMAT when it ends before. */
 HR_MUST_CHECK int hr_torch_pread(struct hr_torch_file *f, void *dst, size_t n, int64_t at, const char *what,
                                  hr_err *err);

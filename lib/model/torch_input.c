@@ -6,8 +6,7 @@
  * it fills the disk.
  *
  * The SHA-256 of the bytes is for the history; it is as slow as everything else together, so it runs in a
- * thread beside the reading, together with the network's (hasher.c). Where it comes behind, it takes what was
- * read out of the tensors. */
+ * thread beside the reading. Where it comes behind, it takes what was read out of the tensors. */
 #include "model/torch_file.h"
 
 #include <archive.h>
@@ -47,7 +46,7 @@ int hr_torch_pread(struct hr_torch_file *f, void *dst, size_t n, int64_t at, con
         at += got;
         left -= (size_t)got;
     }
-    if (f->keeping)
+    if (f->keeping && f->digesting)
         keep(f, dst, n, begin);
     return HR_OK;
 }
@@ -79,58 +78,54 @@ int hr_torch_walk(struct hr_torch_file *f, const bool *wanted, hr_torch_sink sin
 
 /* ---- the digest --------------------------------------------------------------------------------------- */
 
-/* The first stretch that ends behind what was digested; one beyond any file when there is none. They are kept
- * in the order in which they were read, mostly that of the file; one that is missed is read again. */
-static struct hr_stretch next_stretch(struct hr_torch_file *f)
+/* The first stretch, of those from *passed on, that ends behind `at`; one beyond any file when there is none.
+ * They are kept in the order in which they were read, mostly that of the file; one that is missed is read
+ * again. */
+static struct hr_stretch next_stretch(struct hr_torch_file *f, int64_t at, int *passed)
 {
     struct hr_stretch s = {.at = INT64_MAX};
-    int64_t at = f->digested;
     pthread_mutex_lock(&f->lock);
-    while (f->passed < f->nstays && f->stays[f->passed].at + (int64_t)f->stays[f->passed].n <= at)
-        f->passed++;
-    if (f->passed < f->nstays)
-        s = f->stays[f->passed];
+    while (*passed < f->nstays && f->stays[*passed].at + (int64_t)f->stays[*passed].n <= at)
+        ++*passed;
+    if (*passed < f->nstays)
+        s = f->stays[*passed];
     pthread_mutex_unlock(&f->lock);
     return s;
 }
 
-static size_t next_bytes(void *self, const void **bytes)
+static void *digest(void *self)
 {
     struct hr_torch_file *f = self;
-    struct hr_stretch s = next_stretch(f);
-    size_t n;
-    if (s.at <= f->digested) {
-        n = s.n - (size_t)(f->digested - s.at);
-        *bytes = s.bytes + (f->digested - s.at);
-    } else {
-        size_t room = s.at - f->digested < COPY ? (size_t)(s.at - f->digested) : COPY;
-        ssize_t got = pread(f->fd, f->block, room, f->digested);
-        n = got > 0 ? (size_t)got : 0;
-        *bytes = f->block;
+    hr_sha256 *sha = hr_sha256_new();
+    char *block = hr_xmalloc(COPY);
+    ssize_t n;
+    int passed = 0;
+    for (int64_t at = 0;; at += n) {
+        struct hr_stretch s = next_stretch(f, at, &passed);
+        if (s.at <= at) {
+            s.n -= (size_t)(at - s.at);
+            s.bytes += at - s.at;
+        } else {
+            n = pread(f->fd, block, s.at - at < COPY ? (size_t)(s.at - at) : COPY, at);
+            s = (struct hr_stretch){at, block, n > 0 ? (size_t)n : 0};
+        }
+        if (s.n == 0)
+            break;
+        hr_sha256_add(sha, s.bytes, s.n);
+        n = (ssize_t)s.n;
     }
-    f->digested += (int64_t)n;
-    return n;
+    hr_sha256_end(sha, f->digest);
+    free(block);
+    return NULL;
 }
 
-void hr_torch_digest(struct hr_torch_file *f, bool hash)
+void hr_torch_await_digest(struct hr_torch_file *f)
 {
-    f->hash = hash;
-    f->block = hr_xmalloc(COPY);
-    f->sha = hr_hasher_new();
-    hr_hasher_beside(f->sha, next_bytes, f, (size_t)f->size, hash);
-}
-
-void hr_torch_digest_end(struct hr_torch_file *f, char hex[65])
-{
-    hr_hasher_beside_end(f->sha, hex);
-}
-
-void hr_torch_digest_drop(struct hr_torch_file *f)
-{
-    char unused[65];
-    if (f->sha)
-        hr_hasher_end(f->sha, unused);
-    f->sha = NULL;
+    if (f->digesting)
+        pthread_join(f->digester, NULL);
+    else if (!*f->digest)
+        digest(f);
+    f->digesting = false;
 }
 
 /* ---- what it is --------------------------------------------------------------------------------------- */
@@ -369,7 +364,7 @@ static int open_plain(struct hr_torch_file *f, const char *path, hr_err *err)
     return rc;
 }
 
-int hr_torch_open(struct hr_torch_file *f, const char *path, hr_err *err)
+int hr_torch_open(struct hr_torch_file *f, const char *path, bool want_digest, hr_err *err)
 {
     const char *member;
     int64_t size;
@@ -378,14 +373,18 @@ int hr_torch_open(struct hr_torch_file *f, const char *path, hr_err *err)
         .fd = -1, .name = hr_xstrdup(path), .keys = json_object(), .lock = PTHREAD_MUTEX_INITIALIZER};
     int rc = archive ? copy_member(f, archive, member, size, err) : open_plain(f, path, err);
     free(archive);
-    if (rc)
+    if (rc) {
         hr_torch_close(f);
-    return rc;
+        return rc;
+    }
+    f->digesting = want_digest && f->size > COPY && pthread_create(&f->digester, NULL, digest, f) == 0;
+    return HR_OK;
 }
 
 void hr_torch_close(struct hr_torch_file *f)
 {
-    hr_torch_digest_drop(f);
+    if (f->digesting)
+        pthread_join(f->digester, NULL);
     if (f->own_fd)
         close(f->fd);
     for (int i = 0; i < f->nstorages; i++) {
@@ -395,7 +394,6 @@ void hr_torch_close(struct hr_torch_file *f)
     for (int i = 0; i < f->nviews; i++)
         free(f->views[i].key);
     free(f->stays);
-    free(f->block);
     free(f->storages);
     free(f->views);
     free(f->name);

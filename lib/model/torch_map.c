@@ -416,9 +416,8 @@ static int fill(const struct map *k, hr_model *m, hr_err *err)
             BUG("no entry for '%s'", m->tensors[i].name);
         fills[i] = (struct hr_fill){(int)(e->v - k->f->views), &m->tensors[i]};
     }
-    if (k->f->hash)
-        hr_nn_hash(k->f->sha, m);
-    int rc = hr_torch_fill(k->f, fills, m->ntensors, k->f->hash ? k->f->sha : NULL, err);
+    k->f->sha = k->f->hash ? hr_nn_hash(m) : NULL;
+    int rc = hr_torch_fill(k->f, fills, m->ntensors, k->f->sha, err);
     free(fills);
     return rc;
 }
@@ -497,7 +496,12 @@ int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out
     *out = NULL;
     int rc = build(&k, out, err);
     if (rc) {
-        hr_torch_digest_drop(f);
+        if (f->sha) { /* both digests read what is freed now */
+            char hex[65];
+            hr_torch_await_digest(f);
+            hr_hasher_end(f->sha, hex);
+            f->sha = NULL;
+        }
         hr_model_free(*out);
         *out = NULL;
     }
@@ -513,11 +517,10 @@ static int begin_load(const char *path, const hr_torch_opts *o, bool want_digest
 {
     static const hr_torch_opts none;
     *out = NULL;
-    int rc = hr_torch_open(f, path, err);
+    int rc = hr_torch_open(f, path, want_digest, err);
     if (rc)
         return rc;
-    if (want_digest)
-        hr_torch_digest(f, hash);
+    f->hash = hash;
     rc = f->container->list(f, o ? o->key : NULL, err);
     return rc ? rc : hr_torch_map(f, o ? o : &none, out, err);
 }
@@ -526,14 +529,16 @@ int hr_torch_load(const char *path, const hr_torch_opts *o, hr_model **out, char
 {
     struct hr_torch_file f;
     int rc = begin_load(path, o, digest != NULL, false, &f, out, err);
-    if (rc == HR_OK && digest)
-        hr_torch_digest_end(&f, digest);
+    if (rc == HR_OK && digest) {
+        hr_torch_await_digest(&f);
+        memcpy(digest, f.digest, sizeof f.digest);
+    }
     hr_torch_close(&f);
     return rc;
 }
 
 /* The digest of the file, which stands at the beginning of the output, and that of the network, at its end,
- * take longer than the rest: they are computed together, beside the reading. */
+ * take as long as each other and longer than the rest: they run side by side, and beside the reading. */
 int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history, const char *output,
                      hr_model **out, hr_err *err)
 {
@@ -541,16 +546,17 @@ int hr_torch_convert(const char *path, const hr_torch_opts *o, json_t *history, 
     hr_out *file = NULL;
     int rc = begin_load(path, o, true, true, &f, out, err);
     if (rc == HR_OK) {
-        char digest[65];
-        hr_torch_digest_end(&f, digest);
-        hr_history_input(history, "checkpoint", digest, (*out)->history);
+        hr_hasher *sha = f.sha;
+        hr_torch_await_digest(&f);
+        hr_history_input(history, "checkpoint", f.digest, (*out)->history);
         json_decref((*out)->history);
         (*out)->history = json_incref(history);
         rc = hr_out_open(&file, output, HR_OUT_BINARY, err);
-        if (rc == HR_OK) {
-            rc = hr_nn_write_hashed(*out, f.sha, file, NULL, err);
-            f.sha = NULL; /* which that has released */
-        }
+        if (rc) {
+            char hex[65];
+            hr_hasher_end(sha, hex);
+        } else
+            rc = hr_nn_write_hashed(*out, sha, file, NULL, err);
     }
     hr_torch_close(&f);
     if (rc == HR_OK)

@@ -35,36 +35,6 @@ static void test_sha256_matches_fips180(void **state)
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
-/* Every way of cutting two sequences into pieces, so that blocks lie across them differently in both. */
-static void test_two_sums_at_once_are_those_of_each(void **state)
-{
-    (void)state;
-    enum { N = 3000, SKEW = 11 };
-    unsigned char bytes[N + SKEW];
-    for (int i = 0; i < N + SKEW; i++)
-        bytes[i] = (unsigned char)(i * i >> 3);
-    for (int way = 0; way < 2; way++) {
-        way ? unsetenv("HERACLES_ISA") : setenv("HERACLES_ISA", "v2", 1);
-        for (size_t piece = 1; piece < N; piece += piece < 600 ? 37 : 997) {
-            char one[2][65], both[2][65];
-            hr_sha256 *h[4] = {hr_sha256_new(), hr_sha256_new(), hr_sha256_new(), hr_sha256_new()};
-            for (int i = 0; i < 4; i++) /* the second sequence begins with more, within a block */
-                hr_sha256_add(h[i], bytes, i % 2 ? SKEW : 0);
-            for (size_t at = 0, n; at < N; at += n) {
-                n = N - at < piece ? N - at : piece;
-                hr_sha256_add_two(h[0], bytes + at, h[1], bytes + SKEW + at, n);
-            }
-            hr_sha256_add(h[2], bytes, N);
-            hr_sha256_add(h[3], bytes + SKEW, N);
-            for (int i = 0; i < 2; i++) {
-                hr_sha256_end(h[i], both[i]);
-                hr_sha256_end(h[i + 2], one[i]);
-                assert_string_equal(both[i], one[i]);
-            }
-        }
-    }
-}
-
 /* Known-answer tests of Random123's distribution (kat_vectors, philox4x32 10). */
 static void test_philox_matches_known_answers(void **state)
 {
@@ -456,7 +426,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_crc32c_matches_rfc3720),
         cmocka_unit_test(test_sha256_matches_fips180),
-        cmocka_unit_test(test_two_sums_at_once_are_those_of_each),
         cmocka_unit_test(test_philox_matches_known_answers),
         cmocka_unit_test(test_draws_have_the_moments_they_claim),
         cmocka_unit_test(test_noise_belongs_to_its_counter),
