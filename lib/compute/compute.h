@@ -11,8 +11,8 @@
  *
  * Batch norm has four modes:
  *   HR_BN_FOLDED        running statistics, a scale and shift in the convolution's epilogue. Samples do not
- * see each other, so a call may cover any range [n0,n1) that begins at a chunk, runs on the calling thread,
- * and calls for disjoint ranges may run at the same time (hr_exec_chunks does that). HR_DX only.
+ * see each other, so a call may cover any range [n0,n1), runs on the calling thread, and calls for disjoint
+ * ranges may run at the same time (hr_exec_chunks does that). HR_DX only.
  *   HR_BN_RUNNING       the same numbers (but for rounding), layer by layer over the whole batch [0,n) on all
  *                       threads; HR_DW is possible: statistics are constants then.
  *   HR_BN_BATCH         statistics of the batch, running values untouched; whole batch, all threads.
@@ -93,21 +93,24 @@ bool hr_exec_on_device(const hr_exec *e); /* not on the CPU */
 
 /* Run samples [n0,n1); see above for what each mode allows. */
 void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);
-/* Backward of the last forward over the same range in the same mode. HR_DW (opts.train; not in HR_BN_FOLDED)
- * OVERWRITES the gradients: sums over samples of what dlogits says, so divide in dlogits for a mean. Without
- * HR_DX only what HR_DW needs is computed. */
+/* Backward of the last forward over the same range in the same mode; once, but in HR_BN_FOLDED as often as
+ * asked for: in the other modes gradients take the places of activations. HR_DW (opts.train; not in
+ * HR_BN_FOLDED) OVERWRITES the gradients: sums over samples of what dlogits says, so divide in dlogits for a
+ * mean. Without HR_DX only what HR_DW needs is computed. */
 void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned flags);
 /* Gradient of tensor t in torch layout (for a weight: with respect to the *effective* weight, so the caller
  * multiplies by the mask to finetune, or by the weight to train scores), or NULL if t is not trainable. */
 const float *hr_exec_grad(const hr_exec *e, int tensor);
 
-/* Call fn(ctx, n0, n1) for ranges of whole chunks that make up [0,n), spread over the executor's threads.
- * Inside fn, HR_BN_FOLDED passes over [n0,n1) are allowed. */
+/* Call fn(ctx, n0, n1) for ranges that make up [0,n), spread over the executor's threads: few images make
+ * small ranges, so that no thread has nothing to do. Inside fn, HR_BN_FOLDED passes over parts of [n0,n1) are
+ * allowed. */
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx);
 /* Forward all of [0,n) with HR_BN_FOLDED on all threads. */
 void hr_exec_infer(hr_exec *e, int n);
 
-/* Work done so far by thread t in chunk tasks, for tests and --profile. */
+/* Work done so far by thread t, for tests: images that it took through a layer or, in HR_BN_FOLDED, through
+ * the network, and tiles of gradients to weights. */
 uint64_t hr_exec_tasks(const hr_exec *e, int thread);
 
 /* ---- what was planned, and what it costs (describe.c) ----------------------------------------------------

@@ -1,6 +1,7 @@
 /* test/unit/test_compute.c -- the float engine against the oracle, per layer and in graphs, for every
  * instruction set that this machine has; and the engine's own promises: bits that do not depend on threads or
  * on how a batch is cut. */
+#include "attack/attack.h"
 #include "both.h"
 
 /* ---- the bounds -------------------------------------------------------------------------------------- */
@@ -389,7 +390,7 @@ static void test_folded_passes_over_ranges_give_the_bits_of_the_whole_batch(void
         uint64_t tasks = 0;
         for (int t = 0; t < hr_exec_threads(e); t++)
             tasks += hr_exec_tasks(e, t);
-        assert_int_equal(tasks, 6); /* three chunks, forward and backward */
+        assert_int_equal(tasks, 40); /* 20 images, forward and backward */
         hr_exec_free(e);
     }
     for (int how = 1; how < 4; how++) {
@@ -398,6 +399,94 @@ static void test_folded_passes_over_ranges_give_the_bits_of_the_whole_batch(void
         assert_same_bits(&whole, &b[how]);
     }
     hr_buf_release(&b[0].all);
+    hr_model_free(m);
+}
+
+/* What run() leaves of each sample. */
+static void attack_some(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n,
+                        hr_buf *out)
+{
+    hr_attack_opts o = {
+        .eps = 0.1f, .step = 0.03f, .steps = 2, .random_start = true, .stream = HR_STREAM_TEST};
+    hr_attack_pgd(e, &o, x, y, index, n);
+    hr_exec_infer(e, n);
+    out->len = 0;
+    hr_buf_add(out, hr_exec_logits(e), sizeof(float) * (size_t)(n * hr_exec_classes(e)));
+    hr_buf_add(out, hr_exec_input(e), sizeof(float) * (size_t)n * hr_exec_input_len(e));
+    hr_buf_add(out, hr_exec_dinput(e), sizeof(float) * (size_t)n * hr_exec_input_len(e));
+}
+
+/* An executor for BATCH images attacks the first n of them, for every n, on 1, 2 and 4 threads: all as one
+ * for twice as many does that takes them at once. Nothing of an earlier call with other tasks is left. */
+static void test_few_images_get_the_bits_of_a_full_batch(void **state)
+{
+    (void)state;
+    enum { BATCH = 24 };
+    hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain};
+    for (size_t k = 0; k < HR_COUNT(make); k++) {
+        hr_model *m = make[k]();
+        hr_exec *whole = make_exec(m, 2 * BATCH, 1), *some[3];
+        size_t len = hr_exec_input_len(whole), classes = (size_t)m->classes;
+        float *x = hr_xmalloc(BATCH * len * sizeof *x);
+        int32_t y[2 * BATCH];
+        uint32_t index[2 * BATCH];
+        hr_buf all = {0}, part = {0};
+        hr_fill_uniform(x, BATCH * len, 0, 1, 8, HR_STREAM_TEST, 0, 0, 0);
+        for (int i = 0; i < BATCH; i++) {
+            y[i] = i % m->classes;
+            index[i] = 100 + (uint32_t)i;
+        }
+        attack_some(whole, x, y, index, BATCH, &all);
+        for (int t = 0; t < 3; t++)
+            some[t] = plan_exec(m, (hr_exec_opts){.batch = BATCH, .threads = 1 << t, .train = t == 1});
+        for (int n = 1; n <= BATCH; n++)
+            for (int t = 0; t < 3; t++) {
+                size_t ends[] = {classes, len, len}, at = 0, from = 0;
+                attack_some(some[t], x, y, index, n, &part);
+                for (int j = 0; j < 3; j++) {
+                    size_t bytes = (size_t)n * ends[j] * sizeof(float);
+                    if (memcmp(part.data + at, all.data + from, bytes))
+                        fail_msg("graph %d, %d images on %d threads: other %s", (int)k, n, 1 << t,
+                                 (const char *[]){"logits", "images", "gradients"}[j]);
+                    at += bytes;
+                    from += BATCH * ends[j] * sizeof(float);
+                }
+            }
+        for (int t = 0; t < 3; t++)
+            hr_exec_free(some[t]);
+        hr_buf_release(&all);
+        hr_buf_release(&part);
+        free(x);
+        hr_exec_free(whole);
+        hr_model_free(m);
+    }
+}
+
+/* 21 of 64 images on 2 threads are 11 and 10, not one task of 21: each range is one call. */
+static void note_range(void *ctx, int n0, int n1)
+{
+    int *sizes = ctx;
+    for (int i = n0; i < n1; i++)
+        sizes[i] = n1 - n0;
+}
+
+static void test_few_images_are_work_for_all_threads(void **state)
+{
+    (void)state;
+    static const struct {
+        int threads, n, task;
+    } cases[] = {{1, 21, 21}, {2, 21, 11}, {2, 2, 2},  {2, 6, 4},
+                 {2, 64, 32}, {2, 60, 30}, {4, 21, 6}, {2, 1, 1}};
+    hr_model *m = net_residual();
+    for (size_t k = 0; k < HR_COUNT(cases); k++) {
+        hr_exec *e = make_exec(m, 64, cases[k].threads);
+        int sizes[64] = {0};
+        hr_exec_chunks(e, cases[k].n, note_range, sizes);
+        assert_int_equal(sizes[0], cases[k].task);
+        for (int i = 0; i < cases[k].n; i++)
+            assert_in_range(sizes[i], 1, cases[k].task);
+        hr_exec_free(e);
+    }
     hr_model_free(m);
 }
 
@@ -462,8 +551,10 @@ static void test_flags_combine_without_changing_bits(void **state)
         hr_exec_forward(e, 0, 9, bn);
         hr_exec_backward(e, 0, 9, bn, HR_DX);
         collect(&dx, e, m, 9, HR_DX);
+        hr_exec_forward(e, 0, 9, bn);
         hr_exec_backward(e, 0, 9, bn, HR_DW);
         collect(&dw, e, m, 9, HR_DW);
+        hr_exec_forward(e, 0, 9, bn);
         hr_exec_backward(e, 0, 9, bn, HR_DX | HR_DW);
         collect(&both_dx, e, m, 9, HR_DX);
         collect(&both_dw, e, m, 9, HR_DW);
@@ -615,6 +706,8 @@ static int run_all(const char *isa)
         cmocka_unit_test(test_a_small_batch_of_large_images_is_work_for_all_threads),
         cmocka_unit_test(test_folded_passes_over_ranges_give_the_bits_of_the_whole_batch),
         cmocka_unit_test(test_folded_samples_do_not_see_each_other),
+        cmocka_unit_test(test_few_images_get_the_bits_of_a_full_batch),
+        cmocka_unit_test(test_few_images_are_work_for_all_threads),
         cmocka_unit_test(test_large_and_small_weights_are_summed_in_the_same_tree),
         cmocka_unit_test(test_flags_combine_without_changing_bits),
         cmocka_unit_test(test_only_update_moves_running_statistics),

@@ -40,7 +40,9 @@ static int operations(const hr_exec *e, const hr_step *s, const char **ops)
  * places with others, so the sum over the steps is more than what is planned. */
 static size_t bytes_image(const hr_exec *e, const hr_step *s)
 {
-    bool raw = s->kind == HR_STEP_CONV && s->bn >= 0 && (e->opts.train || e->opts.batch_stats);
+    bool raw = s->kind == HR_STEP_CONV && s->bn >= 0;
+    if (!hr_plan_whole(e))
+        return s->bits_len + (s->keep ? s->len * sizeof *s->kept : 0);
     return s->len * (raw ? 3 : 2) * sizeof(float);
 }
 

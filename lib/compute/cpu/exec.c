@@ -245,13 +245,50 @@ static float *bn_input(const hr_exec *e, const hr_step *s, int n)
     return s->kind == HR_STEP_BN ? y_of(&e->steps[s->in], n) : z_of(s, n);
 }
 
-/* First part of a step's forward on ns samples from n0 on. With a batch norm outside HR_BN_FOLDED this ends
- * at the raw values. */
-static void forward_begin(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mode mode, void *scratch)
+/* Samples [n0, n0+ns) on their way through a step, on one thread. */
+typedef struct span {
+    int n0, ns;
+    enum hr_bn_mode mode;
+    float *room; /* the thread's, of HR_BN_FOLDED */
+    void *scratch;
+} span;
+
+static float *y_in(const hr_exec *e, const hr_step *s, const span *p)
+{
+    if (p->mode != HR_BN_FOLDED)
+        return y_of(s, p->n0);
+    if (s == e->steps || s == &e->steps[e->nsteps - 1])
+        return s->y + (size_t)p->n0 * s->len;
+    return s->keep ? s->kept + (size_t)p->n0 * s->len : p->room + s->room_y * (size_t)p->ns;
+}
+
+static float *g_in(const hr_exec *e, const hr_step *s, const span *p)
+{
+    if (p->mode != HR_BN_FOLDED)
+        return g_of(s, p->n0);
+    return s == e->steps ? s->g + (size_t)p->n0 * s->len : p->room + s->room_g * (size_t)p->ns;
+}
+
+/* Keep where y is positive. */
+static void keep_signs(const hr_exec *e, const hr_step *s, const span *p, const float *y)
+{
+    uint8_t *bits = s->bits + (size_t)p->n0 * s->bits_len;
+    if (s->len % 8 == 0)
+        e->k->signs((size_t)p->ns * s->len, y, bits);
+    else
+        for (int i = 0; i < p->ns; i++)
+            e->k->signs(s->len, y + (size_t)i * s->len, bits + (size_t)i * s->bits_len);
+}
+
+/* First part of a step's forward. With a batch norm outside HR_BN_FOLDED this ends at the raw values. */
+static void forward_begin(hr_exec *e, hr_step *s, const span *p)
 {
     const hr_step *in = &e->steps[s->in], *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
-    const float *x = y_of(in, n0);
-    float *y = y_of(s, n0);
+    const float *x = y_in(e, in, p);
+    float *y = y_in(e, s, p);
+    int n0 = p->n0, ns = p->ns;
+    enum hr_bn_mode mode = p->mode;
+    void *scratch = p->scratch;
     size_t rows = (size_t)ns * pixels(s);
     double from = clock_of(e);
     switch (s->kind) {
@@ -261,7 +298,7 @@ static void forward_begin(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mod
         if (s->bn >= 0 && mode != HR_BN_FOLDED) {
             hr_conv_forward(&s->conv, e->k, x, ns, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, scratch);
         } else {
-            hr_epilogue out = {s->bn >= 0 ? s->scale : NULL, s->shift, in2 ? y_of(in2, n0) : NULL, s->relu};
+            hr_epilogue out = {s->bn >= 0 ? s->scale : NULL, s->shift, in2 ? y_in(e, in2, p) : NULL, s->relu};
             hr_conv_forward(&s->conv, e->k, x, ns, y, &out, scratch);
         }
         break;
@@ -273,7 +310,7 @@ static void forward_begin(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mod
             e->k->affine(rows, s->c, x, y, s->scale, s->shift, NULL, s->relu);
         break;
     case HR_STEP_ADD:
-        e->k->affine(rows, s->c, x, y, NULL, NULL, y_of(in2, n0), s->relu);
+        e->k->affine(rows, s->c, x, y, NULL, NULL, y_in(e, in2, p), s->relu);
         break;
     case HR_STEP_RELU:
         e->k->affine(rows, s->c, x, y, NULL, NULL, NULL, true);
@@ -284,6 +321,8 @@ static void forward_begin(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mod
         hr_pool_forward(e->k, s, &e->m->nodes[s->node], in, x, ns, y, scratch);
         break;
     }
+    if (mode == HR_BN_FOLDED && s->bits)
+        keep_signs(e, s, p, y);
     clocked(e, s, HR_PASS_FORWARD, ns * s->macs, &from);
 }
 
@@ -299,24 +338,33 @@ static void forward_finish(hr_exec *e, hr_step *s, int n0, int ns)
 
 /* First part of a step's backward: through the relu, and into the second operand; then times scale (or NULL).
  * g becomes the gradient of the batch norm's output, or of the operation's. */
-static void backward_begin(hr_exec *e, hr_step *s, int n0, int ns, const float *scale)
+static void backward_begin(hr_exec *e, hr_step *s, const span *p, const float *scale)
 {
     const hr_step *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
     bool relu = s->relu || s->kind == HR_STEP_RELU;
+    float *g = g_in(e, s, p), *to = in2 ? g_in(e, in2, p) : NULL;
     double from = clock_of(e);
-    if (relu || in2 || scale)
-        e->k->back((size_t)ns * pixels(s), s->c, g_of(s, n0), relu ? y_of(s, n0) : NULL,
-                   in2 ? g_of(in2, n0) : NULL, s->in2_add, scale);
+    if (relu && p->mode == HR_BN_FOLDED && s->bits) {
+        size_t whole = s->len % 8 ? 1 : (size_t)p->ns; /* samples whose bits lie side by side */
+        for (size_t i = 0; i < (size_t)p->ns; i += whole)
+            e->k->back_bits(whole * pixels(s), s->c, g + i * s->len,
+                            s->bits + ((size_t)p->n0 + i) * s->bits_len, to ? to + i * s->len : NULL,
+                            s->in2_add, scale);
+    } else if (relu || in2 || scale) {
+        e->k->back((size_t)p->ns * pixels(s), s->c, g, relu ? y_in(e, s, p) : NULL, to, s->in2_add, scale);
+    }
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
 /* Second part: through the batch norm (g*k1 + z*k2 + k3, or g*scale, but that is done with HR_BN_FOLDED) and
  * the operation. dx: the operand's gradient is wanted. */
-static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_mode mode, bool dx,
-                            void *scratch)
+static void backward_finish(hr_exec *e, hr_step *s, const span *p, bool dx)
 {
     const hr_step *in = &e->steps[s->in];
-    float *g = g_of(s, n0), *to = g_of(in, n0);
+    float *g = g_in(e, s, p), *to = g_in(e, in, p);
+    int n0 = p->n0, ns = p->ns;
+    enum hr_bn_mode mode = p->mode;
+    void *scratch = p->scratch;
     size_t rows = (size_t)ns * pixels(s);
     bool affine = s->bn >= 0 || s->kind == HR_STEP_AFFINE;
     bool batch = batch_norm_of(mode) && s->bn >= 0;
@@ -346,7 +394,8 @@ static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_m
     case HR_STEP_AVGPOOL:
     case HR_STEP_FLATTEN:
         if (dx)
-            hr_pool_backward(e->k, s, &e->m->nodes[s->node], in, y_of(in, n0), g, ns, to, s->in_add, scratch);
+            hr_pool_backward(e->k, s, &e->m->nodes[s->node], in, y_in(e, in, p), g, ns, to, s->in_add,
+                             scratch);
         break;
     }
     clocked(e, s, HR_PASS_DX, dx ? ns * s->macs : 0, &from);
@@ -357,47 +406,42 @@ static void backward_finish(hr_exec *e, hr_step *s, int n0, int ns, enum hr_bn_m
 
 static void check_range(const hr_exec *e, int n0, int n1, bool whole)
 {
-    if (n0 < 0 || n1 <= n0 || n1 > e->opts.batch || n0 % e->chunk || (whole && n0))
+    if (n0 < 0 || n1 <= n0 || n1 > e->opts.batch || (whole && n0))
         BUG("samples %d..%d of a batch of %d", n0, n1, e->opts.batch);
 }
 
-/* Samples of the range up to n1 that are in the task of sample n, from n on. */
-static int rest_of_task(const hr_exec *e, int n, int n1)
-{
-    int left = e->task - n % e->task;
-    return n1 - n < left ? n1 - n : left;
-}
-
-static void folded_forward(hr_exec *e, int n0, int n1)
+/* Call fn for the tasks that make up [n0,n1), on this thread. */
+static void each_task(hr_exec *e, int n0, int n1, void (*fn)(hr_exec *e, const span *p))
 {
     int t = omp_get_thread_num();
     for (int n = n0, ns; n < n1; n += ns) {
-        ns = rest_of_task(e, n, n1);
-        for (int i = 1; i < e->nsteps && !hr_interrupted(); i++)
-            forward_begin(e, &e->steps[i], n, ns, HR_BN_FOLDED, e->scratch[t]);
+        ns = n1 - n < e->most ? n1 - n : e->most;
+        fn(e, &(span){n, ns, HR_BN_FOLDED, e->arena + (size_t)t * e->thread_room, e->scratch[t]});
     }
-    e->tasks[t] += (uint64_t)hr_plan_chunks(e, n1 - n0);
+    e->tasks[t] += (uint64_t)(n1 - n0);
 }
 
-static void start_gradient(hr_exec *e, int n0, int ns)
+static void folded_forward(hr_exec *e, const span *p)
+{
+    for (int i = 1; i < e->nsteps && !hr_interrupted(); i++)
+        forward_begin(e, &e->steps[i], p);
+}
+
+static void start_gradient(hr_exec *e, const span *p)
 {
     hr_step *last = &e->steps[e->nsteps - 1];
-    memcpy(g_of(last, n0), e->dlogits + (size_t)n0 * last->len, (size_t)ns * last->len * sizeof(float));
+    memcpy(g_in(e, last, p), e->dlogits + (size_t)p->n0 * last->len,
+           (size_t)p->ns * last->len * sizeof(float));
 }
 
-static void folded_backward(hr_exec *e, int n0, int n1)
+static void folded_backward(hr_exec *e, const span *p)
 {
-    int t = omp_get_thread_num();
-    for (int n = n0, ns; n < n1; n += ns) {
-        ns = rest_of_task(e, n, n1);
-        start_gradient(e, n, ns);
-        for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
-            hr_step *s = &e->steps[i];
-            backward_begin(e, s, n, ns, s->kind == HR_STEP_CONV && s->bn >= 0 ? s->scale : NULL);
-            backward_finish(e, s, n, ns, HR_BN_FOLDED, true, e->scratch[t]);
-        }
+    start_gradient(e, p);
+    for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
+        hr_step *s = &e->steps[i];
+        backward_begin(e, s, p, s->kind == HR_STEP_CONV && s->bn >= 0 ? s->scale : NULL);
+        backward_finish(e, s, p, true);
     }
-    e->tasks[t] += (uint64_t)hr_plan_chunks(e, n1 - n0);
 }
 
 void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), void *ctx)
@@ -407,12 +451,13 @@ void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), vo
         fn(ctx, 0, n);
         return;
     }
+    int task = hr_plan_task(e, n);
 #pragma omp parallel num_threads(e->opts.threads)
     {
         flush_denormals();
 #pragma omp for schedule(dynamic, 1)
-        for (int n0 = 0; n0 < n; n0 += e->task)
-            fn(ctx, n0, n0 + e->task < n ? n0 + e->task : n);
+        for (int n0 = 0; n0 < n; n0 += task)
+            fn(ctx, n0, n - n0 < task ? n : n0 + task);
     }
 }
 
@@ -516,10 +561,10 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 {
     EACH_TASK(w, e->task, n, ns)
     {
-        forward_begin(e, s, n, ns, w->mode, e->scratch[w->thread]);
+        forward_begin(e, s, &(span){n, ns, w->mode, NULL, e->scratch[w->thread]});
         for (int i = 0; i < ns && s->bn >= 0 && batch_norm_of(w->mode); i += e->chunk)
             chunk_stats(e, s, n + i, chunk_at(e, i, ns));
-        e->tasks[w->thread]++;
+        e->tasks[w->thread] += (uint64_t)ns;
     }
     if (s->bn < 0)
         return;
@@ -540,7 +585,7 @@ void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
         return;
     }
     if (bn == HR_BN_FOLDED) {
-        folded_forward(e, n0, n1);
+        each_task(e, n0, n1, folded_forward);
         return;
     }
 #pragma omp parallel num_threads(e->opts.threads)
@@ -597,8 +642,8 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
         if (sums)
             begin_with_sums(e, s, n, ns);
         else
-            backward_begin(e, s, n, ns, NULL);
-        e->tasks[w->thread]++;
+            backward_begin(e, s, &(span){n, ns, w->mode, NULL, scratch}, NULL);
+        e->tasks[w->thread] += (uint64_t)ns;
     }
     if (sums) {
 #pragma omp barrier
@@ -607,7 +652,7 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     }
     EACH_TASK(w, e->task, n, ns)
     {
-        backward_finish(e, s, n, ns, w->mode, dx, scratch);
+        backward_finish(e, s, &(span){n, ns, w->mode, NULL, scratch}, dx);
         if (weights)
             hr_dw_begin(e, s, n, ns, scratch);
     }
@@ -628,14 +673,14 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
         return;
     }
     if (bn == HR_BN_FOLDED) {
-        folded_backward(e, n0, n1);
+        each_task(e, n0, n1, folded_backward);
         return;
     }
 #pragma omp parallel num_threads(e->opts.threads)
     {
         crew w = crew_of(e, n1, bn);
         EACH_TASK(&w, e->task, n, ns)
-        start_gradient(e, n, ns);
+        start_gradient(e, &(span){n, ns, bn, NULL, NULL});
         for (int i = e->nsteps - 1; i > 0; i--) {
             if (w.thread == 0)
                 hr_crash_point("backward");

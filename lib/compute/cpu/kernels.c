@@ -259,6 +259,37 @@ static void back(size_t rows, int ch_, float *g, const float *y, float *to, bool
     }
 }
 
+static void back_bits(size_t rows, int ch_, float *g, const uint8_t *bits, float *to, bool add,
+                      const float *scale)
+{
+    size_t ch = (size_t)ch_, whole = ch % VW ? 0 : ch;
+    for (size_t r = 0, i = 0; r < rows; r++, g += ch) {
+        for (size_t c = 0; c < whole; c += VW, i += VW) {
+            vec v = where_bits(load(g + c), bits, i);
+            if (to)
+                store(to + c, add ? load(to + c) + v : v);
+            store(g + c, scale ? v * load(scale + c) : v);
+        }
+        for (size_t c = whole; c < ch; c++, i++) {
+            float v = bits[i / 8] >> i % 8 & 1 ? g[c] : 0;
+            if (to)
+                to[c] = add ? to[c] + v : v;
+            g[c] = scale ? v * scale[c] : v;
+        }
+        if (to)
+            to += ch;
+    }
+}
+
+static void signs(size_t n, const float *y, uint8_t *bits)
+{
+    size_t i = 0;
+    for (; i + VW <= n; i += VW)
+        put_bits(bits, i, bits_of(load(y + i)));
+    for (; i < n; i++)
+        bits[i / 8] = (uint8_t)((i % 8 ? bits[i / 8] : 0) | (y[i] > 0) << i % 8);
+}
+
 static void copy(size_t n, float *dst, const float *src, bool add)
 {
     if (!add) {
@@ -475,6 +506,8 @@ const hr_kernels HR_TABLE = {
     .strips = strips,
     .affine = affine,
     .back = back,
+    .back_bits = back_bits,
+    .signs = signs,
     .copy = copy,
     .stats = stats,
     .grad_sums = grad_sums,

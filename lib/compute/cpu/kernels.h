@@ -70,6 +70,12 @@ typedef struct hr_kernels {
     /* g = y > 0 ? g : 0 (y may be NULL: g); to (+)= g (to may be NULL); then g = g*scale (per column; may be
      * NULL). */
     void (*back)(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *scale);
+    /* The same, with a bit per value of y that says whether it is positive, rows one behind the other: value
+     * i is bit i%8 of byte i/8. */
+    void (*back_bits)(size_t rows, int ch, float *g, const uint8_t *bits, float *to, bool add,
+                      const float *scale);
+    /* Those bits of n values, up to the end of the last byte. */
+    void (*signs)(size_t n, const float *y, uint8_t *bits);
     /* dst (+)= src over n values. */
     void (*copy)(size_t n, float *dst, const float *src, bool add);
     /* Per column: mean and sum of squared deviations of the rows. */

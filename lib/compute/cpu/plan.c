@@ -184,43 +184,51 @@ static size_t padded(size_t floats)
     return (floats + HR_SLACK + 15) / 16 * 16;
 }
 
-/* First-fit places for the gradients. Time runs backwards through the steps: the gradient of step i is born
- * at its last reader and dies with step i. Returns the room they take together. */
-static size_t place_gradients(const hr_exec *e, size_t *offset)
+/* A value in the arena: where, how long, and from when to when it lives, both included. */
+typedef struct life {
+    size_t at, len;
+    int from, to;
+} life;
+
+/* Give every block in turn the lowest place where nothing is that lives at the same time. Returns the room
+ * that they take together. */
+static size_t place(life *b, int n)
 {
-    int n = e->nsteps;
-    int *born = hr_xmalloc((size_t)n * sizeof *born);
-    for (int i = 0; i < n; i++)
-        born[i] = i;
-    for (int i = 1; i < n; i++) {
-        const hr_step *s = &e->steps[i];
-        born[s->in] = i;
-        if (s->in2 >= 0)
-            born[s->in2] = i;
-    }
     size_t room = 0;
-    for (int i = n - 1; i > 0; i--) {
-        size_t len = padded(e->steps[i].len * (size_t)e->chunk), at = 0;
+    for (int i = 0; i < n; i++) {
+        b[i].at = 0;
         for (bool moved = true; moved;) {
             moved = false;
-            for (int j = n - 1; j > i; j--) {
-                size_t other = padded(e->steps[j].len * (size_t)e->chunk);
-                bool alive_together = j <= born[i]; /* j dies at time j, i is born at time born[i] */
-                if (alive_together && at < offset[j] + other && offset[j] < at + len) {
-                    at = offset[j] + other;
+            for (int j = 0; j < i; j++)
+                if (b[j].from <= b[i].to && b[i].from <= b[j].to && b[i].at < b[j].at + b[j].len &&
+                    b[j].at < b[i].at + b[i].len) {
+                    b[i].at = b[j].at + b[j].len;
                     moved = true;
                 }
-            }
         }
-        offset[i] = at;
-        if (at + len > room)
-            room = at + len;
+        if (b[i].at + b[i].len > room)
+            room = b[i].at + b[i].len;
     }
-    free(born);
     return room;
 }
 
-enum { MAP_BYTES = 8 << 20 }; /* of a map of all samples of a task */
+/* The last step that reads each one; itself where none does. */
+static int *last_readers(const hr_exec *e)
+{
+    int *last = hr_xmalloc((size_t)e->nsteps * sizeof *last);
+    for (int i = 0; i < e->nsteps; i++) {
+        const hr_step *s = &e->steps[i];
+        last[i] = i;
+        if (i > 0)
+            last[s->in] = i;
+        if (s->in2 >= 0)
+            last[s->in2] = i;
+    }
+    return last;
+}
+
+/* Of a task: bytes of a map of all its samples; chunks. */
+enum { MAP_BYTES = 8 << 20, MOST_CHUNKS = 4 };
 
 /* Bytes of a sample's largest map. */
 static size_t largest_map(const hr_exec *e)
@@ -263,11 +271,10 @@ static double time_of(const hr_exec *e, int size)
  * but not so many that large maps leave the caches behind, and such that the threads end together. */
 static int task_of(const hr_exec *e)
 {
-    enum { MOST = 4 };
     size_t fit = MAP_BYTES / (largest_map(e) * (size_t)e->chunk);
     int best = e->chunk;
     double least = time_of(e, best);
-    for (int chunks = 2; chunks <= MOST && (size_t)chunks <= fit; chunks++) {
+    for (int chunks = 2; chunks <= MOST_CHUNKS && (size_t)chunks <= fit; chunks++) {
         if (e->opts.batch <= (e->opts.threads - 1) * chunks * e->chunk) /* a thread would have no task */
             break;
         double time = time_of(e, chunks * e->chunk);
@@ -279,9 +286,26 @@ static int task_of(const hr_exec *e)
     return best;
 }
 
+int hr_plan_task(const hr_exec *e, int n)
+{
+    int least = (e->chunk + 1) / 2, all = e->most * e->opts.threads, rounds = (n + all - 1) / all;
+    int tasks = rounds * e->opts.threads, size = (n + tasks - 1) / tasks;
+    size = size < least ? least : size;
+    return size < n ? size : n;
+}
+
+/* Samples of a task in HR_BN_FOLDED: as many as are worth it, though not more than a whole batch asks for. */
+static int most_of(hr_exec *e)
+{
+    size_t fit = MAP_BYTES / (largest_map(e) * (size_t)e->chunk);
+    e->most = e->chunk * (fit < 1 ? 1 : fit < MOST_CHUNKS ? (int)fit : MOST_CHUNKS);
+    int all = e->most * e->opts.threads;
+    return e->opts.batch < all ? hr_plan_task(e, e->opts.batch) : e->most;
+}
+
 static bool keeps_raw(const hr_exec *e, const hr_step *s)
 {
-    return s->kind == HR_STEP_CONV && s->bn >= 0 && (e->opts.train || e->opts.batch_stats);
+    return s->kind == HR_STEP_CONV && s->bn >= 0 && hr_plan_whole(e);
 }
 
 /* Levels of the tree that merges partial sums of so many chunks. */
@@ -305,11 +329,26 @@ static int chunks_kept(const hr_exec *e, int batch)
     return (hr_plan_chunks(e, batch) + task - 1) / task * task;
 }
 
+/* Floats of the threads' rooms for batches of so many images. */
+static size_t rooms(const hr_exec *e, int batch)
+{
+    int task = batch < e->most ? batch : e->most;
+    return (size_t)e->opts.threads * padded((size_t)task * e->image_room);
+}
+
+/* Floats of the arena. */
+static size_t arena_of(const hr_exec *e, int batch)
+{
+    size_t folded = rooms(e, batch), whole = (size_t)chunks_kept(e, batch) * e->arena_chunk;
+    return folded > whole ? folded : whole;
+}
+
 size_t hr_plan_bytes(const hr_exec *e, int batch)
 {
     size_t tile = e->opts.train ? e->tile_len * sizeof **e->tile * (size_t)e->opts.threads : 0;
-    int chunks = chunks_kept(e, batch);
-    return e->bytes_fixed + e->bytes_chunk * (size_t)chunks + tile * (size_t)levels_of(chunks);
+    int chunks = hr_plan_chunks(e, batch);
+    return e->bytes_fixed + e->bytes_image * (size_t)batch + e->bytes_chunk * (size_t)chunks +
+           tile * (size_t)levels_of(chunks) + arena_of(e, batch) * sizeof *e->arena;
 }
 
 /* All that a run needs: this plan and what the caller takes beside it. */
@@ -336,55 +375,105 @@ static int too_little(const hr_exec *e, double have, hr_err *err)
                    e->m->arch, e->opts.batch, (double)needs(e, e->opts.batch) / 1e9, have / 1e9, hint);
 }
 
-/* Where everything begins in the arena, for a batch of one chunk, and the memory per chunk. */
-typedef struct layout {
-    size_t *y, *z, *g, room, gradients; /* gradients: where they begin */
-} layout;
-
-static layout make_layout(hr_exec *e)
+/* Places for whole batches, of a task of one chunk. Step i runs forward at time i, backward at 2n - i. */
+static void place_whole(hr_exec *e, const int *last)
 {
-    size_t n = (size_t)e->nsteps, at = 0, stats = 0;
-    layout l = {
-        .y = hr_xcalloc(n, sizeof *l.y), .z = hr_xcalloc(n, sizeof *l.z), .g = hr_xcalloc(n, sizeof *l.g)};
-    for (size_t i = 1; i < n; i++) {
+    int n = e->nsteps;
+    life *b = hr_xcalloc(3 * (size_t)n, sizeof *b);
+    for (int i = 1; i < n; i++) {
         const hr_step *s = &e->steps[i];
-        l.y[i] = at;
-        if (i + 1 < n)
-            at += padded(s->len * (size_t)e->chunk);
-        l.z[i] = at;
-        if (keeps_raw(e, s))
-            at += padded(s->len * (size_t)e->chunk);
-        if (s->bn >= 0 || s->bias)
-            stats += 3 * (size_t)s->c * sizeof *s->part;
+        size_t len = padded(s->len * (size_t)e->chunk);
+        b[i] = (life){.len = i + 1 < n ? len : 0, .from = i, .to = 2 * n - i};
+        b[n + i] = (life){.len = keeps_raw(e, s) ? len : 0, .from = i, .to = 2 * n - i};
+        b[3 * n - i] = (life){.len = len, .from = 2 * n - last[i], .to = 2 * n - i};
     }
-    l.gradients = at;
-    l.room = at + place_gradients(e, l.g);
-    size_t ends = 2 * (size_t)e->chunk * (e->steps[0].len + e->steps[n - 1].len),
-           part = e->opts.train ? e->dw_part_len : 0;
-    e->bytes_chunk = (l.room + ends + part) * sizeof *e->arena + stats;
-    return l;
+    e->arena_chunk = place(b, 3 * n);
+    for (int i = 1; i < n; i++) {
+        e->steps[i].y_at = b[i].at;
+        e->steps[i].z_at = b[n + i].at;
+        e->steps[i].g_at = b[3 * n - i].at;
+    }
+    free(b);
 }
 
-/* Give every step its place. */
-static void place_steps(hr_exec *e, const layout *l)
+/* Places in a thread's room. On the way back there is nothing left of the way there. */
+static void place_folded(hr_exec *e, const int *last)
 {
-    for (size_t i = 0; i < (size_t)e->nsteps; i++) {
-        hr_step *s = &e->steps[i];
-        size_t chunks = (size_t)(e->task / e->chunk);
-        s->y = e->arena + l->y[i] * chunks;
-        s->z = keeps_raw(e, s) ? e->arena + l->z[i] * chunks : NULL;
-        s->g = e->arena + (l->gradients + l->g[i]) * chunks;
-        s->y_step = s->z_step = s->g_step = l->room * chunks;
+    int n = e->nsteps;
+    life *b = hr_xcalloc((size_t)n, sizeof *b);
+    for (int i = 1; i < n; i++) {
+        const hr_step *s = &e->steps[i];
+        b[i] = (life){.len = i + 1 == n || s->keep ? 0 : padded(s->len), .from = i, .to = last[i]};
+    }
+    e->image_room = place(b, n);
+    for (int i = 1; i < n; i++)
+        e->steps[i].room_y = b[i].at;
+    for (int i = 1; i < n; i++) {
+        const hr_step *s = &e->steps[i];
+        b[n - i] = (life){.len = padded(s->len), .from = n - last[i], .to = n - i};
+    }
+    b[0] = (life){0};
+    size_t back = place(b, n);
+    e->image_room = back > e->image_room ? back : e->image_room;
+    for (int i = 1; i < n; i++)
+        e->steps[i].room_g = b[n - i].at;
+    free(b);
+}
+
+/* What a folded pass leaves for its backward pass, per image. */
+static void plan_kept(hr_exec *e)
+{
+    hr_step *last = &e->steps[e->nsteps - 1];
+    for (int i = 1; i < e->nsteps; i++)
+        if (e->steps[i].kind == HR_STEP_MAXPOOL && e->steps[i].in > 0)
+            e->steps[e->steps[i].in].keep = true;
+    for (hr_step *s = e->steps + 1; s <= last; s++) {
+        if ((s->relu || s->kind == HR_STEP_RELU) && !s->keep && s != last)
+            s->bits_len = (s->len + 7) / 8;
+        e->bytes_image += s->bits_len + (s->keep ? s->len * sizeof *s->kept : 0);
+    }
+    e->bytes_image += 2 * (e->steps[0].len + last->len) * sizeof *e->input;
+}
+
+static void make_layout(hr_exec *e)
+{
+    int *last = last_readers(e);
+    size_t stats = 0;
+    plan_kept(e);
+    place_folded(e, last);
+    if (hr_plan_whole(e))
+        place_whole(e, last);
+    for (int i = 1; i < e->nsteps && hr_plan_whole(e); i++)
+        if (e->steps[i].bn >= 0 || e->steps[i].bias)
+            stats += 3 * (size_t)e->steps[i].c * sizeof *e->steps[i].part;
+    e->bytes_chunk = stats + (e->opts.train ? e->dw_part_len : 0) * sizeof *e->dw_part;
+    free(last);
+}
+
+/* Take the places. */
+static void place_steps(hr_exec *e)
+{
+    hr_step *first = &e->steps[0], *last = &e->steps[e->nsteps - 1];
+    size_t chunks = (size_t)(e->task / e->chunk), batch = (size_t)e->opts.batch;
+    e->thread_room = rooms(e, e->opts.batch) / (size_t)e->opts.threads;
+    for (hr_step *s = first + 1; s <= last; s++) {
+        s->y = e->arena + s->y_at * chunks;
+        s->z = keeps_raw(e, s) ? e->arena + s->z_at * chunks : NULL;
+        s->g = e->arena + s->g_at * chunks;
+        s->y_step = s->z_step = s->g_step = e->arena_chunk * chunks;
         s->task = e->task;
-        if (s->bn >= 0 || s->bias)
+        if (s->bits_len)
+            s->bits = hr_xaligned(batch * s->bits_len + HR_SLACK, 1);
+        if (s->keep)
+            s->kept = hr_xaligned(batch * s->len + HR_SLACK, sizeof *s->kept);
+        if (hr_plan_whole(e) && (s->bn >= 0 || s->bias))
             s->part = hr_xcalloc((size_t)e->chunks * 3 * (size_t)s->c, sizeof *s->part);
     }
-    hr_step *first = &e->steps[0], *last = &e->steps[e->nsteps - 1];
-    size_t batch = (size_t)(chunks_kept(e, e->opts.batch) * e->chunk);
     e->input = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->input);
     e->dinput = hr_xaligned(batch * first->len + HR_SLACK, sizeof *e->dinput);
     e->logits = hr_xaligned(batch * last->len + HR_SLACK, sizeof *e->logits);
     e->dlogits = hr_xaligned(batch * last->len + HR_SLACK, sizeof *e->dlogits);
+    first->task = e->task;
     first->y = e->input;
     first->g = e->dinput;
     first->y_step = first->g_step = first->len * (size_t)e->task;
@@ -396,21 +485,15 @@ static void place_steps(hr_exec *e, const layout *l)
  * process that the system kills later. */
 static int lay_out(hr_exec *e, hr_err *err)
 {
-    layout l = make_layout(e);
-    int rc = HR_OK;
-    if (!e->opts.describe) {
-        double have = hr_memory_left() + (double)e->bytes_fixed;
-        if ((double)needs(e, e->opts.batch) > have ||
-            !(e->arena =
-                  hr_aligned((l.room * (size_t)chunks_kept(e, e->opts.batch) + HR_SLACK) * sizeof *e->arena)))
-            rc = too_little(e, have, err);
-        else
-            place_steps(e, &l);
-    }
-    free(l.y);
-    free(l.z);
-    free(l.g);
-    return rc;
+    make_layout(e);
+    if (e->opts.describe)
+        return HR_OK;
+    double have = hr_memory_left() + (double)e->bytes_fixed;
+    if ((double)needs(e, e->opts.batch) > have ||
+        !(e->arena = hr_aligned((arena_of(e, e->opts.batch) + HR_SLACK) * sizeof *e->arena)))
+        return too_little(e, have, err);
+    place_steps(e);
+    return HR_OK;
 }
 
 /* ---- parameters
@@ -610,6 +693,7 @@ int hr_plan(hr_exec *e, hr_err *err)
     if (rc)
         return rc;
     e->task = task_of(e);
+    e->most = most_of(e);
     plan_workspaces(e);
     rc = lay_out(e, err);
     if (rc == HR_OK && e->opts.train && !e->opts.describe)
@@ -622,8 +706,8 @@ void hr_plan_release(hr_exec *e)
     for (int i = 0; i < e->nsteps; i++) {
         hr_step *s = &e->steps[i];
         hr_conv_release(&s->conv);
-        void *owned[] = {s->own_mask, s->eff,    s->scale, s->shift, s->bias, s->mean, s->inv,
-                         s->bscale,   s->bshift, s->k1,    s->k2,    s->k3,   s->part};
+        void *owned[] = {s->own_mask, s->eff, s->scale, s->shift, s->bias, s->mean, s->inv, s->bscale,
+                         s->bshift,   s->k1,  s->k2,    s->k3,    s->part, s->kept, s->bits};
         for (size_t j = 0; j < HR_COUNT(owned); j++)
             free(owned[j]);
     }

@@ -6,13 +6,26 @@
  * A node is taken into a step when the step's value so far has no other reader. Nodes that change nothing
  * (flatten of a 1x1 map, adaptive pooling to the size it has) vanish. Step 0 is the image.
  *
- * Tasks. A task is the samples, whole chunks, that a thread takes through a layer, or in HR_BN_FOLDED through
- * the network, at a time. Its size changes no bit.
+ * Tasks. A task is the samples that a thread takes through a layer (then whole chunks), or in HR_BN_FOLDED
+ * through the network (then any number, such that the threads end together; hr_plan_task), at a time. Its
+ * size changes no bit.
  *
- * Memory. Activations y, raw convolution outputs z (kept only for batch statistics) and gradients g of one
- * task lie together in that task's part of one arena. y and z have places of their own; a gradient lives from
- * the backward of the last reader of its activation to the backward of the step itself, and shares its place
- * with others.
+ * Memory. Every value has a life, from the step that writes it to the last one that reads it, and values that
+ * do not live at the same time share their places (place in plan.c). The two ways to run a network have two
+ * layouts in one arena, since they never run at the same time:
+ *
+ * Whole batches (opts.train, opts.batch_stats). Activations y, raw convolution outputs z and gradients g of a
+ * task lie together in that task's part of the arena. y and z live until the backward of their step: y is the
+ * operand of DW, z that of the batch norm. Gradients move into the places of the y and z that the backward
+ * pass is through with, so they take little more.
+ *
+ * Folded. The gradient to the image needs no activation: a ReLU only asks whether its output was positive.
+ * That is one bit per value, kept for every image of the batch; activations live until the last step that
+ * reads them has run forward, gradients likewise on the way back, in one room per thread as large as a task
+ * needs. So an attack's memory hardly grows with the batch, and what a thread works on stays warmer. Max
+ * pooling looks for the place of the maximum again, so its operand is kept, and then serves for the ReLU
+ * before it, too. (In whole batches a bit would save nothing: y stays for DW, and the backward pass is held
+ * up by reading and writing g and z.)
  */
 #ifndef HR_COMPUTE_CPU_PLAN_H
 #define HR_COMPUTE_CPU_PLAN_H
@@ -46,8 +59,16 @@ typedef struct hr_step {
     double macs; /* per image and pass of a convolution, else 0 */
     /* Buffers of task i, each (task, len), begin at y + i*y_step and so on, in floats. */
     float *y, *z, *g;
-    size_t y_step, z_step, g_step;
-    int task; /* samples, as in hr_exec */
+    size_t y_step, z_step, g_step, y_at, z_at, g_at; /* at: of a task of one chunk, in the arena */
+    int task;                                        /* samples, as in hr_exec */
+    /* HR_BN_FOLDED. Places of y and g in a thread's room for a task of one sample, in floats; of a task of ns
+     * they begin ns times as far. keep: y is kept for the backward pass, (batch, len). bits: where y > 0,
+     * (batch, bits_len), value i of a sample is bit i%8 of byte i/8; NULL where nobody asks. */
+    size_t room_y, room_g;
+    bool keep;
+    float *kept;
+    uint8_t *bits;
+    size_t bits_len;
     hr_conv conv;
     bool dw_large;                       /* DW not by partial sums per chunk, but by tiles, or of groups */
     const float *mask;                   /* of hr_exec_set_mask */
@@ -70,10 +91,13 @@ struct hr_exec {
     hr_exec_opts opts;
     int chunk, chunks; /* samples of a chunk; chunks of a whole batch */
     int task;          /* samples that a thread takes at a time, whole chunks */
+    int most;          /* samples of a task in HR_BN_FOLDED, at most */
     hr_step *steps;
     int nsteps;
     int *value; /* (nodes) step that holds a node's value, or -1 */
     float *arena;
+    size_t thread_room,
+        image_room; /* floats of a thread's room, one behind the other in the arena; of one image */
     float *input, *dinput, *logits, *dlogits;
     float **grads;  /* (tensors) */
     float *dw_part; /* (chunks, largest chunk-wise dW) */
@@ -84,9 +108,11 @@ struct hr_exec {
     float **tile;   /* (threads) partial sums of a dW tile, one per level of the tree */
     int levels;     /* of the merge tree over chunks */
     size_t tile_len;
-    uint64_t *tasks;                 /* (threads) */
-    size_t bytes_fixed, bytes_chunk; /* memory, without and per chunk; the tiles' levels come on top */
-    hr_work *work;                   /* (threads, steps, HR_PASS_KINDS), or NULL: no profile */
+    uint64_t *tasks; /* (threads) */
+    /* Memory: for any batch, per image, per chunk; and floats of the arena per chunk
+     * of whole tasks. */
+    size_t bytes_fixed, bytes_image, bytes_chunk, arena_chunk;
+    hr_work *work; /* (threads, steps, HR_PASS_KINDS), or NULL: no profile */
     double work_start;
     struct hr_cuda_exec
         *cuda; /* not NULL: lib/compute/cuda does the work; of this only steps, grads, value */
@@ -99,6 +125,13 @@ int hr_plan(hr_exec *e, hr_err *err);
 void hr_plan_release(hr_exec *e);
 /* Chunks that so many samples make. */
 int hr_plan_chunks(const hr_exec *e, int samples);
+/* Samples of a task when n go through the network with folded batch norm, at most e->most. */
+int hr_plan_task(const hr_exec *e, int n);
+/* A plan for whole batches, too: not for folded batch norm alone. */
+static inline bool hr_plan_whole(const hr_exec *e)
+{
+    return e->opts.train || e->opts.batch_stats;
+}
 
 /* pool.c: forward and backward of the parameterless steps for ns samples. scratch: of the calling thread, for
  * max pooling as many bytes as hr_pool_scratch says. */

@@ -89,4 +89,50 @@ INLINE vec positive(vec v)
     return (vec)((ivec)v & ~(ivec)(v < (vec){0}));
 }
 
+/* ---- one bit per value: value i is bit i%8 of byte i/8; i is a multiple of VW ---------------------------
+ */
+
+/* Which values are positive, as bits from the lowest on. */
+INLINE unsigned bits_of(vec v)
+{
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+    return (unsigned)_mm256_movemask_ps((__m256)(v > (vec){0}));
+#elif defined(__SSE__)
+    return (unsigned)_mm_movemask_ps((__m128)(v > (vec){0}));
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < VW; i++)
+        bits |= (unsigned)(v[i] > 0) << i;
+    return bits;
+#endif
+}
+
+INLINE void put_bits(uint8_t *to, size_t i, unsigned bits)
+{
+    to += i / 8;
+    if (VW == 16)
+        to[1] = (uint8_t)(bits >> 8);
+    to[0] = (uint8_t)(VW == 4 && i % 8 ? to[0] | bits << 4 : bits);
+}
+
+/* v where its bit is set, else 0. */
+INLINE vec where_bits(vec v, const uint8_t *from, size_t i)
+{
+    unsigned bits = from[i / 8];
+    if (VW == 16)
+        bits |= (unsigned)from[i / 8 + 1] << 8;
+    if (VW == 4)
+        bits >>= i % 8;
+#if defined(__AVX512F__)
+    return (vec)_mm512_maskz_mov_ps((__mmask16)bits, (__m512)v);
+#else
+    ivec place, all = (int)bits - (ivec){0};
+    for (int l = 0; l < VW; l++)
+        place[l] = 1 << l;
+    return (vec)((ivec)v & (ivec)((all & place) != 0));
+#endif
+}
+
 #endif
