@@ -63,10 +63,15 @@ refused_device() { # refused_device REGEX COMMAND...: one line, status 1, nothin
     assert_equal "$stderr" "adveval: --device cuda:3: there is no device 3, the driver knows 1"
 }
 
-@test "--device cuda: out of memory says what was asked for and what is free" {
+@test "--device cuda: out of memory says what is needed and what is free, and that much is enough" {
     export HERACLES_CUDA=$SHIM
     HERACLES_SHIM_MEMORY=2000000 refused_device \
-        '^adveval: cuda:0: out of memory: [0-9]+ more bytes were asked for, [0-9]+ are free; a smaller --batch may help$' $EVAL
+        '^adveval: cuda:0: out of memory: batches of 10 need [0-9]+ bytes besides the work memory of convolutions, 199[0-9]+ are free; a smaller --batch may help$' $EVAL
+    local need=$(sed 's/.* need \([0-9]*\) .*/\1/' <<<"$stderr")
+    HERACLES_SHIM_MEMORY=$((need + 999)) refused_device " need $need bytes .* $((need - 1)) are free;" $EVAL # 1000: a convolution's
+    HERACLES_SHIM_MEMORY=$((need + 1000)) $EVAL --attacks clean --device cuda -o enough.json net.nn
+    HERACLES_SHIM_WORK=3000000 HERACLES_SHIM_MEMORY=3000000 refused_device \
+        "^adveval: cuda:0: layer '[a-z0-9.]+': out of memory for the work of convolutions: 3000000 bytes were asked for, [0-9]+ are free; a smaller --batch may help$" $EVAL
 }
 
 @test "the plug-in that nvcc built says that there is no device, where there is none" {

@@ -166,7 +166,8 @@ typedef struct hr_cuda_exec {
     float *x, *target;
     int32_t *y;
     uint32_t *index;
-    hr_cuda_kept graphs[4]; /* the last ones recorded */
+    size_t asked, taken, left; /* bytes: of all that was asked for, got; there were before; 0: enough */
+    hr_cuda_kept graphs[4];    /* the last ones recorded */
     int recorded;
     hr_cuda_learner *learner; /* NULL: the host trains, or nobody */
 } hr_cuda_exec;
@@ -178,8 +179,11 @@ static inline void hr_cuda_written(hr_exec *e, int which)
     e->cuda->twin[which].fetched = false;
 }
 
-/* n floats on the device. After the first refusal nothing more is asked for: *rc stays. */
-float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err);
+/* n floats on the device. After the first refusal nothing more is asked for, only counted: *rc stays, and
+ * hr_cuda_taken says it all. */
+float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc);
+/* Behind the last of them: rc, with err set where memory was refused. */
+int hr_cuda_taken(const hr_exec *e, int rc, hr_err *err);
 float *hr_cuda_take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err); /* page-locked, of the host */
 /* Effective weights, and folded batch norm, from what lies on the device. */
 void hr_cuda_settle(hr_exec *e);

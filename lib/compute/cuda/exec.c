@@ -34,16 +34,29 @@ void hr_cuda_wait(hr_exec *e)
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
-float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
+float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc)
 {
     size_t left = 0, bytes = n * sizeof(float);
     float *p = *rc ? NULL : c->t->take(c->d, bytes, &left);
-    if (!p && !*rc)
-        *rc = hr_fail(
-            err, HR_EINVAL,
-            "%s: out of memory: %zu more bytes were asked for, %zu are free; a smaller --batch may help",
-            c->name, bytes, left);
+    c->asked += bytes;
+    if (p)
+        c->taken += bytes;
+    else if (!*rc) {
+        c->left = left + c->taken;
+        *rc = HR_EINVAL;
+    }
     return p;
+}
+
+int hr_cuda_taken(const hr_exec *e, int rc, hr_err *err)
+{
+    const hr_cuda_exec *c = e->cuda;
+    if (!rc || c->left == 0)
+        return rc;
+    return hr_fail(err, HR_EINVAL,
+                   "%s: out of memory: batches of %d need %zu bytes besides the work memory of convolutions, "
+                   "%zu are free; a smaller --batch may help",
+                   c->name, e->opts.batch, c->asked, c->left);
 }
 
 float *hr_cuda_take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err)
@@ -59,7 +72,7 @@ static hr_cuda_twin twin(hr_cuda_exec *c, size_t len, int batch, int *rc, hr_err
 {
     size_t n = len * (size_t)batch;
     return (hr_cuda_twin){
-        .len = len, .dev = hr_cuda_take(c, n, rc, err), .host = hr_cuda_take_host(c, n, rc, err)};
+        .len = len, .dev = hr_cuda_take(c, n, rc), .host = hr_cuda_take_host(c, n, rc, err)};
 }
 
 static size_t count(const hr_exec *e, int tensor)
@@ -68,28 +81,28 @@ static size_t count(const hr_exec *e, int tensor)
 }
 
 /* A parameter on the device; NULL for tensor -1. */
-static float *param(hr_exec *e, int tensor, int *rc, hr_err *err)
+static float *param(hr_exec *e, int tensor, int *rc)
 {
     if (tensor >= 0 && !e->cuda->param[tensor])
-        e->cuda->param[tensor] = hr_cuda_take(e->cuda, count(e, tensor), rc, err);
+        e->cuda->param[tensor] = hr_cuda_take(e->cuda, count(e, tensor), rc);
     return tensor < 0 ? NULL : e->cuda->param[tensor];
 }
 
-static hr_cuda_norm norm(hr_exec *e, const hr_step *s, int *rc, hr_err *err)
+static hr_cuda_norm norm(hr_exec *e, const hr_step *s, int *rc)
 {
     hr_cuda_exec *c = e->cuda;
     const hr_node *n = &e->m->nodes[s->bn];
     size_t ch = (size_t)s->c;
-    return (hr_cuda_norm){.gamma = param(e, n->param[HR_P_WEIGHT], rc, err),
-                          .beta = param(e, n->param[HR_P_BIAS], rc, err),
+    return (hr_cuda_norm){.gamma = param(e, n->param[HR_P_WEIGHT], rc),
+                          .beta = param(e, n->param[HR_P_BIAS], rc),
                           .rmean = c->param[n->param[HR_P_MEAN]],
                           .rvar = c->param[n->param[HR_P_VAR]],
                           .eps = n->bn_eps,
                           .momentum = n->bn_momentum,
-                          .mean = hr_cuda_take(c, ch, rc, err),
-                          .inv = hr_cuda_take(c, ch, rc, err),
-                          .scale = hr_cuda_take(c, ch, rc, err),
-                          .shift = hr_cuda_take(c, ch, rc, err)};
+                          .mean = hr_cuda_take(c, ch, rc),
+                          .inv = hr_cuda_take(c, ch, rc),
+                          .scale = hr_cuda_take(c, ch, rc),
+                          .shift = hr_cuda_take(c, ch, rc)};
 }
 
 /* The model's active mask as one float per weight, or NULL; the caller frees it. */
@@ -113,13 +126,13 @@ static void place_weights(hr_exec *e, hr_step *s, hr_cuda_place *p, int *rc, hr_
     const hr_node *n = &e->m->nodes[s->node];
     const hr_step *in = &e->steps[s->in];
     size_t weights = count(e, n->param[HR_P_WEIGHT]);
-    param(e, n->param[HR_P_WEIGHT], rc, err);
-    param(e, n->param[HR_P_BIAS], rc, err);
-    p->eff = hr_cuda_take(c, weights, rc, err);
+    param(e, n->param[HR_P_WEIGHT], rc);
+    param(e, n->param[HR_P_BIAS], rc);
+    p->eff = hr_cuda_take(c, weights, rc);
     if (e->opts.train)
-        p->dw = hr_cuda_take(c, weights, rc, err);
+        p->dw = hr_cuda_take(c, weights, rc);
     float *bits = own_mask(e->m, s->node);
-    if (bits && (p->mask = hr_cuda_take(c, weights, rc, err))) {
+    if (bits && (p->mask = hr_cuda_take(c, weights, rc))) {
         c->t->upload(c->d, p->mask, bits, weights * sizeof *bits);
         hr_cuda_wait(e);
     }
@@ -133,7 +146,7 @@ static void place_weights(hr_exec *e, hr_step *s, hr_cuda_place *p, int *rc, hr_
 }
 
 /* normalize as an affine map. */
-static void place_normalize(hr_exec *e, const hr_step *s, hr_cuda_place *p, int *rc, hr_err *err)
+static void place_normalize(hr_exec *e, const hr_step *s, hr_cuda_place *p, int *rc)
 {
     hr_cuda_exec *c = e->cuda;
     const hr_node *n = &e->m->nodes[s->node];
@@ -142,8 +155,8 @@ static void place_normalize(hr_exec *e, const hr_step *s, hr_cuda_place *p, int 
         map[0][i] = (float)(1.0 / n->std[i]);
         map[1][i] = (float)(-n->mean[i] / n->std[i]);
     }
-    p->fold.scale = hr_cuda_take(c, (size_t)s->c, rc, err);
-    p->fold.shift = hr_cuda_take(c, (size_t)s->c, rc, err);
+    p->fold.scale = hr_cuda_take(c, (size_t)s->c, rc);
+    p->fold.shift = hr_cuda_take(c, (size_t)s->c, rc);
     if (*rc)
         return;
     c->t->upload(c->d, p->fold.scale, map[0], (size_t)s->c * sizeof(float));
@@ -160,22 +173,26 @@ static void place_step(hr_exec *e, int i, int *rc, hr_err *err)
     bool all_modes = e->opts.train || e->opts.batch_stats;
     p->y = i == 0               ? c->twin[HR_CUDA_INPUT].dev
            : i == e->nsteps - 1 ? c->twin[HR_CUDA_LOGITS].dev
-                                : hr_cuda_take(c, map, rc, err);
-    p->g = i == 0 ? c->twin[HR_CUDA_DINPUT].dev : hr_cuda_take(c, map, rc, err);
+                                : hr_cuda_take(c, map, rc);
+    p->g = i == 0 ? c->twin[HR_CUDA_DINPUT].dev : hr_cuda_take(c, map, rc);
     if (s->kind == HR_STEP_CONV)
         place_weights(e, s, p, rc, err);
     if (s->kind == HR_STEP_AFFINE)
-        place_normalize(e, s, p, rc, err);
+        place_normalize(e, s, p, rc);
     if (s->bn < 0)
         return;
-    p->fold = norm(e, s, rc, err);
+    p->fold = norm(e, s, rc);
     if (!all_modes)
         return;
-    p->now = norm(e, s, rc, err);
-    p->z = s->kind == HR_STEP_CONV ? hr_cuda_take(c, map, rc, err) : c->at[s->in].y;
-    p->k1 = hr_cuda_take(c, ch, rc, err);
-    p->k2 = hr_cuda_take(c, ch, rc, err);
-    p->k3 = hr_cuda_take(c, ch, rc, err);
+    p->now = p->fold;
+    p->now.mean = hr_cuda_take(c, ch, rc);
+    p->now.inv = hr_cuda_take(c, ch, rc);
+    p->now.scale = hr_cuda_take(c, ch, rc);
+    p->now.shift = hr_cuda_take(c, ch, rc);
+    p->z = s->kind == HR_STEP_CONV ? hr_cuda_take(c, map, rc) : c->at[s->in].y;
+    p->k1 = hr_cuda_take(c, ch, rc);
+    p->k2 = hr_cuda_take(c, ch, rc);
+    p->k3 = hr_cuda_take(c, ch, rc);
 }
 
 /* Tensors of a kind lie in one piece, so that they travel together: running statistics (stats), or what has a
@@ -220,14 +237,14 @@ static void place_tensors(hr_exec *e, int *rc, hr_err *err)
     hr_cuda_exec *c = e->cuda;
     size_t at = 0;
     each_tensor(e, true, count_tensor, &c->nstats);
-    c->stats = hr_cuda_take(c, c->nstats, rc, err);
+    c->stats = hr_cuda_take(c, c->nstats, rc);
     c->host_stats = hr_cuda_take_host(c, c->nstats, rc, err);
     if (!*rc)
         each_tensor(e, true, place_stat, &at);
     if (!e->opts.train)
         return;
     each_tensor(e, false, count_tensor, &c->ngrads);
-    c->grads = hr_cuda_take(c, c->ngrads, rc, err);
+    c->grads = hr_cuda_take(c, c->ngrads, rc);
     c->host_grads = hr_cuda_take_host(c, c->ngrads, rc, err);
     at = 0;
     if (!*rc)
@@ -243,16 +260,16 @@ static void place_all(hr_exec *e, int *rc, hr_err *err)
     c->twin[HR_CUDA_DINPUT] = twin(c, image, batch, rc, err);
     c->twin[HR_CUDA_LOGITS] = twin(c, classes, batch, rc, err);
     c->twin[HR_CUDA_DLOGITS] = twin(c, classes, batch, rc, err);
-    c->x = hr_cuda_take(c, image * (size_t)batch, rc, err);
-    c->target = hr_cuda_take(c, classes * (size_t)batch, rc, err);
-    c->y = (int32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc, err);
-    c->index = (uint32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc, err);
+    c->x = hr_cuda_take(c, image * (size_t)batch, rc);
+    c->target = hr_cuda_take(c, classes * (size_t)batch, rc);
+    c->y = (int32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc);
+    c->index = (uint32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc);
     place_tensors(e, rc, err);
-    for (int i = 0; i < e->nsteps && !*rc; i++) {
+    for (int i = 0; i < e->nsteps; i++) {
         widest = e->steps[i].c > widest ? e->steps[i].c : widest;
         place_step(e, i, rc, err);
     }
-    c->part = (double *)(void *)hr_cuda_take(c, (size_t)widest * 2 * HR_CUDA_PARTS * 2, rc, err);
+    c->part = (double *)(void *)hr_cuda_take(c, (size_t)widest * 2 * HR_CUDA_PARTS * 2, rc);
 }
 
 int hr_cuda_new(hr_exec *e, hr_err *err)
@@ -277,7 +294,7 @@ int hr_cuda_new(hr_exec *e, hr_err *err)
     c->param = hr_xcalloc((size_t)e->m->ntensors, sizeof *c->param);
     c->grad = hr_xcalloc((size_t)e->m->ntensors, sizeof *c->grad);
     place_all(e, &rc, err);
-    return rc;
+    return hr_cuda_taken(e, rc, err);
 }
 
 void hr_cuda_free(hr_exec *e)
@@ -354,8 +371,8 @@ void hr_cuda_set_mask(hr_exec *e, int step, const float *mask)
     int rc = HR_OK;
     hr_err err = HR_ERR_INIT;
     if (mask && !c->at[step].mask)
-        c->at[step].mask = hr_cuda_take(c, count(e, e->m->nodes[s->node].param[HR_P_WEIGHT]), &rc, &err);
-    if (rc)
+        c->at[step].mask = hr_cuda_take(c, count(e, e->m->nodes[s->node].param[HR_P_WEIGHT]), &rc);
+    if (hr_cuda_taken(e, rc, &err))
         hr_die("%s", err.msg);
     if (!mask && s->mask) { /* back to the model's own */
         float *bits = own_mask(e->m, s->node);

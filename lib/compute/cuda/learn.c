@@ -53,9 +53,9 @@ static size_t logits(const hr_exec *e, int n)
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
 /* A twin of the host's n numbers; NULL where there are none. */
-static float *raise(hr_cuda_exec *c, const float *host, size_t n, int *rc, hr_err *err)
+static float *raise(hr_cuda_exec *c, const float *host, size_t n, int *rc)
 {
-    float *dev = host ? hr_cuda_take(c, n, rc, err) : NULL;
+    float *dev = host ? hr_cuda_take(c, n, rc) : NULL;
     if (dev)
         c->t->upload(c->d, dev, host, n * sizeof *host);
     return dev;
@@ -69,21 +69,21 @@ static float *mask_of(const hr_exec *e, int tensor)
     return NULL;
 }
 
-static void place_trainee(hr_exec *e, const hr_cuda_trainee *p, place *at, int *rc, hr_err *err)
+static void place_trainee(hr_exec *e, const hr_cuda_trainee *p, place *at, int *rc)
 {
     hr_cuda_exec *c = e->cuda;
     if (p->rule == HR_CUDA_SCORES)
-        at->value = raise(c, p->value, p->n, rc, err);
+        at->value = raise(c, p->value, p->n, rc);
     else
         at->value = c->param[p->tensor];
-    at->buf = raise(c, p->buf, p->n, rc, err);
-    at->buf2 = raise(c, p->buf2, p->n, rc, err);
-    at->z = raise(c, p->z, p->n, rc, err);
-    at->u = raise(c, p->u, p->n, rc, err);
+    at->buf = raise(c, p->buf, p->n, rc);
+    at->buf2 = raise(c, p->buf2, p->n, rc);
+    at->z = raise(c, p->z, p->n, rc);
+    at->u = raise(c, p->u, p->n, rc);
     if (p->rule != HR_CUDA_PLAIN)
-        at->gradient = hr_cuda_take(c, p->n, rc, err);
+        at->gradient = hr_cuda_take(c, p->n, rc);
     if (p->rule == HR_CUDA_SCORES || p->rule == HR_CUDA_ADMM)
-        at->chosen = hr_cuda_take(c, p->n, rc, err);
+        at->chosen = hr_cuda_take(c, p->n, rc);
     at->mask = mask_of(e, p->tensor);
 }
 
@@ -91,7 +91,7 @@ static void place_trainee(hr_exec *e, const hr_cuda_trainee *p, place *at, int *
 static void *twin(hr_cuda_exec *c, size_t bytes, void **dev, int *rc, hr_err *err)
 {
     size_t n = (bytes + sizeof(float) - 1) / sizeof(float);
-    *dev = hr_cuda_take(c, n, rc, err);
+    *dev = hr_cuda_take(c, n, rc);
     return hr_cuda_take_host(c, n, rc, err);
 }
 
@@ -117,21 +117,21 @@ int hr_cuda_learn(hr_exec *e, const hr_cuda_trainee *list, int n, bool pairs, fl
     l->at = hr_xcalloc((size_t)n, sizeof *l->at);
     memcpy(l->list, list, (size_t)n * sizeof *list);
     for (int i = 0; i < n; i++)
-        place_trainee(e, &l->list[i], &l->at[i], &rc, err);
+        place_trainee(e, &l->list[i], &l->at[i], &rc);
     for (int i = 0; i < HR_CUDA_SLOTS; i++)
         place_slot(e, &l->slots[i], &rc, err);
-    l->before = hr_cuda_take(c, c->nstats, &rc, err);
-    l->loss = (double *)(void *)hr_cuda_take(c, 2 * (size_t)batch, &rc, err);
-    l->work = hr_cuda_take(c, HR_CUDA_CHOICE / sizeof(float), &rc, err);
+    l->before = hr_cuda_take(c, c->nstats, &rc);
+    l->loss = (double *)(void *)hr_cuda_take(c, 2 * (size_t)batch, &rc);
+    l->work = hr_cuda_take(c, HR_CUDA_CHOICE / sizeof(float), &rc);
     if (pairs) {
-        l->first = hr_cuda_take(c, c->ngrads, &rc, err);
-        l->attacked = hr_cuda_take(c, images(e, batch), &rc, err);
-        l->dclean = hr_cuda_take(c, logits(e, batch), &rc, err);
+        l->first = hr_cuda_take(c, c->ngrads, &rc);
+        l->attacked = hr_cuda_take(c, images(e, batch), &rc);
+        l->dclean = hr_cuda_take(c, logits(e, batch), &rc);
     }
     l->host_noise = noise;
-    l->noise = raise(c, noise, images(e, batch), &rc, err);
+    l->noise = raise(c, noise, images(e, batch), &rc);
     hr_cuda_wait(e);
-    return rc;
+    return hr_cuda_taken(e, rc, err);
 }
 
 void hr_cuda_learn_end(hr_exec *e)

@@ -4,6 +4,7 @@
  * run one after another; it has its final size once the last convolution was planned. */
 #include "device.h"
 
+#include <cstdio>
 #include <cstdlib>
 
 struct hr_cuda_conv {
@@ -15,17 +16,23 @@ static int want(hr_cuda *d, size_t bytes)
 {
     if (bytes <= d->work_bytes)
         return 0;
-    void *p = nullptr;
-    cudaError_t rc = cudaStreamSynchronize(d->stream);
-    if (rc == cudaSuccess)
-        rc = cudaMalloc(&p, bytes);
-    if (rc != cudaSuccess) {
-        hr_cuda_check(d, rc, "the work memory of a convolution");
-        return -1;
-    }
+    hr_cuda_check(d, cudaStreamSynchronize(d->stream), "the work memory of convolutions");
     if (d->work)
         cudaFree(d->work);
-    d->work = p;
+    d->work = nullptr;
+    d->work_bytes = 0;
+    if (cudaMalloc(&d->work, bytes) != cudaSuccess) {
+        size_t left = 0, all;
+        char why[128];
+        cudaGetLastError();
+        if (cudaMemGetInfo(&left, &all) != cudaSuccess)
+            left = 0;
+        snprintf(why, sizeof why, "%zu bytes were asked for, %zu are free; a smaller --batch may help", bytes,
+                 left);
+        d->work = nullptr;
+        hr_cuda_note(d, "out of memory for the work of convolutions", why);
+        return -1;
+    }
     d->work_bytes = bytes;
     return 0;
 }
