@@ -178,22 +178,37 @@ PY
     done
 }
 
-@test "ddpg-search: a small search on the device, whose evaluator answers as the CPU's" {
+@test "ddpg-search: on the device a small search is the CPU's, and goes on where one with the other device stopped" {
     export HERACLES_CUDA=$SHIM
     nninfo --format json net.nn >layers.json
-    local serve="adveval --serve --threads 1 -r weight -d test.tfrecord $ATTACK --steps 2 --limit 20 --batch 10"
-    printf '{"id":1,"kept":[%s],"batches":[0,1]}\n' \
-        "$(python3 -c 'import json; print(",".join(str(l["weights"] // 2) for l in json.load(open("layers.json"))["layers"]))')" >request
-    $serve --device cuda net.nn <request >cuda.jsonl
-    $serve net.nn <request >cpu.jsonl
+    local serve="adveval --serve --threads 1 -r weight -d test.tfrecord $ATTACK --steps 2 --limit 20 --batch 10" device
+    search() { # search DEVICE: to s.json and s/, with the evaluator there
+        ddpg-search -q -l layers.json -e "$BIN/$serve --device $1 $D/net.nn" -t 0.5 --hidden 4 --batch 4 --warmup 2 \
+            --episodes 2 --csv-dir s -o s.json
+    }
+    for device in cpu cuda; do
+        mkdir s
+        search $device
+        mv s $device.search
+    done
+    mkdir s
+    HERACLES_CRASH=write:2 run search cpu
+    assert_equal "$status" 137
+    search cuda
+    # the same strategies as long as the same was learnt; of twenty images one or two may go either way
     python3 - <<'PY'
-import json
-a, b = ([json.loads(l) for l in open(f)] for f in ("cpu.jsonl", "cuda.jsonl"))
-assert a[0] == b[0] and len(a) == len(b) == 2
-assert all(a[1][k] == b[1][k] for k in ("id", "n", "params", "macs"))
-assert all(abs(a[1][k] - b[1][k]) <= 2 for k in ("clean", "robust")), (a, b)
+def rows(name):
+    return [line.rstrip("\n").split("\t") for line in open(name + "/Episode_wise_Rewards.csv")]
+a = rows("cpu.search")
+assert len(a) == 5
+for other in ("cuda.search", "s"):
+    b = rows(other)
+    assert len(b) == len(a) and b[0] == a[0]
+    for x, y in zip(a[1:], b[1:]):
+        assert x[-1] == y[-1], (x, y)
+        assert all(abs(float(u) - float(v)) <= 0.1 for u, v in zip(x[3:5], y[3:5])), (x, y)
+        if x != y and float(x[0]) >= 2: # what is learnt from here on may differ
+            break
 PY
-    ddpg-search -q -l layers.json -e "$BIN/$serve --device cuda $D/net.nn" -t 0.5 --hidden 4 --batch 4 --warmup 2 \
-        --episodes 2 -o found.json
-    assert_equal "$(pick found.json 'len(j["layers"])')" "$(pick layers.json 'len(j["layers"])')"
+    assert_equal "$(pick s.json 'len(j["layers"])')" "$(pick layers.json 'len(j["layers"])')"
 }
