@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { MAX_HEADER = 16 << 20 };
-static const char metadata[] = "__metadata__", notes_key[] = "heracles";
+static const char metadata[] = "__metadata__", notes_key[] = "heracles", beside[] = "heracles/";
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
@@ -41,7 +41,10 @@ static int add_tensor(struct hr_torch_file *f, const char *name, const json_t *t
         json_array_size(offsets) != 2 || begin < 0 || end < begin)
         return hr_fail(err, HR_EFORMAT, "%s: tensor '%s' (%s) has no dtype, shape and offsets that we know",
                        f->name, name, dtype ? dtype : "?");
-    struct hr_view *v = hr_torch_add_view(f, name, strlen(name));
+    bool ours = f->notes && strncmp(name, beside, strlen(beside)) == 0;
+    const char *key = ours ? name + strlen(beside) : name;
+    struct hr_view *v = hr_torch_add_view(f, key, strlen(key));
+    v->beside = ours;
     v->element = element;
     v->ndim = (int)json_array_size(shape);
     for (int d = v->ndim - 1; d >= 0; d--) {
@@ -155,38 +158,58 @@ static const char *safe_name(enum hr_dtype t)
     return hr_elements[hr_element_of_dtype(t)].safe;
 }
 
-/* The header; tensors of wide elements come first, so that all are aligned. */
-static json_t *make_header(const hr_model *m, const json_t *history, const hr_tensor **order)
+/* What is written, in its order. */
+struct item {
+    const hr_tensor *t;
+    void *zeroed; /* in place of its data, or NULL */
+};
+
+static void add_to_header(json_t *header, const char *prefix, const hr_tensor *t, size_t *at)
+{
+    size_t bytes = (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype);
+    char *name = hr_xasprintf("%s%s", prefix, t->name);
+    json_t *shape = json_array();
+    for (int d = 0; d < t->ndim; d++)
+        json_array_append_new(shape, json_integer(t->shape[d]));
+    json_object_set_new(header, name,
+                        json_pack("{s:s, s:o, s:[I, I]}", "dtype", safe_name(t->dtype), "shape", shape,
+                                  "data_offsets", (json_int_t)*at, (json_int_t)(*at + bytes)));
+    *at += bytes;
+    free(name);
+}
+
+/* The header; tensors of wide elements come first, so that all are aligned. A weight that loses something to
+ * its mask is there once more, whole. */
+static json_t *make_header(const hr_model *m, const json_t *history, struct item *items, int *n)
 {
     json_t *header = json_object(), *notes = hr_torch_notes(m, history);
     char *text = hr_json_text(notes, 0);
     json_object_set_new(header, metadata, json_pack("{s:s, s:s}", "format", "pt", notes_key, text));
     free(text);
     json_decref(notes);
-    int n = 0;
     size_t at = 0;
+    *n = 0;
     for (size_t size = 8; size > 0; size /= 2)
         for (int i = 0; i < m->ntensors; i++) {
             const hr_tensor *t = &m->tensors[i];
             if (hr_dtype_size(t->dtype) != size)
                 continue;
-            size_t bytes = (size_t)hr_tensor_count(t) * size;
-            json_t *shape = json_array();
-            for (int d = 0; d < t->ndim; d++)
-                json_array_append_new(shape, json_integer(t->shape[d]));
-            json_object_set_new(header, t->name,
-                                json_pack("{s:s, s:o, s:[I, I]}", "dtype", safe_name(t->dtype), "shape",
-                                          shape, "data_offsets", (json_int_t)at, (json_int_t)(at + bytes)));
-            at += bytes;
-            order[n++] = t;
+            void *zeroed = hr_torch_masked(m, t);
+            add_to_header(header, "", t, &at);
+            items[(*n)++] = (struct item){t, zeroed};
+            if (zeroed) {
+                add_to_header(header, beside, t, &at);
+                items[(*n)++] = (struct item){t, NULL};
+            }
         }
     return header;
 }
 
 int hr_safetensors_write(const hr_model *m, const json_t *history, hr_out *out, hr_err *err)
 {
-    const hr_tensor **order = hr_xcalloc((size_t)m->ntensors + 1, sizeof *order);
-    json_t *header = make_header(m, history, order);
+    struct item *items = hr_xcalloc(2 * (size_t)m->ntensors + 1, sizeof *items);
+    int count;
+    json_t *header = make_header(m, history, items, &count);
     char *text = hr_json_text(header, 0);
     json_decref(header);
     hr_buf b = {0};
@@ -199,12 +222,13 @@ int hr_safetensors_write(const hr_model *m, const json_t *history, hr_out *out, 
                                       hr_out_name(out), n, MAX_HEADER)
                             : put(out, b.data, b.len, err);
     hr_buf_release(&b);
-    for (int i = 0; rc == HR_OK && i < m->ntensors; i++) {
-        size_t bytes = (size_t)hr_tensor_count(order[i]) * hr_dtype_size(order[i]->dtype);
-        void *zeroed = hr_torch_masked(m, order[i]);
-        rc = put(out, zeroed ? zeroed : order[i]->data, bytes, err);
-        free(zeroed);
+    for (int i = 0; i < count; i++) {
+        const hr_tensor *t = items[i].t;
+        size_t bytes = (size_t)hr_tensor_count(t) * hr_dtype_size(t->dtype);
+        if (rc == HR_OK)
+            rc = put(out, items[i].zeroed ? items[i].zeroed : t->data, bytes, err);
+        free(items[i].zeroed);
     }
-    free(order);
+    free(items);
     return rc;
 }

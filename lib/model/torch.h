@@ -50,8 +50,9 @@ enum hr_torch_layout { HR_TORCH_DENSE, HR_TORCH_HYDRA, HR_TORCH_RADMM };
 extern const char *const hr_torch_layouts[]; /* "dense", "hydra", "radmm", NULL */
 
 /* Write m as a zip that torch.load(weights_only=True) reads, or as safetensors, to an open output, which the
- * caller commits or aborts. Masked weights are zero. history (may be NULL) is put beside the tensors in place
- * of the model's own. Returns 0, HR_EIO, HR_EINVAL (the layout needs another architecture). */
+ * caller commits or aborts. Masked weights are zero for PyTorch; where they were not, torch2nn finds them
+ * beside. history (may be NULL) is put beside the tensors in place of the model's own. Returns 0, HR_EIO,
+ * HR_EINVAL (the layout needs another architecture). */
 HR_MUST_CHECK int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, const json_t *history,
                                  hr_out *out, hr_err *err);
 HR_MUST_CHECK int hr_safetensors_write(const hr_model *m, const json_t *history, hr_out *out, hr_err *err);

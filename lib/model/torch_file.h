@@ -58,6 +58,7 @@ struct hr_view {
     int ndim;
     int64_t shape[HR_MAX_DIMS], stride[HR_MAX_DIMS]; /* in elements */
     const char *bad;                                 /* NULL, or why it cannot be read (a literal) */
+    bool beside; /* nn2torch's: no part of the state_dict, or what a masked weight of it was */
 };
 
 /* A tensor that is to be filled from a view; the destination's dtype says what to convert to. */
@@ -156,14 +157,15 @@ HR_MUST_CHECK int hr_torch_fill(struct hr_torch_file *f, const struct hr_fill *f
 /* torch_map.c: from views to a network. */
 HR_MUST_CHECK int hr_torch_map(struct hr_torch_file *f, const hr_torch_opts *o, hr_model **out, hr_err *err);
 
-/* torch_write.c: a copy of t's data, zero where its layer's mask is, or NULL when it has no mask. free() it.
- */
+/* torch_write.c: a copy of t's data, zero where its layer's mask is, or NULL when it has no mask or is zero
+ * there. free() it. */
 void *hr_torch_masked(const hr_model *m, const hr_tensor *t);
 
 /* torch_notes.c: what nn2torch writes beside the tensors:
  *   {"heracles": 1, "header": base64 of a .nn file's header, "tensors": [names in file order],
  *    "beside": [{"name", "dtype", "shape"}...], "meta": ..., "history": ...}
- * "beside" lists tensors that are no part of the state_dict. */
+ * "beside" lists tensors that are no part of the state_dict, and weights that are dense under a mask, which
+ * the state_dict has with zeros. In safetensors the latter have "heracles/" before their name. */
 json_t *hr_torch_notes(const hr_model *m, const json_t *history);
 /* The network of such notes without tensors. */
 HR_MUST_CHECK int hr_torch_notes_model(const struct hr_torch_file *f, hr_model **out, hr_err *err);

@@ -62,19 +62,37 @@ static struct entry *find(const struct map *k, char *name)
     return k->n ? bsearch(&key, k->entries, (size_t)k->n, sizeof key, by_name) : NULL;
 }
 
-static int make_entries(struct map *k, hr_err *err)
+/* Of what lies beside the state_dict nothing counts without nn2torch's notes; with them, it counts in place
+ * of an entry of the same name. */
+static int make_entries(struct map *k, bool noted, hr_err *err)
 {
     k->entries = hr_xcalloc((size_t)k->f->nviews + 1, sizeof *k->entries);
     for (int i = 0; i < k->f->nviews; i++) {
         const struct hr_view *v = &k->f->views[i];
+        if (v->beside && !noted)
+            continue;
         k->entries[k->n++] =
             (struct entry){hr_xasprintf("%s%s", unwrap(v->key), suffix_of[v->group]), v, false};
     }
     qsort(k->entries, (size_t)k->n, sizeof *k->entries, by_name);
-    for (int i = 1; i < k->n; i++)
-        if (strcmp(k->entries[i - 1].name, k->entries[i].name) == 0)
+    int n = 0;
+    for (int i = 0; i < k->n; i++) {
+        struct entry *last = n ? &k->entries[n - 1] : NULL, *e = &k->entries[i];
+        if (!last || strcmp(last->name, e->name) != 0) {
+            struct entry moved = *e;
+            e->name = NULL; /* has one owner */
+            k->entries[n++] = moved;
+            continue;
+        }
+        if (last->v->beside == e->v->beside)
             return hr_fail(err, HR_EFORMAT, "%s: the keys '%s' and '%s' name the same tensor", k->f->name,
-                           k->entries[i - 1].v->key, k->entries[i].v->key);
+                           last->v->key, e->v->key);
+        if (e->v->beside)
+            last->v = e->v;
+        free(e->name);
+        e->name = NULL;
+    }
+    k->n = n;
     return HR_OK;
 }
 
@@ -466,8 +484,8 @@ static int read_normalization(struct map *k, hr_err *err)
 
 static int build(struct map *k, hr_model **out, hr_err *err)
 {
-    int rc = make_entries(k, err);
     bool noted = k->f->notes && !k->o->arch;
+    int rc = make_entries(k, noted, err);
     if (rc == HR_OK && noted) {
         rc = hr_torch_notes_model(k->f, out, err);
         if (rc == HR_OK)

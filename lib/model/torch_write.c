@@ -6,7 +6,8 @@
  * file into memory; libarchive does not, and torch.load does not need it.
  *
  * Tensors that the layout has no place for (masks, scores in a dense layout, ...) are records of their own,
- * heracles/NAME, which only torch2nn looks at (torch_notes.c). */
+ * heracles/NAME, which only torch2nn looks at (torch_notes.c). So are weights that are not zero under their
+ * mask, as in the course of pruning: PyTorch gets zeros there, and the way back is to give the same bytes. */
 #include "model/torch_file.h"
 
 #include <archive.h>
@@ -86,7 +87,10 @@ void *hr_torch_masked(const hr_model *m, const hr_tensor *t)
     for (int64_t i = 0; i < n; i++)
         if (!keep[whole ? i : i / per_channel % channels])
             w[i] = 0;
-    return w;
+    if (memcmp(w, t->data, (size_t)n * sizeof *w) != 0)
+        return w;
+    free(w);
+    return NULL;
 }
 
 /* A tensor of the graph, zero where its layer's mask is. */
@@ -194,6 +198,22 @@ static void add_others(struct items *s, enum hr_torch_layout layout)
     free(there);
 }
 
+/* Weights that lose something to their masks, whole. */
+static void add_whole(struct items *s)
+{
+    size_t skip = strlen(s->prefix);
+    const char *prefix = s->prefix;
+    int n = s->n;
+    s->prefix = "";
+    for (int i = 0; i < n; i++) {
+        const struct item *it = &s->v[i];
+        const hr_tensor *t = it->owned && it->place == IN_STATE ? tensor(s->m, it->key + skip, "") : NULL;
+        if (t)
+            add(s, t->name, t)->place = BESIDE;
+    }
+    s->prefix = prefix;
+}
+
 static void collect(struct items *s, enum hr_torch_layout layout)
 {
     bool imagenet = strcmp(s->m->arch, "ResNet50") == 0;
@@ -205,6 +225,7 @@ static void collect(struct items *s, enum hr_torch_layout layout)
     if (layout == HR_TORCH_HYDRA && strcmp(s->m->arch, "wrn_28_4") == 0)
         add_dead_block(s);
     add_others(s, layout);
+    add_whole(s);
 }
 
 static void release(struct items *s)

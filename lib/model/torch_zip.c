@@ -369,6 +369,7 @@ static int list_beside(struct hr_torch_file *f, hr_err *err)
             return hr_fail(err, HR_EFORMAT, "%s: heracles.json: tensor %zu is not described", f->name, i);
         struct hr_view *v = hr_torch_add_view(f, name, strlen(name));
         int64_t n = 1;
+        v->beside = true;
         v->element = element;
         v->ndim = (int)json_array_size(shape);
         for (int d = v->ndim - 1; d >= 0; d--) {
