@@ -146,6 +146,17 @@ PY
     cmp whole.nn again.nn
 }
 
+@test "advtrain: a signal within an attack on the device drops the step, running statistics too" {
+    local o="--epochs 2 --attack-bn batch+update" at
+    on_shim $TRAIN $o -o whole.nn net.nn
+    for at in attack:2 attack:7; do # in the first step, and in the third
+        run --separate-stderr env HERACLES_CUDA="$SHIM" HERACLES_CRASH=$at:TERM $TRAIN --device cuda $o -o again.nn net.nn
+        assert_equal "$status" 75
+    done
+    on_shim $TRAIN $o -o again.nn net.nn
+    cmp whole.nn again.nn
+}
+
 @test "advtrain: begun on one device, a stage goes on on the other with the CPU's numbers but for rounding" {
     # Saved after every step; the third save is cut short. Bounds: as for 20 steps above.
     local stage from to
