@@ -131,6 +131,15 @@ static void test_batchnorm_and_what_is_fused_around_it_match_ref(void **state)
     }
 }
 
+/* A chunk's statistics are merged from blocks of rows: here of 768 and of 288. */
+static void test_statistics_of_large_chunks_match_ref(void **state)
+{
+    (void)state;
+    hr_model *m = net_new(80, 12, 11);
+    net_done(m, net_relu(m, net_bn(m, 0)), 3);
+    check_modes(m, 9, 9, fused_bounds, "br on 80x12x11");
+}
+
 /* Inputs from a handful of values: ties in windows are exact in float too, and the first must win. */
 static void test_pools_match_ref_and_ties_go_to_the_first(void **state)
 {
@@ -694,6 +703,7 @@ static int run_all(const char *isa)
         cmocka_unit_test(test_large_conv_matches_ref),
         cmocka_unit_test(test_linear_matches_ref),
         cmocka_unit_test(test_batchnorm_and_what_is_fused_around_it_match_ref),
+        cmocka_unit_test(test_statistics_of_large_chunks_match_ref),
         cmocka_unit_test(test_pools_match_ref_and_ties_go_to_the_first),
         cmocka_unit_test(test_adaptive_pools_match_ref),
         cmocka_unit_test(test_elementwise_steps_match_ref),

@@ -160,15 +160,32 @@ void hr_conv_release(hr_conv *c)
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
 
+/* Windows of up to so many taps are turned into place by vectors, so many channels at a time. */
+enum { FEW_TAPS = 9, AT_ONCE = 16 };
+
 /* wf[o/pf][t][i][o%pf] */
-static void pack_forward(hr_conv *c, const float *w)
+static void pack_forward(hr_conv *c, const hr_kernels *k, const float *w)
 {
     size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co, pf = (size_t)c->panel_f;
-    for (size_t o = 0; o < co; o++) {
-        float *panel = c->wf + o / pf * taps * ci * pf + o % pf;
-        for (size_t i = 0; i < ci; i++)
-            for (size_t t = 0; t < taps; t++)
-                panel[(t * ci + i) * pf] = w[(o * ci + i) * taps + t];
+    float side[AT_ONCE * FEW_TAPS * 2 * HR_MAX_VW] __attribute__((aligned(64)));
+    for (size_t o0 = 0; o0 < co; o0 += pf) {
+        float *panel = c->wf + o0 * taps * ci;
+        const float *from = w + o0 * ci * taps;
+        int n = (int)(co - o0 < pf ? co - o0 : pf);
+        if (taps == 1) {
+            k->turn(n, c->ci, from, ci, panel, (ptrdiff_t)pf, false);
+            continue;
+        }
+        for (size_t i0 = 0; i0 < ci && taps <= FEW_TAPS; i0 += AT_ONCE) {
+            size_t ni = ci - i0 < AT_ONCE ? ci - i0 : AT_ONCE;
+            k->turn(n, (int)(ni * taps), from + i0 * taps, ci * taps, side, (ptrdiff_t)pf, false);
+            for (size_t r = 0; r < ni * taps; r++)
+                memcpy(panel + (r % taps * ci + i0 + r / taps) * pf, side + r * pf, (size_t)n * sizeof *side);
+        }
+        for (size_t o = 0; o < (size_t)n && taps > FEW_TAPS; o++)
+            for (size_t i = 0; i < ci; i++)
+                for (size_t t = 0; t < taps; t++)
+                    panel[(t * ci + i) * pf + o] = from[(o * ci + i) * taps + t];
     }
 }
 
@@ -199,17 +216,43 @@ static void pack_class(hr_conv *c, const hr_conv_class *g, const float *w)
     }
 }
 
+/* All classes of a window of few taps. */
+static void pack_classes(hr_conv *c, const hr_kernels *k, const float *w)
+{
+    size_t taps = (size_t)c->taps, ci = (size_t)c->ci, co = (size_t)c->co, pb = (size_t)c->panel_b;
+    float side[FEW_TAPS * 2 * HR_MAX_VW] __attribute__((aligned(64)));
+    for (size_t i0 = 0; i0 < ci; i0 += pb) {
+        size_t n = ci - i0 < pb ? ci - i0 : pb;
+        for (size_t o = 0; o < co; o++) {
+            const float *from = w + (o * ci + i0) * taps;
+            bool beyond = (o * ci + i0 + n) * taps + HR_MAX_VW <= co * ci * taps;
+            if (taps > 1)
+                k->turn((int)n, c->taps, from, taps, side, (ptrdiff_t)pb, beyond);
+            for (int q = 0; q < c->nclass; q++) {
+                const hr_conv_class *g = &c->cls[q];
+                size_t nt = (size_t)g->ntaps;
+                for (size_t t = 0; t < nt; t++)
+                    memcpy(c->wb + g->packed + i0 * nt * co + (t * co + o) * pb,
+                           taps > 1 ? side + (size_t)g->tap[t] * pb : from, n * sizeof *side);
+            }
+        }
+    }
+}
+
 void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w, enum hr_pass pass)
 {
     bool forward = pass == HR_PASS_FORWARD;
     if (c->fwd.u)
         hr_wino_pack(forward ? &c->fwd : &c->bwd, k, w, !forward);
     else if (forward)
-        pack_forward(c, w);
+        pack_forward(c, k, w);
     else if (c->gather && c->wb)
         pack_gathered(c, w);
-    for (int q = 0; !forward && q < c->nclass; q++)
-        pack_class(c, &c->cls[q], w);
+    else if (c->taps <= FEW_TAPS)
+        pack_classes(c, k, w);
+    else
+        for (int q = 0; q < c->nclass; q++)
+            pack_class(c, &c->cls[q], w);
 }
 
 /* ---- scratch ------------------------------------------------------------------------------------------- */

@@ -53,6 +53,12 @@ INLINE void gemm_tile(int rows, int nv, int m, int n, int taps, int k, const flo
 #pragma GCC unroll 32
     for (int i = 0; i < rows * nv; i++)
         s[i] = (vec){0};
+#pragma GCC unroll 32
+    for (int i = 0; i < rows; i++) { /* until then the lines that the sums go to have arrived */
+        __builtin_prefetch(c + (size_t)i * ldc, 1, 3);
+        if (nv * VW > 16)
+            __builtin_prefetch(c + (size_t)i * ldc + 16, 1, 3);
+    }
     for (int t = 0; t < taps; t++, a += MR) {
         const float *row[MR];
 #pragma GCC unroll 16
@@ -357,10 +363,10 @@ static void unpool(int n, int ch, const float *const *x, const float *g, float *
 /* Sums take SPAN vectors of columns at a time: the sums of a block of rows stay in registers. */
 enum { SPAN = 4 };
 
-/* Add up to SPAN vectors of float sums to doubles. */
-INLINE void flush(const vec *s, double *total)
+/* Add w float sums to doubles. */
+INLINE void flush(const vec *s, int w, double *total)
 {
-    for (int i = 0; i < SPAN * VW; i++)
+    for (int i = 0; i < w; i++)
         total[i] += (double)s[i / VW][i % VW];
 }
 
@@ -374,7 +380,7 @@ INLINE void stats_span(int nv, size_t rows, size_t ld, const float *z, int w, do
         for (size_t r = r0; r < r1; r++)
             for (int v = 0; v < nv; v++)
                 s[v] += load(z + r * ld + v * VW);
-        flush(s, total);
+        flush(s, nv * VW, total);
     }
     vec m[SPAN] = {{0}};
     for (int i = 0; i < nv * VW; i++)
@@ -388,8 +394,8 @@ INLINE void stats_span(int nv, size_t rows, size_t ld, const float *z, int w, do
                 s[v] += d * d;
                 d1[v] += d;
             }
-        flush(s, sq);
-        flush(d1, dev);
+        flush(s, nv * VW, sq);
+        flush(d1, nv * VW, dev);
     }
     /* m is the mean rounded to float: dev corrects for that */
     for (int i = 0; i < w; i++) {
@@ -399,50 +405,88 @@ INLINE void stats_span(int nv, size_t rows, size_t ld, const float *z, int w, do
     }
 }
 
-static void stats(size_t rows, int ch, const float *z, double *mean, double *m2)
+/* Put the statistics of n2 more rows to those of n1 (Chan, Golub & LeVeque 1979), w columns. */
+INLINE void merge(int w, double n1, double n2, const double *mean2, const double *sq2, double *mean,
+                  double *m2)
 {
-    for (int c = 0; c < ch;) {
-        bool wide = ch - c >= SPAN * VW;
-        int w = wide ? SPAN * VW : ch - c < VW ? ch - c : VW;
-        if (wide)
-            stats_span(SPAN, rows, (size_t)ch, z + c, w, mean + c, m2 + c);
-        else
-            stats_span(1, rows, (size_t)ch, z + c, w, mean + c, m2 + c);
-        c += w;
+    double share = n2 / (n1 + n2);
+    for (int i = 0; i < w; i++) {
+        double d = mean2[i] - mean[i];
+        mean[i] += d * share;
+        m2[i] += sq2[i] + d * d * n1 * share;
     }
 }
 
+/* The mean is needed before the deviations: rows are read twice, so many at a time that the second-level
+ * cache holds them. */
+static void stats(size_t rows, int ch, const float *z, double *mean, double *m2)
+{
+    enum { FLOATS = 1 << 16 };
+    size_t most = FLOATS / (size_t)ch / BLOCK * BLOCK, n = 0;
+    most = most < BLOCK ? BLOCK : most;
+    for (size_t r = 0; r < rows; r += n) {
+        n = rows - r < most ? rows - r : most;
+        const float *from = z + r * (size_t)ch;
+        for (int c = 0; c < ch;) {
+            bool wide = ch - c >= SPAN * VW;
+            int w = wide ? SPAN * VW : ch - c < VW ? ch - c : VW;
+            double mu[SPAN * VW], sq[SPAN * VW];
+            if (wide)
+                stats_span(SPAN, n, (size_t)ch, from + c, w, mu, sq);
+            else
+                stats_span(1, n, (size_t)ch, from + c, w, mu, sq);
+            if (r == 0) {
+                memcpy(mean + c, mu, (size_t)w * sizeof *mean);
+                memcpy(m2 + c, sq, (size_t)w * sizeof *m2);
+            } else {
+                merge(w, (double)r, (double)n, mu, sq, mean + c, m2 + c);
+            }
+            c += w;
+        }
+    }
+}
+
+/* Columns c to c + w, w <= SPAN*VW, nv vectors, of a block of rows. */
 INLINE void sums_span(int nv, size_t rows, size_t ld, float *g, const float *y, float *to, bool add,
                       const float *z, const float *mean, const float *inv, int w, double *s1, double *s2)
 {
-    double t1[SPAN * VW] = {0}, t2[SPAN * VW] = {0};
-    vec m[SPAN] = {{0}}, k[SPAN] = {{0}};
+    vec m[SPAN] = {{0}}, k[SPAN] = {{0}}, a[SPAN] = {{0}}, b[SPAN] = {{0}};
     for (int i = 0; z && i < w; i++) {
         m[i / VW][i % VW] = mean[i];
         k[i / VW][i % VW] = inv[i];
     }
-    for (size_t r0 = 0; r0 < rows; r0 += BLOCK) {
-        size_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
-        vec a[SPAN] = {{0}}, b[SPAN] = {{0}};
-        for (size_t r = r0; r < r1; r++)
-            for (int v = 0; v < nv; v++) {
-                size_t at = r * ld + (size_t)(v * VW);
-                vec d = load(g + at);
-                if (y)
-                    store(g + at, d = where_positive(d, y + at));
-                if (to)
-                    store(to + at, add ? load(to + at) + d : d);
-                a[v] += d;
-                if (z)
-                    b[v] += d * ((load(z + at) - m[v]) * k[v]);
-            }
-        flush(a, t1);
-        flush(b, t2);
-    }
-    for (int i = 0; i < w; i++) {
-        s1[i] = t1[i];
-        if (z)
-            s2[i] = t2[i];
+    for (size_t r = 0; r < rows; r++)
+        for (int v = 0; v < nv; v++) {
+            size_t at = r * ld + (size_t)(v * VW);
+            vec d = load(g + at);
+            if (y)
+                store(g + at, d = where_positive(d, y + at));
+            if (to)
+                store(to + at, add ? load(to + at) + d : d);
+            a[v] += d;
+            if (z)
+                b[v] += d * ((load(z + at) - m[v]) * k[v]);
+        }
+    flush(a, w, s1);
+    if (z)
+        flush(b, w, s2);
+}
+
+INLINE void sums_block(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *z,
+                       const float *mean, const float *inv, double *s1, double *s2)
+{
+    for (int c = 0; c < ch;) {
+        bool wide = ch - c >= SPAN * VW;
+        int w = wide ? SPAN * VW : ch - c < VW ? ch - c : VW;
+        const float *yc = y ? y + c : NULL, *zc = z ? z + c : NULL, *mc = z ? mean + c : NULL,
+                    *ic = z ? inv + c : NULL;
+        float *tc = to ? to + c : NULL;
+        double *s2c = z ? s2 + c : NULL;
+        if (wide)
+            sums_span(SPAN, rows, (size_t)ch, g + c, yc, tc, add, zc, mc, ic, w, s1 + c, s2c);
+        else
+            sums_span(1, rows, (size_t)ch, g + c, yc, tc, add, zc, mc, ic, w, s1 + c, s2c);
+        c += w;
     }
 }
 
@@ -456,18 +500,14 @@ static void grad_sums(size_t rows, int ch, float *g, const float *y, float *to, 
         y = NULL;
         to = NULL;
     }
-    for (int c = 0; c < ch;) {
-        bool wide = ch - c >= SPAN * VW;
-        int w = wide ? SPAN * VW : ch - c < VW ? ch - c : VW;
-        const float *yc = y ? y + c : NULL, *zc = z ? z + c : NULL, *mc = z ? mean + c : NULL,
-                    *ic = z ? inv + c : NULL;
-        float *tc = to ? to + c : NULL;
-        double *s2c = z ? s2 + c : NULL;
-        if (wide)
-            sums_span(SPAN, rows, (size_t)ch, g + c, yc, tc, add, zc, mc, ic, w, s1 + c, s2c);
-        else
-            sums_span(1, rows, (size_t)ch, g + c, yc, tc, add, zc, mc, ic, w, s1 + c, s2c);
-        c += w;
+    memset(s1, 0, (size_t)ch * sizeof *s1);
+    if (z)
+        memset(s2, 0, (size_t)ch * sizeof *s2);
+    for (size_t r = 0; r < rows;
+         r += BLOCK) { /* all columns of a block, so that memory is read in its order */
+        size_t at = r * (size_t)ch;
+        sums_block(rows - r < BLOCK ? rows - r : BLOCK, ch, g + at, y ? y + at : NULL, to ? to + at : NULL,
+                   add, z ? z + at : NULL, mean, inv, s1, s2);
     }
 }
 
