@@ -221,6 +221,26 @@ static inline hr_model *net_residual(void)
     return m;
 }
 
+/* Channels in whole vectors of any instruction set, where ReLUs' bits are applied by dx: of a Winograd
+ * convolution, of 1x1 and of stride 2; behind one reader, two, and a sum. */
+static inline hr_model *net_gates(void)
+{
+    hr_model *m = net_new(3, 10, 10);
+    int stem = net_relu(m, net_bn(m, net_conv(m, 0, 16, 3, 3, 1, 1, NET_NO_BIAS)));
+    int cut = net_bn(m, net_conv(m, stem, 32, 1, 1, 2, 0, NET_NO_BIAS));
+    int a = net_relu(m, net_bn(m, net_conv(m, stem, 32, 3, 3, 2, 1, NET_NO_BIAS)));
+    int b = net_relu(m, net_add(m, cut, net_bn(m, net_conv(m, a, 32, 3, 3, 1, 1, NET_NO_BIAS))));
+    int c = net_relu(m, net_bn(m, net_conv(m, b, 16, 1, 1, 1, 0, NET_NO_BIAS)));
+    int d = net_relu(m, net_bn(m, net_conv(m, c, 32, 3, 3, 1, 1, NET_NO_BIAS)));
+    int e = net_conv(m, d, 32, 1, 1, 1, 0, NET_NO_BIAS);
+    int f = net_add(m, e, net_conv(m, d, 32, 3, 3, 1, 1, NET_NO_BIAS));
+    int g = net_relu(m, net_bn(m, f));
+    int h = net_relu(m, net_conv(m, g, 32, 3, 3, 1, 1, NET_BIAS));
+    int i = net_add(m, f, net_conv(m, h, 32, 3, 3, 1, 1, NET_NO_BIAS));
+    net_done(m, net_linear(m, net_flatten(m, net_adaptive(m, i, 1, 1)), 5, NET_BIAS), 37);
+    return m;
+}
+
 /* Pre-activation, as in WRN: the sum feeds a batch norm and the next sum; the shortcut reads the activation.
  */
 static inline hr_model *net_preactivation(void)

@@ -227,6 +227,7 @@ static void test_small_graphs_match_ref_in_all_modes(void **state)
         check_modes(net_residual(), batches[b], batches[b], graph_bounds, "residual");
         check_modes(net_preactivation(), batches[b], batches[b], graph_bounds, "preactivation");
         check_modes(net_plain(), batches[b], batches[b], graph_bounds, "plain");
+        check_modes(net_gates(), batches[b], batches[b], graph_bounds, "gates");
     }
     check_modes(zoo_resS(), 9, 9, graph_bounds, "resS");
 }
@@ -431,7 +432,7 @@ static void test_few_images_get_the_bits_of_a_full_batch(void **state)
 {
     (void)state;
     enum { BATCH = 24 };
-    hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain};
+    hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain, net_gates};
     for (size_t k = 0; k < HR_COUNT(make); k++) {
         hr_model *m = make[k]();
         hr_exec *whole = make_exec(m, 2 * BATCH, 1), *some[3];

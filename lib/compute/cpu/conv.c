@@ -419,6 +419,8 @@ void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int 
         if (finish)
             k->affine((size_t)n, c->co, out, out, e->scale, e->shift, e->res ? e->res + (size_t)r * co : NULL,
                       e->relu);
+        if (e && e->bits)
+            k->signs((size_t)n * co, out, e->bits + (size_t)r * co / 8);
     }
 }
 
@@ -426,7 +428,7 @@ void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int 
  */
 
 static void dx_class(const hr_conv *c, const hr_conv_class *g, const hr_kernels *k, const float *dy, int ns,
-                     float *dx, bool add, const work *w)
+                     float *dx, const hr_epilogue *e, bool add, const work *w)
 {
     int rows = ns * g->npix, block = ROW_TILES * k->mr, in_pixels = c->hin * c->win;
     size_t ci = (size_t)c->ci, sample_dy = (size_t)c->hout * c->wout * c->co;
@@ -440,13 +442,18 @@ static void dx_class(const hr_conv *c, const hr_conv_class *g, const hr_kernels 
         if (in_order) {
             block_gemm(k, w->ptr, n, g->ntaps, c->co, c->wb + g->packed, c->panel_b, c->ci,
                        dx + (size_t)r * ci, ci, add);
+            if (e->gate)
+                k->back_bits((size_t)n, c->ci, dx + (size_t)r * ci, e->gate + (size_t)r * ci / 8, NULL, false,
+                             e->slope);
             continue;
         }
         block_gemm(k, w->ptr, n, g->ntaps, c->co, c->wb + g->packed, c->panel_b, c->ci, w->val, ci, false);
         row at = row_at(r, g->npix);
         for (int i = 0; i < n; i++) {
-            k->copy(ci, dx + ((size_t)at.s * (size_t)in_pixels + (size_t)g->pix[at.p]) * ci,
-                    w->val + (size_t)i * ci, add);
+            size_t to = ((size_t)at.s * (size_t)in_pixels + (size_t)g->pix[at.p]) * ci;
+            k->copy(ci, dx + to, w->val + (size_t)i * ci, add);
+            if (e->gate)
+                k->back_bits(1, c->ci, dx + to, e->gate + to / 8, NULL, false, e->slope);
             row_next(&at, g->npix);
         }
     }
@@ -472,17 +479,17 @@ static void dx_gathered(const hr_conv *c, const hr_kernels *k, const float *dy, 
                 dx[c->off[i] + j] += a[j];
 }
 
-void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
-                void *scratch)
+void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx,
+                const hr_epilogue *e, bool add, void *scratch)
 {
     if (c->bwd.u) {
-        hr_wino_run(&c->bwd, k, dy, ns, dx, &(hr_epilogue){0}, add, scratch);
+        hr_wino_run(&c->bwd, k, dy, ns, dx, e, add, scratch);
         return;
     }
     work w = lay_out(scratch, c, k);
     if (!c->gather) {
         for (int q = 0; q < c->nclass; q++)
-            dx_class(c, &c->cls[q], k, dy, ns, dx, add, &w);
+            dx_class(c, &c->cls[q], k, dy, ns, dx, e, add, &w);
         return;
     }
     size_t sample_x = (size_t)c->hin * c->win * c->ci, sample_y = (size_t)c->hout * c->wout * c->co;

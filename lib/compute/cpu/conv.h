@@ -60,9 +60,9 @@ size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw);
 /* y (ns,hout,wout,co) = conv(x (ns,hin,win,ci)), then the epilogue. */
 void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
                      const hr_epilogue *e, void *scratch);
-/* dx (+)= transposed conv of dy. */
-void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx, bool add,
-                void *scratch);
+/* dx (+)= transposed conv of dy, then the epilogue's gate and slope; the gate not for few input channels. */
+void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx,
+                const hr_epilogue *e, bool add, void *scratch);
 /* Rows [r0,r1) of taps*ci and columns [o0,o1) of co: part (r1-r0, o1-o0) = sum over the chunk's pixels of x
  * times dy; all of them where the kernel is one of Winograd's. Blocks of HR_DW_ROWS, within a tap, by
  * HR_DW_COLUMNS are what it works in. */

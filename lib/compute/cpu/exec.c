@@ -298,7 +298,12 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
         if (s->bn >= 0 && mode != HR_BN_FOLDED) {
             hr_conv_forward(&s->conv, e->k, x, ns, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, scratch);
         } else {
-            hr_epilogue out = {s->bn >= 0 ? s->scale : NULL, s->shift, in2 ? y_in(e, in2, p) : NULL, s->relu};
+            hr_epilogue out = {.scale = s->bn >= 0 ? s->scale : NULL,
+                               .shift = s->shift,
+                               .res = in2 ? y_in(e, in2, p) : NULL,
+                               .relu = s->relu};
+            if (mode == HR_BN_FOLDED && s->bits_out)
+                out.bits = s->bits + (size_t)n0 * s->bits_len;
             hr_conv_forward(&s->conv, e->k, x, ns, y, &out, scratch);
         }
         break;
@@ -321,7 +326,7 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
         hr_pool_forward(e->k, s, &e->m->nodes[s->node], in, x, ns, y, scratch);
         break;
     }
-    if (mode == HR_BN_FOLDED && s->bits)
+    if (mode == HR_BN_FOLDED && s->bits && !s->bits_out)
         keep_signs(e, s, p, y);
     clocked(e, s, HR_PASS_FORWARD, ns * s->macs, &from);
 }
@@ -336,6 +341,12 @@ static void forward_finish(hr_exec *e, hr_step *s, int n0, int ns)
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
+/* What the gradient of a convolution's batch norm is multiplied with in HR_BN_FOLDED; or NULL. */
+static const float *folded_slope(const hr_step *s)
+{
+    return s->kind == HR_STEP_CONV && s->bn >= 0 ? s->scale : NULL;
+}
+
 /* First part of a step's backward: through the relu, and into the second operand; then times scale (or NULL).
  * g becomes the gradient of the batch norm's output, or of the operation's. */
 static void backward_begin(hr_exec *e, hr_step *s, const span *p, const float *scale)
@@ -343,6 +354,8 @@ static void backward_begin(hr_exec *e, hr_step *s, const span *p, const float *s
     const hr_step *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
     bool relu = s->relu || s->kind == HR_STEP_RELU;
     float *g = g_in(e, s, p), *to = in2 ? g_in(e, in2, p) : NULL;
+    if (p->mode == HR_BN_FOLDED && s->gated) /* done where g was written */
+        return;
     double from = clock_of(e);
     if (relu && p->mode == HR_BN_FOLDED && s->bits) {
         size_t whole = s->len % 8 ? 1 : (size_t)p->ns; /* samples whose bits lie side by side */
@@ -377,8 +390,14 @@ static void backward_finish(hr_exec *e, hr_step *s, const span *p, bool dx)
         if (affine && mode != HR_BN_FOLDED)
             e->k->grad_affine(rows, s->c, g, z, k1, s->k2, s->k3, g, false);
         clocked(e, s, HR_PASS_REST, 0, &from);
-        if (dx)
-            hr_conv_dx(&s->conv, e->k, g, ns, to, s->in_add, scratch);
+        if (dx) {
+            hr_epilogue out = {0};
+            if (mode == HR_BN_FOLDED && s->gates) {
+                out.gate = in->bits + (size_t)n0 * in->bits_len;
+                out.slope = folded_slope(in);
+            }
+            hr_conv_dx(&s->conv, e->k, g, ns, to, &out, s->in_add, scratch);
+        }
         break;
     case HR_STEP_AFFINE:
     case HR_STEP_BN:
@@ -439,7 +458,7 @@ static void folded_backward(hr_exec *e, const span *p)
     start_gradient(e, p);
     for (int i = e->nsteps - 1; i > 0 && !hr_interrupted(); i--) {
         hr_step *s = &e->steps[i];
-        backward_begin(e, s, p, s->kind == HR_STEP_CONV && s->bn >= 0 ? s->scale : NULL);
+        backward_begin(e, s, p, folded_slope(s));
         backward_finish(e, s, p, true);
     }
 }

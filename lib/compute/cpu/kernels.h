@@ -14,10 +14,15 @@
 enum { HR_SLACK = 64, HR_MAX_MR = 12, HR_MAX_VW = 16 };
 
 /* What follows a convolution's sum on the way out: y = z*scale + shift + res, then max(., 0); scale and shift
- * are per channel. All fields may be NULL / false. res is laid out as y. */
+ * are per channel. bits: keep where y is positive. In the other direction, behind what dx adds to: 0 where
+ * gate has no bit, then times slope, per channel. All fields may be NULL / false. res is laid out as y; bits
+ * and gate have one bit per value, as signs writes them, and may be given where hr_bits_fit. */
 typedef struct hr_epilogue {
     const float *scale, *shift, *res;
     bool relu;
+    uint8_t *bits;
+    const uint8_t *gate;
+    const float *slope;
 } hr_epilogue;
 
 /* The transforms of Winograd's F(m x m, 3x3), m = 4 or 2, T = m+2 (tiles.c). v is T*T rows of channels,
@@ -95,6 +100,12 @@ typedef struct hr_kernels {
     void (*unpool)(int n, int ch, const float *const *x, const float *g, float *const *dx, bool add);
     const hr_wino_kernels *wino;
 } hr_kernels;
+
+/* Whether a pixel's bits are whole bytes, and those of a vector, for this many channels. */
+static inline bool hr_bits_fit(const hr_kernels *k, int ch)
+{
+    return ch % (k->vw > 8 ? k->vw : 8) == 0;
+}
 
 /* Bytes of a core's second-level cache, or a guess. Speed alone depends on it, never a bit. */
 size_t hr_l2_bytes(void);

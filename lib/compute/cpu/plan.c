@@ -430,9 +430,31 @@ static void plan_kept(hr_exec *e)
     for (hr_step *s = e->steps + 1; s <= last; s++) {
         if ((s->relu || s->kind == HR_STEP_RELU) && !s->keep && s != last)
             s->bits_len = (s->len + 7) / 8;
+        s->bits_out = s->bits_len && s->kind == HR_STEP_CONV && hr_bits_fit(e->k, s->c);
         e->bytes_image += s->bits_len + (s->keep ? s->len * sizeof *s->kept : 0);
     }
     e->bytes_image += 2 * (e->steps[0].len + last->len) * sizeof *e->input;
+}
+
+/* Which gradients are complete when a convolution writes them: those whose first reader it is, since the
+ * backward pass comes to that last. */
+static void find_gated(hr_exec *e)
+{
+    int *first = hr_xcalloc((size_t)e->nsteps, sizeof *first);
+    for (int i = e->nsteps - 1; i > 0; i--) {
+        const hr_step *s = &e->steps[i];
+        first[s->in] = i;
+        if (s->in2 >= 0)
+            first[s->in2] = i;
+    }
+    for (int i = 1; i + 1 < e->nsteps; i++) {
+        hr_step *s = &e->steps[i];
+        hr_step *reader = &e->steps[first[i]];
+        s->gated = s->bits_len && s->in2 < 0 && hr_bits_fit(e->k, s->c) && reader->kind == HR_STEP_CONV &&
+                   reader->in == i && !reader->conv.gather;
+        reader->gates |= s->gated;
+    }
+    free(first);
 }
 
 static void make_layout(hr_exec *e)
@@ -440,6 +462,7 @@ static void make_layout(hr_exec *e)
     int *last = last_readers(e);
     size_t stats = 0;
     plan_kept(e);
+    find_gated(e);
     place_folded(e, last);
     if (hr_plan_whole(e))
         place_whole(e, last);

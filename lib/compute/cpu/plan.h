@@ -69,6 +69,9 @@ typedef struct hr_step {
     float *kept;
     uint8_t *bits;
     size_t bits_len;
+    bool bits_out; /* the convolution writes the bits */
+    bool gated;    /* the dx that g is complete with applies the bits and the batch norm's slope to it */
+    bool gates;    /* this step's dx does so, to the gradient of `in` */
     hr_conv conv;
     bool dw_large;                       /* DW not by partial sums per chunk, but by tiles, or of groups */
     const float *mask;                   /* of hr_exec_set_mask */

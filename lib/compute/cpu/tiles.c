@@ -214,7 +214,14 @@ INLINE void out_tile(int m, int ch, const float *v, size_t step, const int32_t *
                     z += load(e->res + to + c);
                 if (add)
                     z += load(y + to + c);
-                store_some(y + to + c, e->relu ? positive(z) : z, n);
+                z = e->relu ? positive(z) : z;
+                if (e->gate)
+                    z = where_bits(z, e->gate, (size_t)(to + c));
+                if (e->slope)
+                    z *= load(e->slope + c);
+                if (e->bits)
+                    put_bits(e->bits, (size_t)(to + c), bits_of(z));
+                store_some(y + to + c, z, n);
             }
         }
     }

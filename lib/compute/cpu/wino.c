@@ -196,6 +196,10 @@ void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, 
             hr_epilogue here = *e;
             if (e->res)
                 here.res += s * w->out_len;
+            if (e->bits)
+                here.bits += s * w->out_len / 8;
+            if (e->gate)
+                here.gate += s * w->out_len / 8;
             k->wino->out(w->m, w->co, b.m + (size_t)i * w->ldm, w->m_step,
                          w->out_off + tile * (size_t)(w->m * w->m), y + s * w->out_len, &here, add);
         }
