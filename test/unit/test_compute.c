@@ -432,7 +432,7 @@ static void test_few_images_get_the_bits_of_a_full_batch(void **state)
 {
     (void)state;
     enum { BATCH = 24 };
-    hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain, net_gates};
+    hr_model *(*const make[])(void) = {net_residual, net_gates};
     for (size_t k = 0; k < HR_COUNT(make); k++) {
         hr_model *m = make[k]();
         hr_exec *whole = make_exec(m, 2 * BATCH, 1), *some[3];
