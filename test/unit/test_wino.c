@@ -179,7 +179,10 @@ static void test_a_tile_at_the_edge_ends_in_its_epilogue_and_writes_its_pixels_o
         for (int how = 0; how < 32; how++) {
             int ch = 1 + how * 7 % MAX_CH;
             bool add = how & 16;
-            hr_epilogue e = {how & 1 ? scale : NULL, how & 2 ? shift : NULL, how & 4 ? res : NULL, how & 8};
+            hr_epilogue e = {.scale = how & 1 ? scale : NULL,
+                             .shift = how & 2 ? shift : NULL,
+                             .res = how & 4 ? res : NULL,
+                             .relu = how & 8};
             draw_tile(&d, m, ch, (uint32_t)(100 + how), false);
             for (int i = 0; i < d.t * d.t; i += 1 + how % 5)
                 d.in_off[i] = -1;
