@@ -355,9 +355,10 @@ assert_same_products() { # assert_same_products RUNS [DATA]
     [ "$interrupted" -ge 2 ]
     mk demo-stages RUNS="$PWD/again" THREADS=1 >>log 2>&1 || { cat log; false; }
     assert_same_products "$PWD/again"
-    # what was finished was not made again
-    run awk '/^>> / { n[$2]++ } /^   [0-9.]+ s$/ { done++ } END { print done }' log
-    assert_equal "$output" "$(grep '^>> ' log | sort -u | wc -l)"
+    # What was finished was not made again. (A signal between a product and its last line in the log leaves it without.)
+    run awk '/^>> / { stage = $2 } /^   [0-9.]+ s$/ && done[stage]++ { print stage }' log
+    refute_output
+    [ "$(grep -c '^   [0-9.]* s$' log)" -ge 20 ]
 }
 
 @test "demo: a stage that was killed is told by status, goes on, and begins again when an option changed" {
