@@ -136,7 +136,7 @@ static void test_statistics_of_large_chunks_match_ref(void **state)
 {
     (void)state;
     hr_model *m = net_new(80, 12, 11);
-    net_done(m, net_relu(m, net_bn(m, 0)), 3);
+    net_done(m, net_linear(m, net_flatten(m, net_relu(m, net_bn(m, 0))), 3, NET_NO_BIAS), 3);
     check_modes(m, 9, 9, fused_bounds, "br on 80x12x11");
 }
 

@@ -1,7 +1,7 @@
 /* lib/compute/cpu/vec.h -- vectors as wide as the instruction set that a file is compiled for.
  *
- * For the files that are compiled once per set (kernels.c, tiles.c) and for no others: GCC's vector
- * extensions, the sizes of the register tiles, and loads and stores at any address. */
+ * For the files that are compiled once per set (kernels.c, tiles.c) and for no others: GCC's and
+ * clang's vector extensions, the sizes of the register tiles, and loads and stores at any address. */
 #ifndef HR_COMPUTE_CPU_VEC_H
 #define HR_COMPUTE_CPU_VEC_H
 
@@ -74,8 +74,8 @@ INLINE void turn_vectors(vec *v)
         vec w[VW];
 #pragma GCC unroll 8
         for (int i = 0; i < VW / 2; i++) {
-            w[2 * i] = __builtin_shuffle(v[i], v[i + VW / 2], (ivec){ZIP_LOW});
-            w[2 * i + 1] = __builtin_shuffle(v[i], v[i + VW / 2], (ivec){ZIP_HIGH});
+            w[2 * i] = __builtin_shufflevector(v[i], v[i + VW / 2], ZIP_LOW);
+            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + VW / 2], ZIP_HIGH);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < VW; i++)
