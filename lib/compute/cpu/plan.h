@@ -24,8 +24,7 @@
  * reads them has run forward, gradients likewise on the way back, in one room per thread as large as a task
  * needs. So an attack's memory hardly grows with the batch, and what a thread works on stays warmer. Max
  * pooling looks for the place of the maximum again, so its operand is kept, and then serves for the ReLU
- * before it, too. (In whole batches a bit would save nothing: y stays for DW, and the backward pass is held
- * up by reading and writing g and z.)
+ * before it, too. (In whole batches y stays for DW in any case, and the ReLU asks it.)
  */
 #ifndef HR_COMPUTE_CPU_PLAN_H
 #define HR_COMPUTE_CPU_PLAN_H
@@ -99,8 +98,8 @@ struct hr_exec {
     int nsteps;
     int *value; /* (nodes) step that holds a node's value, or -1 */
     float *arena;
-    size_t thread_room,
-        image_room; /* floats of a thread's room, one behind the other in the arena; of one image */
+    size_t thread_room; /* floats of a thread's room; they lie one behind the other in the arena */
+    size_t image_room;  /* floats of it for one image */
     float *input, *dinput, *logits, *dlogits;
     float **grads;  /* (tensors) */
     float *dw_part; /* (chunks, largest chunk-wise dW) */

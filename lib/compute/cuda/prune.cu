@@ -72,6 +72,7 @@ static __global__ void pick_kernel(choice *c)
         c->bins[b] = 0;
 }
 
+/* No digit chosen yet, all `kept` values due. A thread per bin, one write each; bound: its launch. */
 static __global__ void begin_kernel(unsigned long long kept, choice *c)
 {
     EACH(b, (size_t)BINS)
