@@ -140,6 +140,19 @@ static void test_statistics_of_large_chunks_match_ref(void **state)
     check_modes(m, 9, 9, fused_bounds, "br on 80x12x11");
 }
 
+/* Maps of more than half a megabyte: steps take turns sample by sample, and sums over a chunk stop and go on
+ * where 64 (sums) or 4096 rows (statistics) are full, which with 9025 rows is within a sample. */
+static void test_steps_that_take_turns_match_ref(void **state)
+{
+    (void)state;
+    hr_model *m = net_new(2, 95, 95);
+    int first = net_relu(m, net_bn(m, net_conv(m, 0, 16, 1, 1, 1, 0, NET_NO_BIAS)));
+    int second = net_relu(m, net_bn(m, net_conv(m, first, 16, 1, 1, 1, 0, NET_NO_BIAS)));
+    int last = net_relu(m, net_add(m, net_bn(m, net_conv(m, second, 16, 1, 1, 1, 0, NET_NO_BIAS)), first));
+    net_done(m, net_linear(m, net_flatten(m, net_adaptive(m, last, 1, 1)), 3, NET_NO_BIAS), 3);
+    check_modes(m, 9, 9, fused_bounds, "residual block on 16x95x95");
+}
+
 /* Inputs from a handful of values: ties in windows are exact in float too, and the first must win. */
 static void test_pools_match_ref_and_ties_go_to_the_first(void **state)
 {
@@ -705,6 +718,7 @@ static int run_all(const char *isa)
         cmocka_unit_test(test_linear_matches_ref),
         cmocka_unit_test(test_batchnorm_and_what_is_fused_around_it_match_ref),
         cmocka_unit_test(test_statistics_of_large_chunks_match_ref),
+        cmocka_unit_test(test_steps_that_take_turns_match_ref),
         cmocka_unit_test(test_pools_match_ref_and_ties_go_to_the_first),
         cmocka_unit_test(test_adaptive_pools_match_ref),
         cmocka_unit_test(test_elementwise_steps_match_ref),

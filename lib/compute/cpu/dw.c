@@ -125,8 +125,8 @@ static void bias_sums(hr_exec *e, hr_step *s, int n0, int ns)
 {
     double from = clock_of(e);
     for (int n = n0; n < n0 + ns; n += e->chunk)
-        e->k->grad_sums((size_t)(chunk_at(e, n, n0 + ns)) * pixels(s), s->c, g_of(s, n), NULL, NULL, false,
-                        NULL, NULL, NULL, part_of(s, n / e->chunk, 2), NULL);
+        e->k->grad_sums(false, (size_t)(chunk_at(e, n, n0 + ns)) * pixels(s), s->c, g_of(s, n), NULL, NULL,
+                        false, NULL, NULL, NULL, part_of(s, n / e->chunk, 2), NULL);
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 

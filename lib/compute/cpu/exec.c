@@ -1,10 +1,13 @@
 /* lib/compute/cpu/exec.c -- forward and backward passes over the planned steps.
  *
  * Two ways to walk. Depth first (HR_BN_FOLDED): one thread takes a chunk of samples through all steps. Layer
- * by layer (the other modes): all threads take a step together, chunk q on thread q mod threads, and meet
- * only where batch statistics or weight gradients are merged. Both call the same chunk functions, and both
- * skip what is left once a signal has come: a pass over a large network may take minutes, one chunk in one
- * step takes a fraction of a second.
+ * by layer (the other modes): all threads take a step together, each its own samples, and meet only where
+ * batch statistics or weight gradients are merged. Between two such meetings lies the end of one step
+ * (normalise; on the way back the gradients of batch norm and operand) and the beginning of the next
+ * (convolve and sum; on the way back ReLU and sums); they take turns, some samples at a time, so that what
+ * the one wrote is still in a near cache when the other reads it. Both ways to walk call the same chunk
+ * functions, and both skip what is left once a signal has come: a pass over a large network may take minutes,
+ * one chunk in one step takes a fraction of a second.
  *
  * Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167). With M values per channel, xh = (z-mean)*inv:
  *     y  = gamma*xh + beta                                 s1 = sum dy = dbeta,  s2 = sum dy*xh = dgamma
@@ -517,6 +520,20 @@ static bool next_task(const crew *w, int task, int *n, int *ns)
 
 #define EACH_TASK(w, task, n, ns) for (int n = 0, ns = 0; next_task(w, task, &n, &ns);)
 
+/* Samples of the part of step s that begins at m; a task ends at end. Parts are whole chunks or lie in one.
+ */
+static int part_at(const hr_exec *e, const hr_step *s, int m, int end)
+{
+    int left = end - m, chunk_left = e->chunk - m % e->chunk;
+    if (s->part_of_task < e->chunk && chunk_left < left)
+        left = chunk_left;
+    return left < s->part_of_task ? left : s->part_of_task;
+}
+
+/* The parts [m,m+ms) of samples [n,n+ns). */
+#define EACH_PART(e, s, n, ns, m, ms)                                                                        \
+    for (int m = n, ms = part_at(e, s, m, n + ns); m < n + ns; m += ms, ms = part_at(e, s, m, n + ns))
+
 /* Merge the chunks' means and squared deviations of channel c (Chan, Golub & LeVeque 1979) in a fixed tree.
  */
 static void merge_stats(const hr_exec *e, const hr_step *s, const crew *w, int c, double *mean, double *m2)
@@ -568,21 +585,45 @@ static void settle_stats(hr_exec *e, hr_step *s, const crew *w)
     }
 }
 
-static void chunk_stats(hr_exec *e, hr_step *s, int n, int ns)
+/* The rows of a chunk, from `from` to `to`, that sums may take once samples [n0,n0+ns) of it are there: those
+ * before n0 had their turn, and all but the last go by whole `unit`s. */
+typedef struct rows {
+    size_t from, to;
+} rows;
+
+static rows rows_ready(const hr_exec *e, const hr_step *s, const crew *w, int n0, int ns, size_t unit)
 {
+    int c0 = n0 / e->chunk * e->chunk, end = c0 + chunk_at(e, c0, w->n);
+    size_t from = (size_t)(n0 - c0) * pixels(s), to = (size_t)(n0 + ns - c0) * pixels(s);
+    return (rows){from / unit * unit, n0 + ns == end ? to : to / unit * unit};
+}
+
+/* Statistics of samples [n,n+ns) of one chunk. */
+static void chunk_stats(hr_exec *e, hr_step *s, const crew *w, int n, int ns)
+{
+    int q = n / e->chunk;
     double from = clock_of(e);
-    e->k->stats((size_t)ns * pixels(s), s->c, bn_input(e, s, n), part_of(s, n / e->chunk, 0),
-                part_of(s, n / e->chunk, 1));
+    rows r = rows_ready(e, s, w, n, ns, hr_stats_rows(s->c));
+    if (r.to > r.from)
+        e->k->stats(r.from, r.to - r.from, s->c, bn_input(e, s, q * e->chunk) + r.from * (size_t)s->c,
+                    part_of(s, q, 0), part_of(s, q, 1));
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
+/* The end of the step before and the beginning of this one; part by part, so that values are read from near.
+ */
 static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 {
     EACH_TASK(w, e->task, n, ns)
     {
-        forward_begin(e, s, &(span){n, ns, w->mode, NULL, e->scratch[w->thread]});
-        for (int i = 0; i < ns && s->bn >= 0 && batch_norm_of(w->mode); i += e->chunk)
-            chunk_stats(e, s, n + i, chunk_at(e, i, ns));
+        EACH_PART(e, s, n, ns, m, ms)
+        {
+            if (s[-1].bn >= 0)
+                forward_finish(e, s - 1, m, ms);
+            forward_begin(e, s, &(span){m, ms, w->mode, NULL, e->scratch[w->thread]});
+            for (int i = 0; i < ms && s->bn >= 0 && batch_norm_of(w->mode); i += e->chunk)
+                chunk_stats(e, s, w, m + i, chunk_at(e, i, ms));
+        }
         e->tasks[w->thread] += (uint64_t)ns;
     }
     if (s->bn < 0)
@@ -590,8 +631,6 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 #pragma omp barrier
     settle_stats(e, s, w);
 #pragma omp barrier
-    EACH_TASK(w, e->task, n, ns)
-    forward_finish(e, s, n, ns);
 }
 
 void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
@@ -612,6 +651,9 @@ void hr_exec_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn)
         crew w = crew_of(e, n1, bn);
         for (int i = 1; i < e->nsteps; i++)
             layer_forward(e, &e->steps[i], &w);
+        EACH_TASK(&w, e->task, n, ns)
+        if (e->steps[e->nsteps - 1].bn >= 0)
+            forward_finish(e, &e->steps[e->nsteps - 1], n, ns);
     }
 }
 
@@ -639,46 +681,63 @@ static void settle_sums(hr_exec *e, hr_step *s, const crew *w, bool dw)
 
 /* backward_begin with the sums of a batch norm: of g, and of g times the normalised input, over each chunk.
  */
-static void begin_with_sums(hr_exec *e, hr_step *s, int n0, int ns)
+static void begin_with_sums(hr_exec *e, hr_step *s, const crew *w, int n0, int ns)
 {
     const hr_step *in2 = s->in2 >= 0 ? &e->steps[s->in2] : NULL;
     double from = clock_of(e);
-    for (int n = n0; n < n0 + ns; n += e->chunk)
-        e->k->grad_sums((size_t)(chunk_at(e, n, n0 + ns)) * pixels(s), s->c, g_of(s, n),
-                        s->relu ? y_of(s, n) : NULL, in2 ? g_of(in2, n) : NULL, s->in2_add, bn_input(e, s, n),
-                        s->mean, s->inv, part_of(s, n / e->chunk, 0), part_of(s, n / e->chunk, 1));
+    for (int n = n0; n < n0 + ns; n += e->chunk) {
+        rows r = rows_ready(e, s, w, n, chunk_at(e, n, n0 + ns), HR_SUM_ROWS);
+        int c0 = n / e->chunk * e->chunk;
+        size_t at = r.from * (size_t)s->c;
+        if (r.to > r.from)
+            e->k->grad_sums(r.from > 0, r.to - r.from, s->c, g_of(s, c0) + at,
+                            s->relu ? y_of(s, c0) + at : NULL, in2 ? g_of(in2, c0) + at : NULL, s->in2_add,
+                            bn_input(e, s, c0) + at, s->mean, s->inv, part_of(s, n / e->chunk, 0),
+                            part_of(s, n / e->chunk, 1));
+    }
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
+/* Whether the backward pass of s needs sums over the batch. */
+static bool wants_sums(const hr_step *s, const crew *w, unsigned flags)
+{
+    return s->bn >= 0 && ((flags & HR_DW) || batch_norm_of(w->mode));
+}
+
+static void layer_begin(hr_exec *e, hr_step *s, const crew *w, unsigned flags, int n, int ns)
+{
+    if (wants_sums(s, w, flags))
+        begin_with_sums(e, s, w, n, ns);
+    else
+        backward_begin(e, s, &(span){n, ns, w->mode, NULL, NULL}, NULL);
+    e->tasks[w->thread] += (uint64_t)ns;
+}
+
+/* The end of this step, whose sums are settled, and the beginning of the one before it, part by part. */
 static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags)
 {
     bool dw = flags & HR_DW, dx = (flags & HR_DX) || e->steps[s->in].trainable;
-    bool sums = s->bn >= 0 && (dw || batch_norm_of(w->mode)), weights = dw && s->kind == HR_STEP_CONV;
+    bool weights = dw && s->kind == HR_STEP_CONV, sums = wants_sums(s - 1, w, flags);
     void *scratch = e->scratch[w->thread];
 
     EACH_TASK(w, e->task, n, ns)
     {
-        if (sums)
-            begin_with_sums(e, s, n, ns);
-        else
-            backward_begin(e, s, &(span){n, ns, w->mode, NULL, scratch}, NULL);
-        e->tasks[w->thread] += (uint64_t)ns;
+        EACH_PART(e, s, n, ns, m, ms)
+        {
+            backward_finish(e, s, &(span){m, ms, w->mode, NULL, scratch}, dx);
+            layer_begin(e, s - 1, w, flags, m, ms);
+            int end = m + ms, first = (end - 1) / e->chunk * e->chunk; /* of the chunk that is ready now */
+            if (weights && (end == n + ns || end % e->chunk == 0))
+                hr_dw_begin(e, s, m < first ? m : first, end - (m < first ? m : first), scratch);
+        }
     }
-    if (sums) {
-#pragma omp barrier
-        settle_sums(e, s, w, dw);
-#pragma omp barrier
-    }
-    EACH_TASK(w, e->task, n, ns)
-    {
-        backward_finish(e, s, &(span){n, ns, w->mode, NULL, scratch}, dx);
-        if (weights)
-            hr_dw_begin(e, s, n, ns, scratch);
-    }
-    if (!weights)
+    if (!weights && !sums)
         return;
 #pragma omp barrier
-    hr_dw_finish(e, s, w);
+    if (weights)
+        hr_dw_finish(e, s, w);
+    if (sums)
+        settle_sums(e, s - 1, w, dw);
 #pragma omp barrier
 }
 
@@ -698,8 +757,16 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
 #pragma omp parallel num_threads(e->opts.threads)
     {
         crew w = crew_of(e, n1, bn);
+        hr_step *last = &e->steps[e->nsteps - 1];
         EACH_TASK(&w, e->task, n, ns)
-        start_gradient(e, &(span){n, ns, bn, NULL, NULL});
+        {
+            start_gradient(e, &(span){n, ns, bn, NULL, NULL});
+            layer_begin(e, last, &w, flags, n, ns);
+        }
+#pragma omp barrier
+        if (wants_sums(last, &w, flags))
+            settle_sums(e, last, &w, flags & HR_DW);
+#pragma omp barrier
         for (int i = e->nsteps - 1; i > 0; i--) {
             if (w.thread == 0)
                 hr_crash_point("backward");

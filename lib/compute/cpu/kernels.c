@@ -18,7 +18,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 64 };
+enum { BLOCK = HR_SUM_ROWS };
 
 /* ---- GEMM tile ---------------------------------------------------------------------------------------- */
 
@@ -419,11 +419,9 @@ INLINE void merge(int w, double n1, double n2, const double *mean2, const double
 
 /* The mean is needed before the deviations: rows are read twice, so many at a time that the second-level
  * cache holds them. */
-static void stats(size_t rows, int ch, const float *z, double *mean, double *m2)
+static void stats(size_t before, size_t rows, int ch, const float *z, double *mean, double *m2)
 {
-    enum { FLOATS = 1 << 16 };
-    size_t most = FLOATS / (size_t)ch / BLOCK * BLOCK, n = 0;
-    most = most < BLOCK ? BLOCK : most;
+    size_t most = hr_stats_rows(ch), n = 0;
     for (size_t r = 0; r < rows; r += n) {
         n = rows - r < most ? rows - r : most;
         const float *from = z + r * (size_t)ch;
@@ -435,11 +433,11 @@ static void stats(size_t rows, int ch, const float *z, double *mean, double *m2)
                 stats_span(SPAN, n, (size_t)ch, from + c, w, mu, sq);
             else
                 stats_span(1, n, (size_t)ch, from + c, w, mu, sq);
-            if (r == 0) {
+            if (before + r == 0) {
                 memcpy(mean + c, mu, (size_t)w * sizeof *mean);
                 memcpy(m2 + c, sq, (size_t)w * sizeof *m2);
             } else {
-                merge(w, (double)r, (double)n, mu, sq, mean + c, m2 + c);
+                merge(w, (double)(before + r), (double)n, mu, sq, mean + c, m2 + c);
             }
             c += w;
         }
@@ -490,8 +488,8 @@ INLINE void sums_block(size_t rows, int ch, float *g, const float *y, float *to,
     }
 }
 
-static void grad_sums(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *z,
-                      const float *mean, const float *inv, double *s1, double *s2)
+static void grad_sums(bool more, size_t rows, int ch, float *g, const float *y, float *to, bool add,
+                      const float *z, const float *mean, const float *inv, double *s1, double *s2)
 {
     int whole = ch / VW * VW;
     /* Whole vectors are written back; in a narrower rest they would be written into the next row. */
@@ -500,8 +498,9 @@ static void grad_sums(size_t rows, int ch, float *g, const float *y, float *to, 
         y = NULL;
         to = NULL;
     }
-    memset(s1, 0, (size_t)ch * sizeof *s1);
-    if (z)
+    if (!more)
+        memset(s1, 0, (size_t)ch * sizeof *s1);
+    if (z && !more)
         memset(s2, 0, (size_t)ch * sizeof *s2);
     for (size_t r = 0; r < rows;
          r += BLOCK) { /* all columns of a block, so that memory is read in its order */

@@ -83,12 +83,13 @@ typedef struct hr_kernels {
     void (*signs)(size_t n, const float *y, uint8_t *bits);
     /* dst (+)= src over n values. */
     void (*copy)(size_t n, float *dst, const float *src, bool add);
-    /* Per column: mean and sum of squared deviations of the rows. */
-    void (*stats)(size_t rows, int ch, const float *z, double *mean, double *m2);
+    /* Per column: mean and sum of squared deviations of the rows. before: as many rows before these are in
+     * mean and m2 already, whole hr_stats_rows of them. */
+    void (*stats)(size_t before, size_t rows, int ch, const float *z, double *mean, double *m2);
     /* As back without a scale; and per column: s1 = sum g, s2 = sum g*(z - mean)*inv. z may be NULL (then s2
-     * is not touched). */
-    void (*grad_sums)(size_t rows, int ch, float *g, const float *y, float *to, bool add, const float *z,
-                      const float *mean, const float *inv, double *s1, double *s2);
+     * is not touched). more: add to s1 and s2 those of whole HR_SUM_ROWS that came before. */
+    void (*grad_sums)(bool more, size_t rows, int ch, float *g, const float *y, float *to, bool add,
+                      const float *z, const float *mean, const float *inv, double *s1, double *s2);
     /* out (+)= g*k1 + z*k2 + k3, columns k1, k2, k3; z may be NULL (then k2, k3 are not read). out may be g.
      */
     void (*grad_affine)(size_t rows, int ch, const float *g, const float *z, const float *k1, const float *k2,
@@ -100,6 +101,15 @@ typedef struct hr_kernels {
     void (*unpool)(int n, int ch, const float *const *x, const float *g, float *const *dx, bool add);
     const hr_wino_kernels *wino;
 } hr_kernels;
+
+/* Rows that are summed in float before they go to a double; and that statistics take at a time, which the
+ * second-level cache holds. Bits depend on both. */
+enum { HR_SUM_ROWS = 64 };
+static inline size_t hr_stats_rows(int ch)
+{
+    size_t rows = ((size_t)1 << 16) / (size_t)ch / HR_SUM_ROWS * HR_SUM_ROWS;
+    return rows < HR_SUM_ROWS ? HR_SUM_ROWS : rows;
+}
 
 /* Whether a pixel's bits are whole bytes, and those of a vector, for this many channels. */
 static inline bool hr_bits_fit(const hr_kernels *k, int ch)

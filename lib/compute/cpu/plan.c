@@ -375,7 +375,8 @@ static int too_little(const hr_exec *e, double have, hr_err *err)
                    e->m->arch, e->opts.batch, (double)needs(e, e->opts.batch) / 1e9, have / 1e9, hint);
 }
 
-/* Places for whole batches, of a task of one chunk. Step i runs forward at time i, backward at 2n - i. */
+/* Places for whole batches, of a task of one chunk. Step i runs forward at time i, backward at 2n - i; but
+ * the gradient of its second operand is written where the backward pass of the step behind it ends. */
 static void place_whole(hr_exec *e, const int *last)
 {
     int n = e->nsteps;
@@ -385,7 +386,8 @@ static void place_whole(hr_exec *e, const int *last)
         size_t len = padded(s->len * (size_t)e->chunk);
         b[i] = (life){.len = i + 1 < n ? len : 0, .from = i, .to = 2 * n - i};
         b[n + i] = (life){.len = keeps_raw(e, s) ? len : 0, .from = i, .to = 2 * n - i};
-        b[3 * n - i] = (life){.len = len, .from = 2 * n - last[i], .to = 2 * n - i};
+        b[3 * n - i] =
+            (life){.len = len, .from = 2 * n - last[i] - (e->steps[last[i]].in2 == i), .to = 2 * n - i};
     }
     e->arena_chunk = place(b, 3 * n);
     for (int i = 1; i < n; i++) {
@@ -473,6 +475,21 @@ static void make_layout(hr_exec *e)
     free(last);
 }
 
+/* Samples after which step i and the one before it take turns: so few that what the one wrote is still in the
+ * second-level cache when the other reads it, but as many as make up for reading the weights. */
+static int part_of(const hr_exec *e, int i)
+{
+    enum { PART_BYTES = 512 << 10 };
+    const hr_step *s = &e->steps[i];
+    size_t len = s->len, before = e->steps[i - 1].len, in = e->steps[s->in].len;
+    len = before > len ? before : len;
+    len = in > len ? in : len;
+    size_t weights = s->conv.bytes / 2; /* of two passes */
+    size_t fit = (weights > PART_BYTES ? weights : PART_BYTES) / (len * sizeof(float));
+    int part = fit < 1 ? 1 : fit < (size_t)e->task ? (int)fit : e->task;
+    return part < e->chunk ? part : part / e->chunk * e->chunk;
+}
+
 /* Take the places. */
 static void place_steps(hr_exec *e)
 {
@@ -485,6 +502,7 @@ static void place_steps(hr_exec *e)
         s->g = e->arena + s->g_at * chunks;
         s->y_step = s->z_step = s->g_step = e->arena_chunk * chunks;
         s->task = e->task;
+        s->part_of_task = part_of(e, (int)(s - first));
         if (s->bits_len)
             s->bits = hr_xaligned(batch * s->bits_len + HR_SLACK, 1);
         if (s->keep)

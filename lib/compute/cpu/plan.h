@@ -60,6 +60,7 @@ typedef struct hr_step {
     float *y, *z, *g;
     size_t y_step, z_step, g_step, y_at, z_at, g_at; /* at: of a task of one chunk, in the arena */
     int task;                                        /* samples, as in hr_exec */
+    int part_of_task; /* samples after which this step and the one before it take turns */
     /* HR_BN_FOLDED. Places of y and g in a thread's room for a task of one sample, in floats; of a task of ns
      * they begin ns times as far. keep: y is kept for the backward pass, (batch, len). bits: where y > 0,
      * (batch, bits_len), value i of a sample is bit i%8 of byte i/8; NULL where nobody asks. */
