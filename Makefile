@@ -117,7 +117,8 @@ $(BUILD)/shim/%.o: % $(BUILD)/flags
 	$(call say,CXX)$(CXX) -std=c++17 -x c++ -ffp-contract=off $(SHIM_FLAGS) -MMD -MP -c $< -o $@
 
 # They open it.
-$(patsubst %,$(BUILD)/test/%,test_cuda test_cuda_attack test_cuda_ops test_cuda_train test_cuda_zoo): | $(SHIM)
+$(patsubst %,$(BUILD)/test/%,test_cuda test_cuda_attack test_cuda_ops test_cuda_strong test_cuda_train \
+	test_cuda_zoo): | $(SHIM)
 
 $(SHIM): $(SHIM_OBJ)
 	@mkdir -p $(@D)

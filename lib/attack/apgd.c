@@ -26,6 +26,7 @@
  * code compares the first loss with 0 (it reads one place before its table); we compare it with f(x0), as the
  * paper does. */
 #include "attack/internal.h"
+#include "compute/cuda/cuda.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -226,10 +227,31 @@ size_t hr_strong_bytes(size_t input_len)
     return 6 * input_len * sizeof(float) + sizeof(struct climber) + 64;
 }
 
+/* All of it on the executor's device. */
+static void on_device(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
+                      const uint32_t *index, int n, uint8_t *broken, float *adv)
+{
+    hr_climb k = {.eps = o->eps,
+                  .rho = o->rho,
+                  .steps = o->steps,
+                  .rank = o->target,
+                  .l2 = o->norm == HR_L2,
+                  .dlr = o->loss == HR_STRONG_DLR,
+                  .seed = o->seed,
+                  .stream = o->stream,
+                  .c0 = o->c0,
+                  .c1 = o->c1};
+    hr_cuda_climb(e, &k, x, y, index, n, broken, adv);
+}
+
 void hr_attack_apgd(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
                     const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm)
 {
     (void)norm;
+    if (hr_exec_on_device(e)) {
+        on_device(e, o, x, y, index, n, broken, adv);
+        return;
+    }
     size_t len = hr_exec_input_len(e), all = (size_t)n * len;
     float *store = hr_xaligned(6 * all, sizeof *store);
     struct job j = {.e = e, .o = o, .x = x, .y = y, .index = index, .broken = broken, .adv = adv};

@@ -17,7 +17,8 @@ struct images {
 static hr_exec *new_exec(hr_model *m, int batch, int threads)
 {
     hr_err err = HR_ERR_INIT;
-    hr_exec *e = hr_exec_new(m, &(hr_exec_opts){.batch = batch, .threads = threads}, &err);
+    hr_exec_opts o = {.batch = batch, .threads = threads, .device = test_device()};
+    hr_exec *e = hr_exec_new(m, &o, &err);
     if (!e)
         fail_msg("%s", err.msg);
     return e;

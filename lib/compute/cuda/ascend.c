@@ -36,34 +36,39 @@ static void step(hr_exec *e, const hr_ascent *a, int n, uint32_t s)
         c->t->move_linf(c->d, in->len * (size_t)n, a->step, a->eps, c->x, dx->dev, in->dev);
 }
 
-static bool same(const hr_cuda_kept *k, const hr_ascent *a, int n)
+static bool same(const hr_cuda_kept *k, const hr_cuda_kept *like)
 {
-    return k->graph && k->n == n && k->loss == a->loss && k->bn == a->bn && k->eps == a->eps &&
-           k->step == a->step;
+    return k->graph && k->n == like->n && k->loss == like->loss && k->bn == like->bn && k->eps == like->eps &&
+           k->step == like->step;
 }
 
-/* The recorded step, of this attack or an earlier one like it; NULL: there is none. */
-static hr_cuda_graph *recalled(const hr_cuda_exec *c, const hr_ascent *a, int n)
+hr_cuda_graph *hr_cuda_recalled(const hr_cuda_exec *c, const hr_cuda_kept *like)
 {
     for (size_t i = 0; i < HR_COUNT(c->graphs); i++)
-        if (same(&c->graphs[i], a, n))
+        if (same(&c->graphs[i], like))
             return c->graphs[i].graph;
     return NULL;
 }
 
-/* Record it, in the place of the oldest. */
-static hr_cuda_graph *recorded(hr_exec *e, const hr_ascent *a, int n)
+hr_cuda_kept *hr_cuda_graph_room(hr_exec *e)
 {
     hr_cuda_exec *c = e->cuda;
     hr_cuda_kept *k = &c->graphs[c->recorded++ % (int)HR_COUNT(c->graphs)];
     if (k->graph)
         hr_cuda_wait(e); /* it may be under way */
     c->t->forget(c->d, k->graph);
+    k->graph = NULL;
+    return k;
+}
+
+static hr_cuda_graph *recorded(hr_exec *e, const hr_ascent *a, const hr_cuda_kept *like)
+{
+    hr_cuda_exec *c = e->cuda;
+    hr_cuda_kept *k = hr_cuda_graph_room(e);
     c->t->record(c->d);
-    step(e, a, n, 0);
-    *k = (hr_cuda_kept){
-        .graph = c->t->recorded(c->d), .n = n, .loss = a->loss, .bn = a->bn, .eps = a->eps, .step = a->step};
-    return k->graph;
+    step(e, a, like->n, 0);
+    *k = *like;
+    return k->graph = c->t->recorded(c->d);
 }
 
 void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_t *y, const uint32_t *index,
@@ -75,11 +80,12 @@ void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_
     if (a->target)
         c->t->upload(c->d, c->target, a->target, c->twin[HR_CUDA_LOGITS].len * (size_t)n * sizeof *a->target);
     start(e, a, n);
-    hr_cuda_graph *g = a->l2 ? NULL : recalled(c, a, n);
+    hr_cuda_kept like = {.n = n, .loss = a->loss, .bn = a->bn, .eps = a->eps, .step = a->step};
+    hr_cuda_graph *g = a->l2 ? NULL : hr_cuda_recalled(c, &like);
     for (int s = 0; s < a->steps && !hr_interrupted(); s++) {
         hr_crash_point("attack");
         if (s == 1 && !a->l2 && !g)
-            g = recorded(e, a, n);
+            g = recorded(e, a, &like);
         if (g)
             c->t->replay(c->d, g);
         else

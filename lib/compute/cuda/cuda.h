@@ -51,6 +51,20 @@ typedef struct hr_ascent {
 void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_t *y, const uint32_t *index,
                     int n);
 
+/* ---- climb.c */
+
+/* hr_attack_apgd's options. */
+typedef struct hr_climb {
+    float eps, rho;
+    int steps, rank; /* rank: of the class to go to, with dlr; 0: away from y */
+    bool l2, dlr;    /* dlr: else cross-entropy */
+    uint32_t seed, stream, c0, c1;
+} hr_climb;
+/* hr_attack_apgd on the device, with all its state there: arguments as it has them (attack.h). Images that
+ * are broken on the way go along to the end, so that nothing has to be asked; waits once, behind the end. */
+void hr_cuda_climb(hr_exec *e, const hr_climb *o, const float *x, const int32_t *y, const uint32_t *index,
+                   int n, uint8_t *broken, float *adv);
+
 /* ---- learn.c: training on the device */
 
 enum { HR_CUDA_PLAIN, HR_CUDA_MASKED, HR_CUDA_SCORES, HR_CUDA_ADMM }; /* lib/train's rules */
@@ -144,11 +158,19 @@ typedef struct hr_cuda_place {
 /* A recorded step of an attack, and what it depends on besides the device's memory. */
 typedef struct hr_cuda_kept {
     hr_cuda_graph *graph;
-    int n, loss;
+    int n, loss; /* loss: hr_ascent's, or climb.c's kind */
     enum hr_bn_mode bn;
     float eps, step;
 } hr_cuda_kept;
 typedef struct hr_cuda_learner hr_cuda_learner;
+
+/* Auto-PGD's state, of a whole batch; taken when it is first needed. */
+typedef struct hr_cuda_climbs {
+    float *old, *top, *g_top;
+    double *f;
+    int32_t *aim;
+    hr_cuda_climber *c;
+} hr_cuda_climbs;
 
 typedef struct hr_cuda_exec {
     const hr_cuda_plugin_table *t;
@@ -169,6 +191,7 @@ typedef struct hr_cuda_exec {
     size_t asked, taken, left; /* bytes: of all that was asked for, got; there were before; 0: enough */
     hr_cuda_kept graphs[4];    /* the last ones recorded */
     int recorded;
+    hr_cuda_climbs climbs;
     hr_cuda_learner *learner; /* NULL: the host trains, or nobody */
 } hr_cuda_exec;
 
@@ -185,6 +208,11 @@ float *hr_cuda_take(hr_cuda_exec *c, size_t n, int *rc);
 /* Behind the last of them: rc, with err set where memory was refused. */
 int hr_cuda_taken(const hr_exec *e, int rc, hr_err *err);
 float *hr_cuda_take_host(hr_cuda_exec *c, size_t n, int *rc, hr_err *err); /* page-locked, of the host */
+/* The graph that was recorded for a step like this one (its graph counts for nothing); NULL: there is none.
+ */
+hr_cuda_graph *hr_cuda_recalled(const hr_cuda_exec *c, const hr_cuda_kept *like);
+/* The place of the oldest graph, which is forgotten. */
+hr_cuda_kept *hr_cuda_graph_room(hr_exec *e);
 /* Effective weights, and folded batch norm, from what lies on the device. */
 void hr_cuda_settle(hr_exec *e);
 

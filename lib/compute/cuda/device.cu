@@ -268,5 +268,6 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     hr_cuda_fill_optim(&t);
     hr_cuda_fill_prune(&t);
     hr_cuda_fill_images(&t);
+    hr_cuda_fill_apgd(&t);
     return &t;
 }

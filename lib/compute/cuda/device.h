@@ -91,6 +91,7 @@ void hr_cuda_fill_norm(hr_cuda_plugin_table *t);
 void hr_cuda_fill_pool(hr_cuda_plugin_table *t);
 void hr_cuda_fill_loss(hr_cuda_plugin_table *t);
 void hr_cuda_fill_attack(hr_cuda_plugin_table *t);
+void hr_cuda_fill_apgd(hr_cuda_plugin_table *t);
 void hr_cuda_fill_optim(hr_cuda_plugin_table *t);
 void hr_cuda_fill_prune(hr_cuda_plugin_table *t);
 void hr_cuda_fill_images(hr_cuda_plugin_table *t);

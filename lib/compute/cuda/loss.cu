@@ -73,6 +73,73 @@ static void loss(hr_cuda *d, int kind, int n, int classes, const float *z, const
     launch_each(d, "loss", (size_t)n, loss_kernel, kind, (size_t)n, classes, z, y, target, scale, sums, dz);
 }
 
+/* lib/attack/apgd.c's hr_loss_dlr: the four largest logits by insertion, in its order. */
+static __global__ void dlr_kernel(size_t n, int classes, const float *z_, const int32_t *y,
+                                  const int32_t *aim, double *loss, float *dz_)
+{
+    EACH(i, n)
+    {
+        const float *z = z_ + i * (size_t)classes;
+        float *dz = dz_ + i * (size_t)classes;
+        int pi[4] = {-1, -1, -1, -1}, other = -1;
+        for (int k = 0; k < classes; k++) {
+            if (k != y[i] && (other < 0 || z[k] > z[other]))
+                other = k;
+            for (int r = 0, in = k; r < 4 && in >= 0; r++)
+                if (pi[r] < 0 || z[in] > z[pi[r]]) {
+                    int out = pi[r];
+                    pi[r] = in;
+                    in = out;
+                }
+            dz[k] = 0;
+        }
+        bool aimed = aim[i] >= 0;
+        int to = aimed ? aim[i] : other;
+        double num = (double)z[y[i]] - (double)z[to], third = (double)z[pi[2]];
+        double den = (double)z[pi[0]] - (aimed ? 0.5 * (third + (double)z[pi[3]]) : third) + 1e-12;
+        float by_num = (float)(-1.0 / den), by_den = (float)(num / (den * den));
+        dz[y[i]] += by_num;
+        dz[to] -= by_num;
+        dz[pi[0]] += by_den;
+        dz[pi[2]] -= aimed ? 0.5f * by_den : by_den;
+        if (aimed)
+            dz[pi[3]] -= 0.5f * by_den;
+        loss[i] = -num / den;
+    }
+}
+
+static void dlr(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, const int32_t *aim,
+                double *sums, float *dz)
+{
+    launch_each(d, "dlr", (size_t)n, dlr_kernel, (size_t)n, classes, z, y, aim, sums, dz);
+}
+
+/* lib/attack/pack.c's hr_rank_class. */
+static __global__ void rank_kernel(size_t n, int classes, const float *z_, const int32_t *y, int rank,
+                                   int32_t *aim)
+{
+    EACH(i, n)
+    {
+        const float *z = z_ + i * (size_t)classes;
+        int at = -1;
+        for (int r = 0; r < rank; r++) {
+            int best = -1;
+            for (int k = 0; k < classes; k++) {
+                bool behind = at < 0 || z[k] < z[at] || (k > at && z[k] == z[at]);
+                if (k != y[i] && behind && (best < 0 || z[k] > z[best]))
+                    best = k;
+            }
+            at = best < 0 ? at : best;
+        }
+        aim[i] = at;
+    }
+}
+
+static void rank(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, int place, int32_t *aim)
+{
+    launch_each(d, "rank", (size_t)n, rank_kernel, (size_t)n, classes, z, y, place, aim);
+}
+
 /* A row's softmax: probability and its logarithm of each class. */
 struct softmax {
     const float *z;
@@ -177,5 +244,7 @@ static void loss_pair(hr_cuda *d, int kind, int n, int classes, const float *zn,
 void hr_cuda_fill_loss(hr_cuda_plugin_table *t)
 {
     t->loss = loss;
+    t->dlr = dlr;
+    t->rank = rank;
     t->loss_pair = loss_pair;
 }

@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 2 };
+enum { HR_CUDA_VERSION = 3 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -83,6 +83,15 @@ enum { HR_CUDA_CHOICE = 16448 };                 /* bytes of work memory of keep
 typedef struct hr_cuda_window {
     int32_t y, x, h, w, flip;
 } hr_cuda_window;
+
+/* What Auto-PGD remembers of an image besides its points (lib/attack/apgd.c). */
+typedef struct hr_cuda_climber {
+    double f, best, best_checked; /* loss of the iterate; the best one; the best at the last checkpoint */
+    float eta;                    /* the step */
+    int32_t rises, halved;        /* since, at the last checkpoint */
+    int32_t broken;               /* classified wrongly: it stays where it is */
+    int32_t better, back;         /* for the operation behind: the iterate is the best; it goes back there */
+} hr_cuda_climber;
 
 typedef struct hr_cuda_plugin_table {
     uint32_t version, bytes; /* HR_CUDA_VERSION, sizeof of this struct */
@@ -180,6 +189,12 @@ typedef struct hr_cuda_plugin_table {
     void (*loss_pair)(hr_cuda *d, int kind, int n, int classes, const float *zn, const float *za,
                       const int32_t *y, double beta, float scale, double *loss, float *dzn, float *dza);
 
+    /* loss (n) = -DLR(z, y), towards class aim where that is not -1, and dz its gradient. */
+    void (*dlr)(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, const int32_t *aim,
+                double *loss, float *dz);
+    /* aim (n): the class that ranks so (from 1) among all but y; ties go to the lower class. rank 0: -1. */
+    void (*rank)(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, int rank, int32_t *aim);
+
     /* ---- attacks (attack.cu), n images of len values */
 
     /* adv = x + U(-eps, eps), with the CPU's bits. */
@@ -200,6 +215,24 @@ typedef struct hr_cuda_plugin_table {
      * was not cut, noise = clip(noise + eps*sign(g), -eps, eps). */
     void (*noise_add)(hr_cuda *d, size_t values, const float *x, const float *noise, float *adv);
     void (*noise_move)(hr_cuda *d, size_t values, float eps, const float *x, const float *g, float *noise);
+
+    /* ---- Auto-PGD (apgd.cu), as lib/attack/apgd.c states it: n images of len values, c their climbers */
+
+    /* at = old = a point on the ball's surface, cut to [0,1], and climbers that have seen nothing. */
+    void (*apgd_start)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, bool l2, float eps,
+                       const float *x, float *at, float *old, hr_cuda_climber *c);
+    /* Take note of the iterates' losses f and logits z; first: of the starting points'. */
+    void (*apgd_look)(hr_cuda *d, int n, int classes, bool first, const float *z, const int32_t *y,
+                      const double *f, hr_cuda_climber *c);
+    /* The iterates that are the best so far, and their gradients, to top and g_top. */
+    void (*apgd_keep)(hr_cuda *d, int n, size_t len, const hr_cuda_climber *c, const float *at,
+                      const float *g, float *top, float *g_top);
+    /* The next iterates; momentum 1 - a. */
+    void (*apgd_step)(hr_cuda *d, int n, size_t len, bool l2, float eps, float a, const hr_cuda_climber *c,
+                      const float *x, const float *g, float *at, float *old);
+    /* The rule of a checkpoint, `steps` steps behind the last one. */
+    void (*apgd_checkpoint)(hr_cuda *d, int n, size_t len, float rho, int steps, hr_cuda_climber *c,
+                            const float *top, const float *g_top, float *at, float *g);
 
     /* ---- optimisers (optim.cu), as lib/train states them */
 

@@ -1,0 +1,61 @@
+/* test/unit/test_cuda_strong.c -- AutoAttack's parts on the device: what test_strong.c knows of APGD and of
+ * all of them, and the CPU's own APGD beside the device's, whose state never leaves it. */
+#define main strong_main
+int strong_main(void);
+#include "test_strong.c"
+#undef main
+
+#include "cuda.h"
+
+/* One run on both. `bound`: of a pixel of a broken image; `share` of the pixels may be farther off. */
+static void both(hr_strong_opts o, double share, float bound)
+{
+    static struct images im, on;
+    hr_model *m = deep_net();
+    fill(&im, m, 0, 1);
+    im.broken[4] = im.broken[20] = 1;
+    on = im;
+    hr_err err = HR_ERR_INIT;
+    hr_exec_opts eo = {.batch = N, .threads = 1};
+    hr_exec *cpu = hr_exec_new(m, &eo, &err), *device = new_exec(m, N, 1);
+    assert_non_null(cpu);
+    assert_true(hr_exec_on_device(device) && !hr_exec_on_device(cpu));
+    hr_attack_apgd(cpu, &o, im.x, im.y, im.index, N, im.broken, im.adv, NULL);
+    hr_attack_apgd(device, &o, on.x, on.y, on.index, N, on.broken, on.adv, NULL);
+    int found = 0, off = 0;
+    for (int i = 0; i < N; i++)
+        found += im.broken[i];
+    assert_memory_equal(im.broken, on.broken, sizeof im.broken);
+    for (int p = 0; p < N * LEN; p++)
+        off += !(fabsf(im.adv[p] - on.adv[p]) <= bound);
+    if (off > share * N * LEN || found < 8 || found > N - 4)
+        fail_msg("%s: %d images broken, %d pixels elsewhere", hr_norm_names[o.norm], found, off);
+    hr_exec_free(cpu);
+    hr_exec_free(device);
+    hr_model_free(m);
+}
+
+/* Gradients differ by rounding alone: in the l-inf ball only where one is about zero may a pixel take another
+ * step; in the l2 ball that moves every pixel a little. */
+static void test_apgd_is_that_of_the_cpu(void **state)
+{
+    (void)state;
+    for (int norm = HR_LINF; norm <= HR_L2; norm++)
+        for (int kind = 0; kind < 4; kind++) {
+            hr_strong_opts o = opts(norm, norm == HR_L2 ? 0.4f : 0.05f, kind < 2 ? 0 : kind - 1);
+            o.loss = kind ? HR_STRONG_DLR : HR_STRONG_CE;
+            both(o, norm == HR_L2 ? 0 : 0.005, norm == HR_L2 ? 1e-4f : 0.0f);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_apgd_is_that_of_the_cpu),
+        cmocka_unit_test(test_apgd_halves_its_step_until_it_reaches_a_top_inside_the_ball),
+        cmocka_unit_test(test_targeted_attacks_break_what_can_be_broken_and_nothing_else),
+        cmocka_unit_test(test_points_are_in_the_ball_and_wrong_and_others_are_left_alone),
+    };
+    on_the_shim();
+    return cmocka_run_group_tests_name("strong attacks on a device", tests, NULL, NULL);
+}
