@@ -48,9 +48,51 @@ static void test_apgd_is_that_of_the_cpu(void **state)
         }
 }
 
+static void attack_both(hr_exec *cpu, hr_exec *device, const hr_strong_opts *o, struct images *im)
+{
+    int off = 0;
+    hr_attack_apgd(cpu, o, im->x, im->y, im->index, N, im->broken, im->adv, NULL);
+    hr_attack_apgd(device, o, im->x, im->y, im->index, N, im->broken, im->adv, NULL);
+    const float *a = hr_exec_input(cpu), *b = hr_exec_input(device);
+    for (int i = 0; i < N; i++)
+        assert_false(im->broken[i]);
+    for (int p = 0; p < N * LEN; p++)
+        off += !(fabsf(a[p] - b[p]) <= 1e-6f);
+    if (off > N * LEN / 20)
+        fail_msg("%d pixels elsewhere", off);
+}
+
+/* Where the loss has its top inside the ball and no image breaks, steps leap past it and checkpoints bring
+ * them back: the last iterates, which lie in the executors' inputs, are the same. */
+static void test_checkpoints_of_apgd_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    static struct images im;
+    hr_model *m = net_new(C, H, W);
+    net_done(m, net_linear(m, net_relu(m, net_linear(m, net_flatten(m, 0), 9, NET_BIAS)), CLASSES, NET_BIAS),
+             3);
+    float *w = hr_tensor_f32(&m->tensors[0]), *b = hr_tensor_f32(&m->tensors[1]);
+    for (int k = 0; k < 9; k++) { /* each is 0 in the middle of the images' range */
+        b[k] = 0;
+        for (int p = 0; p < LEN; p++)
+            b[k] -= 0.5f * w[k * LEN + p];
+    }
+    hr_tensor_f32(&m->tensors[3])[0] = 1000.0f;
+    fill(&im, m, 0.4f, 0.6f);
+    hr_exec_opts eo = {.batch = N, .threads = 1};
+    hr_err err = HR_ERR_INIT;
+    hr_exec *cpu = hr_exec_new(m, &eo, &err), *device = new_exec(m, N, 1);
+    hr_strong_opts o = opts(HR_LINF, 0.2f, 0);
+    attack_both(cpu, device, &o, &im);
+    hr_exec_free(cpu);
+    hr_exec_free(device);
+    hr_model_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_checkpoints_of_apgd_are_those_of_the_cpu),
         cmocka_unit_test(test_apgd_is_that_of_the_cpu),
         cmocka_unit_test(test_apgd_halves_its_step_until_it_reaches_a_top_inside_the_ball),
         cmocka_unit_test(test_targeted_attacks_break_what_can_be_broken_and_nothing_else),
