@@ -116,8 +116,9 @@ static void start(const struct job *j, int i, size_t len)
     j->c[i] = (struct climber){.eta = 2.0f * o->eps, .target = -1, .halved = true, .best = -INFINITY};
 }
 
-/* Loss and gradient of the iterates; the best one so far; which images are broken. */
-static void look(const struct job *j, hr_pack *p)
+/* Loss and gradient of the iterates; the best one so far; which images are broken, which is all that is
+ * asked of the last ones: their gradients would lead nowhere. */
+static void look(const struct job *j, hr_pack *p, bool last)
 {
     hr_pack_forward(p, j->at);
     for (int s = 0; s < p->n; s++) {
@@ -134,6 +135,8 @@ static void look(const struct job *j, hr_pack *p)
             memcpy(j->adv + (size_t)i * p->len, j->at + (size_t)i * p->len, p->len * sizeof *j->adv);
         }
     }
+    if (last)
+        return;
     hr_pack_backward(p);
     for (int s = 0; s < p->n; s++) {
         int i = p->who[s];
@@ -201,7 +204,7 @@ static void task(void *ctx, int n0, int n1)
             j->c[p.who[s]].target =
                 hr_rank_class(hr_pack_logits(&p, s), p.classes, j->y[p.who[s]], j->o->target);
     }
-    look(j, &p);
+    look(j, &p, !j->o->steps);
     for (int s = 0; s < p.n; s++) {
         j->c[p.who[s]].best_checked = j->c[p.who[s]].best;
         j->c[p.who[s]].rises = 0;
@@ -211,8 +214,8 @@ static void task(void *ctx, int n0, int n1)
         hr_crash_point("attack");
         for (int s = 0; s < p.n; s++)
             step(j, p.who[s], k ? 0.75f : 1.0f, p.len);
-        look(j, &p);
-        if (++since < wait)
+        look(j, &p, k + 1 == j->o->steps);
+        if (++since < wait || k + 1 == j->o->steps)
             continue;
         for (int s = 0; s < p.n; s++)
             checkpoint(j, p.who[s], since, p.len);

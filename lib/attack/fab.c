@@ -161,9 +161,11 @@ static void task(void *ctx, int n0, int n1)
         start(j, i, p.len);
         j->target[i] = hr_rank_class(hr_pack_logits(&p, s), p.classes, j->y[i], j->o->target);
     }
+    bool passed = false; /* the last pass forward was of these points */
     for (int k = 0; k < j->o->steps && p.n && !hr_interrupted(); k++) {
         hr_crash_point("attack");
-        hr_pack_forward(&p, j->at);
+        if (!passed)
+            hr_pack_forward(&p, j->at);
         for (int s = 0; s < p.n; s++) {
             float *dz = hr_pack_dlogits(&p, s);
             memset(dz, 0, (size_t)p.classes * sizeof *dz);
@@ -177,9 +179,12 @@ static void task(void *ctx, int n0, int n1)
             approach(j, i, hr_pack_dinput(&p, s), (double)z[j->target[i]] - z[j->y[i]], p.len);
         }
         hr_pack_forward(&p, j->at);
+        passed = true;
         for (int s = 0; s < p.n; s++)
-            if (hr_pack_class(&p, s) != j->y[p.who[s]])
+            if (hr_pack_class(&p, s) != j->y[p.who[s]]) {
                 across(j, p.who[s], p.len);
+                passed = false;
+            }
         hr_pack_drop(&p, j->done);
     }
 }

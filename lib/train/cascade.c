@@ -143,13 +143,17 @@ static void batch_release(struct batch *b)
     free(b->norm);
 }
 
-static void classify(hr_exec *e, const float *x, const struct batch *b)
+static void classify(hr_exec *e, const float *x, uint32_t n, int32_t *pred)
 {
-    memcpy(hr_exec_input(e), x, b->n * hr_exec_input_len(e) * sizeof *x);
-    hr_exec_infer(e, (int)b->n);
-    hr_argmax(hr_exec_logits(e), 0, (int)b->n, hr_exec_classes(e), b->pred);
+    if (!n)
+        return;
+    memcpy(hr_exec_input(e), x, n * hr_exec_input_len(e) * sizeof *x);
+    hr_exec_infer(e, (int)n);
+    hr_argmax(hr_exec_logits(e), 0, (int)n, hr_exec_classes(e), pred);
 }
 
+/* One round on the images of `b`, whose rows and labels are used up. What an attack calls broken counts once
+ * a plain pass says so, too. */
 static void attack_batch(hr_exec *e, const hr_eval_attack *a, hr_eval_work *w, const struct batch *b)
 {
     hr_strong_attack *attack;
@@ -159,11 +163,18 @@ static void attack_batch(hr_exec *e, const hr_eval_attack *a, hr_eval_work *w, c
     attack(e, &o, b->x, b->y, b->index, (int)b->n, b->broken, b->adv, a->whole ? b->norm : NULL);
     if (hr_interrupted())
         return;
-    classify(e, b->adv, b);
     for (uint32_t i = 0; i < b->n && a->whole; i++)
         w->norm[b->rows[i]] = fminf(w->norm[b->rows[i]], b->norm[i]);
+    uint32_t found = 0; /* those that the attack calls broken, moved up in b */
     for (uint32_t i = 0; i < b->n; i++)
-        if (b->broken[i] && b->pred[i] != b->y[i] && allowed(&o, b->adv + i * len, b->x + i * len, len)) {
+        if (b->broken[i] && allowed(&o, b->adv + i * len, b->x + i * len, len)) {
+            memmove(b->adv + found * len, b->adv + i * len, len * sizeof *b->adv);
+            b->rows[found] = b->rows[i];
+            b->y[found++] = b->y[i];
+        }
+    classify(e, b->adv, found, b->pred);
+    for (uint32_t i = 0; i < found; i++)
+        if (b->pred[i] != b->y[i]) {
             w->correct[b->rows[i]] = a->whole; /* then it stays in play until the end */
             w->by[b->rows[i]] = (uint8_t)(place + 1);
             hr_eval_note(e, w, b->rows[i], (int)i, b->y[i], b->pred[i]);
@@ -184,7 +195,7 @@ int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_a
         if (w->round)
             attack_batch(e, a, w, &b);
         else
-            classify(e, b.x, &b);
+            classify(e, b.x, b.n, b.pred);
         for (uint32_t i = 0; i < b.n && w->round == 0; i++) {
             w->correct[b.rows[i]] = b.pred[i] == b.y[i];
             w->norm[b.rows[i]] = b.pred[i] == b.y[i] ? INFINITY : 0.0f;
