@@ -194,8 +194,19 @@ struct shim_stream {
 };
 static std::vector<cudaStream_t> streams;
 
+/* What was asked for so far, for tests: bytes up, bytes down, waits of the host, calls that queue anything
+ * (a graph's launch is one). */
+enum { UP, DOWN, WAITS, CALLS, COUNTS };
+static size_t counts[COUNTS];
+
+extern "C" __attribute__((visibility("default"))) void shim_counts(size_t now[COUNTS])
+{
+    memcpy(now, counts, sizeof counts);
+}
+
 void shim_queue(cudaStream_t s, std::function<void()> work)
 {
+    counts[CALLS] += !s->capture;
     if (s->capture)
         s->capture->work.push_back(std::move(work));
     else
@@ -208,21 +219,13 @@ extern "C" void shim_queue_call(void *stream, void (*fn)(void *arg), const void 
     shim_queue((cudaStream_t)stream, [=]() mutable { fn(kept.data()); });
 }
 
-/* Bytes that went up and down so far, for tests. */
-static size_t traffic[2];
-
-extern "C" __attribute__((visibility("default"))) void shim_traffic(size_t bytes[2])
-{
-    memcpy(bytes, traffic, sizeof traffic);
-}
-
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s)
 {
     if ((kind != cudaMemcpyDeviceToHost && !lies_in(to, bytes, false)) ||
         (kind != cudaMemcpyHostToDevice && !lies_in(from, bytes, false)))
         fault("a copy leaves the device's memory");
     if (kind != cudaMemcpyDeviceToDevice)
-        traffic[kind == cudaMemcpyDeviceToHost] += bytes;
+        counts[kind == cudaMemcpyDeviceToHost ? DOWN : UP] += bytes;
     if (kind == cudaMemcpyHostToDevice && !lies_in(from, bytes, true)) { /* ordinary memory is read at once */
         std::vector<char> kept((const char *)from, (const char *)from + bytes);
         shim_queue(s, [=] { memcpy(to, kept.data(), bytes); });
@@ -268,6 +271,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     if (s->capture)
         return cudaErrorInvalidValue;
+    counts[WAITS]++;
     while (!s->queue.empty()) {
         for (cudaStream_t other : streams)
             while (other != s && !other->queue.empty() && dice()() % 2)
@@ -336,8 +340,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned 
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
 {
-    for (auto &w : exec->work)
-        shim_queue(s, w);
+    s->queue.insert(s->queue.end(), exec->work.begin(), exec->work.end());
+    counts[CALLS]++;
     return cudaSuccess;
 }
 

@@ -6,7 +6,9 @@
 #ifndef HR_TEST_CUDA_H
 #define HR_TEST_CUDA_H
 
+#include <dlfcn.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +26,23 @@ static inline void on_the_shim(void)
     snprintf(path, sizeof path, "%.*s/heracles-cuda-shim.so", slash ? (int)(slash - self) : 0, self);
     setenv("HERACLES_CUDA", path, 1);
     setenv("TEST_DEVICE", "cuda", 1);
+}
+
+/* What the shim was asked for since its device was opened (shim.cpp); false: this is not the shim. */
+enum { COUNT_UP, COUNT_DOWN, COUNT_WAITS, COUNT_CALLS, COUNTS };
+static inline bool shim_counted(size_t now[COUNTS])
+{
+    const char *path = getenv("HERACLES_CUDA");
+    void *so = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+    void *symbol = so ? dlsym(so, "shim_counts") : NULL;
+    void (*tell)(size_t *);
+    if (symbol) {
+        memcpy(&tell, &symbol, sizeof tell);
+        tell(now);
+    }
+    if (so)
+        dlclose(so);
+    return symbol;
 }
 
 #endif

@@ -1,7 +1,5 @@
 /* test/unit/test_cuda_train.c -- training on the device beside the CPU's: the same run of every stage, rule,
  * optimiser and objective on both, all that it moves compared; and what travels meanwhile. */
-#include <dlfcn.h>
-
 #include "stages.h"
 
 #include "compute/cuda/cuda.h"
@@ -127,14 +125,9 @@ static void test_augmented_and_extra_images_are_those_of_the_cpu(void **state)
 /* Bytes up and down of one epoch over n images; false: not on the shim. */
 static bool traffic(enum hr_stage stage, uint32_t n, size_t bytes[2])
 {
-    size_t before[2], after[2];
-    const char *path = getenv("HERACLES_CUDA");
-    void *so = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
-    void *symbol = so ? dlsym(so, "shim_traffic") : NULL;
-    void (*tell)(size_t *);
-    if (!symbol)
+    size_t before[COUNTS], after[COUNTS];
+    if (!shim_counted(before))
         return false;
-    memcpy(&tell, &symbol, sizeof tell);
     hr_dataset ds = new_images(n);
     hr_model *m = new_net();
     if (stage != HR_STAGE_PRETRAIN)
@@ -142,14 +135,13 @@ static bool traffic(enum hr_stage stage, uint32_t n, size_t bytes[2])
     hr_train_opts o = run_of(stage, HR_OBJ_PGD);
     o.schedule.epochs = 1;
     o.device = test_device();
-    tell(before);
+    shim_counted(before);
     must_train(m, &ds, &o);
-    tell(after);
+    shim_counted(after);
     for (int i = 0; i < 2; i++)
         bytes[i] = after[i] - before[i];
     hr_dataset_release(&ds);
     hr_model_free(m);
-    dlclose(so);
     return true;
 }
 

@@ -22,7 +22,8 @@ static __device__ double block_largest(double v, unsigned me, unsigned threads)
     return most;
 }
 
-/* A block per image, 2 KB shared. Traffic: 6; bound: latency of the block's sum, once per attack. */
+/* A block per image, 8 bytes shared per thread. Traffic: 6; bound: latency of the block's sum, once per
+ * attack. */
 static __global__ void start_kernel(hr_cuda_noise k, size_t len, bool l2, float eps, const float *x_,
                                     float *at_, float *old_, hr_cuda_climber *c)
 {
@@ -60,8 +61,9 @@ static __global__ void start_kernel(hr_cuda_noise k, size_t len, bool l2, float 
 static void apgd_start(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, bool l2, float eps,
                        const float *x, float *at, float *old, hr_cuda_climber *c)
 {
-    launch(d, "apgd_start", dim3((unsigned)n), dim3(HR_THREADS), HR_THREADS * sizeof(double), start_kernel,
-           *k, len, l2, eps, x, at, old, c);
+    unsigned threads = hr_threads_of(len);
+    launch(d, "apgd_start", dim3((unsigned)n), dim3(threads), threads * sizeof(double), start_kernel, *k, len,
+           l2, eps, x, at, old, c);
 }
 
 /* A thread per image. Traffic: its logits and 64 bytes, read and written; bound: latency. */
@@ -135,8 +137,8 @@ static __device__ float shrink(double sum, float eps)
     return distance > (double)eps ? (float)((double)eps / distance) : 1.0f;
 }
 
-/* A block per image, 2 KB shared. Traffic: 13 (an image is a few KB: mostly from the cache); bound: latency
- * of the three sums. A thread goes over the same values each time. */
+/* A block per image, 8 bytes shared per thread. Traffic: 13 (an image is a few KB: mostly from the cache);
+ * bound: latency of the three sums. A thread goes over the same values each time. */
 static __global__ void l2_kernel(size_t len, float eps, float a, const hr_cuda_climber *c, const float *x_,
                                  const float *g_, float *at_, float *old_)
 {
@@ -173,9 +175,10 @@ static __global__ void l2_kernel(size_t len, float eps, float a, const hr_cuda_c
 static void apgd_step(hr_cuda *d, int n, size_t len, bool l2, float eps, float a, const hr_cuda_climber *c,
                       const float *x, const float *g, float *at, float *old)
 {
+    unsigned threads = hr_threads_of(len);
     if (l2)
-        launch(d, "apgd_step", dim3((unsigned)n), dim3(HR_THREADS), HR_THREADS * sizeof(double), l2_kernel,
-               len, eps, a, c, x, g, at, old);
+        launch(d, "apgd_step", dim3((unsigned)n), dim3(threads), threads * sizeof(double), l2_kernel, len,
+               eps, a, c, x, g, at, old);
     else
         launch_each(d, "apgd_step", (size_t)n * len, linf_kernel, (size_t)n * len, len, eps, a, c, x, g, at,
                     old);

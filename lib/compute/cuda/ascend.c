@@ -1,11 +1,13 @@
 /* lib/compute/cuda/ascend.c -- hr_attack_pgd's loop (lib/attack/attack.c), queued on the device.
  *
  * The images go up once; then start, and per step forward, loss, backward, move, without a word to the host.
- * A step is recorded as a graph where its arguments are the same every time, and kept: the next attack of the
- * kind on as many images replays it. The first step of all is not recorded: it makes the libraries load and
- * choose what must not happen meanwhile. Steps of an l2 attack are not (their noise counts them) and are
- * queued one by one. */
+ * A step is recorded as a graph and kept: the next attack of the kind on as many images replays it. What
+ * differs from step to step and from attack to attack, the key of an l2 step's noise, lies on the device. The
+ * first step of all is not recorded: it makes the libraries load and choose what must not happen
+ * meanwhile. */
 #include "compute/cuda/cuda.h"
+
+enum { L2 = 8 }; /* of a recorded step's kind, beside the loss */
 
 static void start(hr_exec *e, const hr_ascent *a, int n)
 {
@@ -19,9 +21,12 @@ static void start(hr_exec *e, const hr_ascent *a, int n)
     else
         c->t->copy(c->d, in->dev, c->x, in->len * (size_t)n * sizeof(float));
     hr_cuda_written(e, HR_CUDA_INPUT);
+    k.c1++; /* the steps' noise is not the start's */
+    if (a->l2)
+        c->t->turns_start(c->d, &k, c->turns);
 }
 
-static void step(hr_exec *e, const hr_ascent *a, int n, uint32_t s)
+static void step(hr_exec *e, const hr_ascent *a, int n)
 {
     hr_cuda_exec *c = e->cuda;
     const hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT], *dx = &c->twin[HR_CUDA_DINPUT];
@@ -29,16 +34,17 @@ static void step(hr_exec *e, const hr_ascent *a, int n, uint32_t s)
     c->t->loss(c->d, a->loss, n, (int)c->twin[HR_CUDA_LOGITS].len, c->twin[HR_CUDA_LOGITS].dev, c->y,
                c->target, 1.0f, NULL, c->twin[HR_CUDA_DLOGITS].dev);
     hr_cuda_pass_backward(e, 0, n, a->bn, HR_DX);
-    hr_cuda_noise k = {a->seed, a->stream, a->c0, a->c1 + 1 + s, c->index};
-    if (a->l2)
-        c->t->move_l2(c->d, &k, n, in->len, a->step, a->eps, c->x, dx->dev, in->dev);
-    else
+    if (a->l2) {
+        c->t->move_l2(c->d, c->turns, n, in->len, a->step, a->eps, c->x, dx->dev, in->dev);
+        c->t->turns_next(c->d, c->turns);
+    } else {
         c->t->move_linf(c->d, in->len * (size_t)n, a->step, a->eps, c->x, dx->dev, in->dev);
+    }
 }
 
 static bool same(const hr_cuda_kept *k, const hr_cuda_kept *like)
 {
-    return k->graph && k->n == like->n && k->loss == like->loss && k->bn == like->bn && k->eps == like->eps &&
+    return k->graph && k->n == like->n && k->kind == like->kind && k->bn == like->bn && k->eps == like->eps &&
            k->step == like->step;
 }
 
@@ -66,7 +72,7 @@ static hr_cuda_graph *recorded(hr_exec *e, const hr_ascent *a, const hr_cuda_kep
     hr_cuda_exec *c = e->cuda;
     hr_cuda_kept *k = hr_cuda_graph_room(e);
     c->t->record(c->d);
-    step(e, a, like->n, 0);
+    step(e, a, like->n);
     *k = *like;
     return k->graph = c->t->recorded(c->d);
 }
@@ -80,16 +86,17 @@ void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_
     if (a->target)
         c->t->upload(c->d, c->target, a->target, c->twin[HR_CUDA_LOGITS].len * (size_t)n * sizeof *a->target);
     start(e, a, n);
-    hr_cuda_kept like = {.n = n, .loss = a->loss, .bn = a->bn, .eps = a->eps, .step = a->step};
-    hr_cuda_graph *g = a->l2 ? NULL : hr_cuda_recalled(c, &like);
+    hr_cuda_kept like = {
+        .n = n, .kind = a->loss + (a->l2 ? L2 : 0), .bn = a->bn, .eps = a->eps, .step = a->step};
+    hr_cuda_graph *g = hr_cuda_recalled(c, &like);
     for (int s = 0; s < a->steps && !hr_interrupted(); s++) {
         hr_crash_point("attack");
-        if (s == 1 && !a->l2 && !g)
+        if (s == 1 && !g)
             g = recorded(e, a, &like);
         if (g)
             c->t->replay(c->d, g);
         else
-            step(e, a, n, (uint32_t)s);
+            step(e, a, n);
     }
     for (int b = HR_CUDA_LOGITS; b < HR_CUDA_BUFFERS; b++)
         hr_cuda_written(e, b); /* also by what was replayed */

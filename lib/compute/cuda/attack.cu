@@ -84,20 +84,43 @@ static __device__ double length_of(const float *v, size_t len)
     return sqrt(block_sum(sum, threadIdx.x, blockDim.x));
 }
 
-/* A block per image, 2 KB shared. Traffic: 11 (an image is a few KB: mostly from the cache). Bound: latency
- * of the two sums; their order is the block's tree, not the CPU's. */
-static __global__ void l2_kernel(hr_cuda_noise k, size_t len, float step, float eps, const float *x_,
-                                 float *g_, float *adv_)
+/* One thread; bound: latency, once per step beside dozens of kernels. */
+static __global__ void turns_start_kernel(hr_cuda_noise k, hr_cuda_turns *t)
+{
+    t->key = k;
+    t->turn = 0;
+}
+
+static void turns_start(hr_cuda *d, const hr_cuda_noise *k, hr_cuda_turns *t)
+{
+    launch(d, "turns_start", dim3(1), dim3(1), 0, turns_start_kernel, *k, t);
+}
+
+static __global__ void turns_next_kernel(hr_cuda_turns *t)
+{
+    t->turn++;
+}
+
+static void turns_next(hr_cuda *d, hr_cuda_turns *t)
+{
+    launch(d, "turns_next", dim3(1), dim3(1), 0, turns_next_kernel, t);
+}
+
+/* A block per image, 8 bytes shared per thread. Traffic: 11 (an image is a few KB: mostly from the cache).
+ * Bound: latency of the two sums; their order is the block's tree, not the CPU's. */
+static __global__ void l2_kernel(const hr_cuda_turns *turns, size_t len, float step, float eps,
+                                 const float *x_, float *g_, float *adv_)
 {
     size_t i = blockIdx.x;
     const float *x = x_ + i * len;
     float *g = g_ + i * len, *adv = adv_ + i * len;
     double size = length_of(g, len);
     if (size == 0) {
+        hr_cuda_noise k = turns->key;
         for (size_t q = threadIdx.x; 4 * q < len; q += blockDim.x) {
             uint32_t w[4];
             double z[4];
-            draw(k, k.c1, i, q, w);
+            draw(k, k.c1 + turns->turn, i, q, w);
             four_normals(w, z);
             for (size_t j = 0; j < 4 && 4 * q + j < len; j++)
                 g[4 * q + j] = (float)z[j];
@@ -114,11 +137,12 @@ static __global__ void l2_kernel(hr_cuda_noise k, size_t len, float step, float 
         adv[p] = clip(x[p] + back * g[p], 0.0f, 1.0f);
 }
 
-static void move_l2(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float step, float eps,
+static void move_l2(hr_cuda *d, const hr_cuda_turns *t, int n, size_t len, float step, float eps,
                     const float *x, float *g, float *adv)
 {
-    launch(d, "move_l2", dim3((unsigned)n), dim3(HR_THREADS), HR_THREADS * sizeof(double), l2_kernel, *k, len,
-           step, eps, x, g, adv);
+    unsigned threads = hr_threads_of(len);
+    launch(d, "move_l2", dim3((unsigned)n), dim3(threads), threads * sizeof(double), l2_kernel, t, len, step,
+           eps, x, g, adv);
 }
 
 /* A thread per value. Traffic: 3 (noise_add), 4 (noise_move); bound: memory. */
@@ -153,6 +177,8 @@ void hr_cuda_fill_attack(hr_cuda_plugin_table *t)
     t->start_uniform = start_uniform;
     t->start_normal = start_normal;
     t->move_linf = move_linf;
+    t->turns_start = turns_start;
+    t->turns_next = turns_next;
     t->move_l2 = move_l2;
     t->noise_add = noise_add;
     t->noise_move = noise_move;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KIND = 16 }; /* of a recorded step: behind hr_ascent's losses */
+enum { KIND = 16 }; /* of a recorded step: behind ascend.c's */
 
 static void take(hr_exec *e)
 {
@@ -66,7 +66,7 @@ static hr_cuda_graph *graph(hr_exec *e, const hr_climb *o, int n)
 {
     hr_cuda_exec *c = e->cuda;
     hr_cuda_kept like = {
-        .n = n, .loss = KIND + (o->dlr ? 2 : 0) + (o->l2 ? 1 : 0), .bn = HR_BN_FOLDED, .eps = o->eps};
+        .n = n, .kind = KIND + (o->dlr ? 2 : 0) + (o->l2 ? 1 : 0), .bn = HR_BN_FOLDED, .eps = o->eps};
     hr_cuda_graph *g = hr_cuda_recalled(c, &like);
     if (g)
         return g;

@@ -44,10 +44,10 @@ typedef struct hr_ascent {
     enum hr_bn_mode bn;
     uint32_t seed, stream, c0, c1;
 } hr_ascent;
-/* Projected gradient ascent on n images: all of it is queued at once, a step of an l-inf attack as one
- * recorded graph; nothing is waited for inside. The points are left in the executor's input. x, y, index
- * NULL: those that lie on the device already (hr_cuda_images); then nothing is waited for at the end either.
- * target NULL: what hr_cuda_learn_target left. */
+/* Projected gradient ascent on n images: all of it is queued at once, a step as one recorded graph; nothing
+ * is waited for inside. The points are left in the executor's input. x, y, index NULL: those that lie on the
+ * device already (hr_cuda_images); then nothing is waited for at the end either. target NULL: what
+ * hr_cuda_learn_target left. */
 void hr_cuda_ascend(hr_exec *e, const hr_ascent *a, const float *x, const int32_t *y, const uint32_t *index,
                     int n);
 
@@ -158,7 +158,7 @@ typedef struct hr_cuda_place {
 /* A recorded step of an attack, and what it depends on besides the device's memory. */
 typedef struct hr_cuda_kept {
     hr_cuda_graph *graph;
-    int n, loss; /* loss: hr_ascent's, or climb.c's kind */
+    int n, kind; /* kind: ascend.c's (loss and norm), or climb.c's */
     enum hr_bn_mode bn;
     float eps, step;
 } hr_cuda_kept;
@@ -188,6 +188,7 @@ typedef struct hr_cuda_exec {
     float *x, *target;
     int32_t *y;
     uint32_t *index;
+    hr_cuda_turns *turns;
     size_t asked, taken, left; /* bytes: of all that was asked for, got; there were before; 0: enough */
     hr_cuda_kept graphs[4];    /* the last ones recorded */
     int recorded;

@@ -43,6 +43,15 @@ static inline dim3 hr_grid(const hr_cuda *d, size_t n)
     return dim3((unsigned)(blocks < (size_t)d->blocks ? (blocks ? blocks : 1) : (size_t)d->blocks));
 }
 
+/* Threads of a block that works on an image of len values and meets: a power of two, for block_sum. */
+static inline unsigned hr_threads_of(size_t len)
+{
+    unsigned threads = 32;
+    while (threads < HR_THREADS && 4 * threads < len)
+        threads *= 2;
+    return threads;
+}
+
 /* Queue a kernel. shared: bytes of dynamic shared memory; not 0 for those that synchronise. */
 template <class... P, class... A>
 static void launch(hr_cuda *d, const char *name, dim3 grid, dim3 block, size_t shared, void (*kernel)(P...),

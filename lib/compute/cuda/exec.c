@@ -264,6 +264,7 @@ static void place_all(hr_exec *e, int *rc, hr_err *err)
     c->target = hr_cuda_take(c, classes * (size_t)batch, rc);
     c->y = (int32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc);
     c->index = (uint32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc);
+    c->turns = (hr_cuda_turns *)(void *)hr_cuda_take(c, sizeof *c->turns / sizeof(float), rc);
     place_tensors(e, rc, err);
     for (int i = 0; i < e->nsteps; i++) {
         widest = e->steps[i].c > widest ? e->steps[i].c : widest;

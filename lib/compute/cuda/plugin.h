@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 3 };
+enum { HR_CUDA_VERSION = 4 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -64,6 +64,13 @@ typedef struct hr_cuda_noise {
     uint32_t seed, stream, c0, c1;
     const uint32_t *index;
 } hr_cuda_noise;
+
+/* The same where it lies on the device, so that recorded work finds a new one every time: the key, and which
+ * turn of a loop this is, from 0. */
+typedef struct hr_cuda_turns {
+    hr_cuda_noise key;
+    uint32_t turn;
+} hr_cuda_turns;
 
 /* A batch norm's statistics and what is made of them. gamma and beta may be NULL (1 and 0). */
 typedef struct hr_cuda_norm {
@@ -206,9 +213,12 @@ typedef struct hr_cuda_plugin_table {
     /* adv = clip(clip(adv + step*sign(g), x-eps, x+eps), 0, 1), with the CPU's bits. */
     void (*move_linf)(hr_cuda *d, size_t values, float step, float eps, const float *x, const float *g,
                       float *adv);
+    /* A loop's first turn, with this key; and the next one. */
+    void (*turns_start)(hr_cuda *d, const hr_cuda_noise *k, hr_cuda_turns *t);
+    void (*turns_next)(hr_cuda *d, hr_cuda_turns *t);
     /* adv = x + the step along g/|g| cut to [0,1] and scaled back into the ball; where |g| is 0, along N(0,1)
-     * keyed by k. g is overwritten. */
-    void (*move_l2)(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len, float step, float eps,
+     * keyed by t, whose turn is added to c1. g is overwritten. */
+    void (*move_l2)(hr_cuda *d, const hr_cuda_turns *t, int n, size_t len, float step, float eps,
                     const float *x, float *g, float *adv);
 
     /* Free adversarial training's noise, with the CPU's bits: adv = clip(x + noise, 0, 1); and, where that
