@@ -83,10 +83,8 @@ void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *image
 
 void hr_device_take(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step)
 {
-    int slot = (int)(step % HR_CUDA_SLOTS), n = images->n + images->nextra;
     hr_device_stage(t, ds, images, step);
-    memcpy(t->y, hr_cuda_learn_room(t->e, slot).y, (size_t)n * sizeof *t->y);
-    hr_cuda_learn_take(t->e, slot, n);
+    hr_cuda_learn_take(t->e, (int)(step % HR_CUDA_SLOTS), images->n + images->nextra);
 }
 
 void hr_device_update(hr_trainer *t, double lr, double rho, bool project)
@@ -103,26 +101,27 @@ void hr_device_update(hr_trainer *t, double lr, double rho, bool project)
     hr_cuda_learn_step(t->e, &step);
 }
 
-/* Images whose class the logits z name. */
-static uint64_t right(const hr_trainer *t, const float *z, int n)
+int hr_device_hear(hr_trainer *t)
 {
-    uint64_t count = 0;
-    hr_argmax(z, 0, n, t->m->classes, t->pred);
-    for (int i = 0; i < n; i++)
-        count += t->pred[i] == t->y[i];
-    return count;
+    int n = t->late.n;
+    if (n == 0)
+        return HR_OK;
+    const double *said = hr_cuda_learn_hear(t->e, t->late.slot);
+    hr_tally got = {.n = (uint64_t)n,
+                    .clean = (uint64_t)said[HR_CUDA_CLEAN],
+                    .robust = (uint64_t)said[HR_CUDA_ROBUST],
+                    .loss = hr_tree_sum(said + HR_CUDA_LOSSES, (size_t)n)};
+    t->late.n = 0;
+    return hr_add_up(t, &got, t->late.step);
 }
 
-uint64_t hr_device_pass(hr_trainer *t, int n, unsigned flags)
+int hr_device_note(hr_trainer *t, int n)
 {
-    hr_cuda_learn_pass(t->e, n, flags, t->loss, t->said);
-    return right(t, t->said, n);
-}
-
-void hr_device_pair(hr_trainer *t, int n, bool mart, hr_tally *got)
-{
-    hr_cuda_learn_pair(t->e, n, mart ? HR_CUDA_MART : HR_CUDA_TRADES, t->o->beta, t->loss, t->clean_logits,
-                       t->said);
-    got->clean = right(t, t->clean_logits, n);
-    got->robust = right(t, t->said, n);
+    int slot = (int)((t->at.steps - 1) % HR_CUDA_SLOTS);
+    hr_cuda_learn_tell(t->e, slot, n);
+    int rc = hr_device_hear(t);
+    t->late.n = n;
+    t->late.slot = slot;
+    t->late.step = t->at.step;
+    return rc || !t->o->at ? rc : hr_device_hear(t);
 }

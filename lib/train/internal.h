@@ -92,11 +92,19 @@ typedef struct hr_trainer {
     bool paired;        /* this step has two passes */
     bool on_device;     /* steps are device.c's; what is trained lies there */
     uint64_t staged[2]; /* steps whose images are on their way to it, from 1; 0: none */
-    float *said;        /* on a device: logits (batch, classes), else NULL */
+    uint32_t told;      /* the step, from 1 in its epoch, whose numbers came last to at.sum */
+    struct {            /* a device's step whose numbers are still to come */
+        int n, slot;    /* n: images, 0: there is none */
+        uint32_t step;
+    } late;
 } hr_trainer;
 
 /* Does some epoch's objective look at an image and its attacked copy together? */
 bool hr_trains_pairs(const hr_train_opts *o);
+
+/* The numbers of a step, from 1, go to the epoch's. Returns 0 or HR_EDIVERGED (without a message): its loss,
+ * now in t->at.sum, is no number. */
+HR_MUST_CHECK int hr_add_up(hr_trainer *t, const hr_tally *got, uint32_t step);
 
 /* ---- stage.c */
 
@@ -125,15 +133,15 @@ HR_MUST_CHECK int hr_device_begin(hr_trainer *t, hr_err *err);
 void hr_device_fetch(hr_trainer *t);
 /* Send the images of the step-th step of the run, from 0, on their way; nothing where they are. */
 void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step);
-/* They become the batch; fills t->y. */
+/* They become the batch. */
 void hr_device_take(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step);
 /* A step of the optimiser with the gradients of the last pass; project: ADMM's Z and U move first. */
 void hr_device_update(hr_trainer *t, double lr, double rho, bool project);
-/* Forward, mean cross-entropy and backward of what is in the executor's input: losses to t->loss; returns how
- * many are right. */
-uint64_t hr_device_pass(hr_trainer *t, int n, unsigned flags);
-/* Both passes of a loss of pairs: losses to t->loss, what is right to got. */
-void hr_device_pair(hr_trainer *t, int n, bool mart, hr_tally *got);
+/* Behind a step of n images, all of it queued: its numbers begin to travel, those of the step before are
+ * added up, which the device has passed by now (with o->at, its own). Returns as hr_add_up. */
+HR_MUST_CHECK int hr_device_note(hr_trainer *t, int n);
+/* Wait for the numbers that are still to come. */
+HR_MUST_CHECK int hr_device_hear(hr_trainer *t);
 
 /* ---- resume.c */
 

@@ -189,11 +189,15 @@ static void attack(hr_trainer *t, int n)
     hr_attack_pgd(t->e, &a, t->x, t->y, t->index, n);
 }
 
-/* One pass over what is in the executor's input: mean cross-entropy. Returns how many are right. */
+/* One pass over what is in the executor's input: mean cross-entropy. Returns how many are right; a device
+ * will tell (hr_device_note). */
 static uint64_t pass(hr_trainer *t, int n, unsigned flags)
 {
-    if (t->on_device)
-        return hr_device_pass(t, n, flags);
+    if (t->on_device) {
+        bool natural = objective_of(t->o, t->at.epoch) == HR_OBJ_NATURAL;
+        hr_cuda_learn_pass(t->e, n, flags, natural ? HR_CUDA_CLEAN : HR_CUDA_ROBUST);
+        return 0;
+    }
     hr_exec_forward(t->e, 0, n, HR_BN_BATCH_UPDATE);
     hr_loss_ce(hr_exec_logits(t->e), t->y, 0, n, t->m->classes, 1.0f / (float)n, t->loss,
                hr_exec_dlogits(t->e));
@@ -208,7 +212,7 @@ static void pass_pair(hr_trainer *t, int n, hr_tally *got)
     size_t logits = (size_t)n * (size_t)t->m->classes * sizeof(float);
     bool mart = objective_of(t->o, t->at.epoch) == HR_OBJ_MART;
     if (t->on_device) {
-        hr_device_pair(t, n, mart, got);
+        hr_cuda_learn_pair(t->e, n, mart ? HR_CUDA_MART : HR_CUDA_TRADES, t->o->beta);
         return;
     }
     memcpy(t->attacked, hr_exec_input(t->e), images);
@@ -303,9 +307,19 @@ static void tell(hr_trainer *t, enum hr_moment moment)
         t->o->at(t->o->ctx, t, moment);
 }
 
+int hr_add_up(hr_trainer *t, const hr_tally *got, uint32_t step)
+{
+    hr_tally *sum = &t->at.sum;
+    *sum = (hr_tally){sum->n + got->n, sum->clean + got->clean, sum->robust + got->robust,
+                      sum->loss + got->loss};
+    t->told = step;
+    return isfinite(got->loss) ? HR_OK : HR_EDIVERGED;
+}
+
 /* One step; next (may be NULL): the images of the one behind it in the epoch. HR_EINTR: a signal came, and
- * everything is as before the step; HR_EDIVERGED (without a message): the loss, in t->at.sum, is no number,
- * and no parameter has moved. */
+ * everything is as before the step; HR_EDIVERGED (without a message): the loss of step t->told, in t->at.sum,
+ * is no number. On the CPU it is this step's and no parameter has moved; a device's losses are heard of one
+ * step later, while it works on the next one. */
 static int train_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *images, const hr_images *next,
                        double lr)
 {
@@ -321,7 +335,10 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *ima
     if (!natural && !t->paired && o->log_clean) {
         take_images(t, n);
         hr_exec_infer(t->e, n);
-        got.clean = (uint64_t)right(t, n);
+        if (t->on_device)
+            hr_cuda_learn_count(t->e, n, HR_CUDA_CLEAN);
+        else
+            got.clean = (uint64_t)right(t, n);
     }
     if (natural)
         take_images(t, n);
@@ -332,8 +349,6 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *ima
     if (interrupted_step(t))
         return HR_EINTR;
     tell(t, HR_AT_ATTACKED);
-    if (t->on_device && next) /* while the device attacks */
-        hr_device_stage(t, ds, next, t->at.steps + 1);
 
     if (t->paired) {
         pass_pair(t, n, &got);
@@ -342,15 +357,17 @@ static int train_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *ima
     }
     if (interrupted_step(t)) /* the gradient may not be one */
         return HR_EINTR;
-    got.loss = hr_tree_sum(t->loss, (size_t)n);
-    hr_tally *sum = &t->at.sum;
-    *sum = (hr_tally){sum->n + got.n, sum->clean + got.clean, sum->robust + got.robust, sum->loss + got.loss};
-    if (!isfinite(got.loss))
+    got.loss = t->on_device ? 0 : hr_tree_sum(t->loss, (size_t)n);
+    if (!t->on_device && hr_add_up(t, &got, t->at.step + 1))
         return HR_EDIVERGED;
     if (free_noise)
         move_noise(t, n);
     update(t, lr);
     t->at.step++;
+    if (t->on_device && hr_device_note(t, n))
+        return HR_EDIVERGED;
+    if (t->on_device && next) /* while the device works on this step */
+        hr_device_stage(t, ds, next, t->at.steps);
     tell(t, HR_AT_STEPPED);
     return HR_OK;
 }
@@ -397,9 +414,18 @@ static int check_finite(const hr_trainer *t, hr_err *err)
                    t->at.step, t->at.epoch + 1, inner.msg);
 }
 
+static int diverged(const hr_trainer *t, hr_err *err)
+{
+    return hr_fail(err, HR_EDIVERGED,
+                   "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help", t->at.sum.loss,
+                   t->told, t->at.epoch + 1);
+}
+
 /* Save the run where it is, unless there is nothing to go on from. */
 static int save(hr_trainer *t, hr_err *err)
 {
+    if (hr_device_hear(t))
+        return diverged(t, err);
     hr_device_fetch(t);
     int rc = check_finite(t, err);
     return rc ? rc : hr_trainer_save(t, err);
@@ -537,13 +563,11 @@ static int train_epoch(hr_trainer *t, const hr_dataset *ds, uint32_t *order, hr_
         hr_images images = step_of(t, ds, order, s), next = step_of(t, ds, order, more ? s + 1 : s);
         double lr = hr_schedule_lr(&o->schedule, epoch, s, steps);
         int rc = hr_interrupted() ? HR_EINTR : train_batch(t, ds, &images, more ? &next : NULL, lr);
-        if (rc == HR_EDIVERGED)
-            return hr_fail(err, rc,
-                           "diverged: the loss is %g at step %u of epoch %d; a smaller --lr may help",
-                           sum->loss, s + 1, epoch + 1);
+        if (!rc && !more)
+            rc = hr_device_hear(t);
         if (rc)
-            return rc;
-        if (o->on_step)
+            return rc == HR_EDIVERGED ? diverged(t, err) : rc;
+        if (o->on_step && sum->n)
             o->on_step(o->ctx, epoch + 1, (uint32_t)(sum->n / repeats),
                        percent(natural ? sum->clean : sum->robust, sum->n));
         rc = t->at.step < steps && hr_job_due(o->job) ? save(t, err) : HR_OK;
@@ -676,7 +700,6 @@ static void release(hr_trainer *t)
     free(t->attacked);
     free(t->clean_logits);
     free(t->dclean);
-    free(t->said);
     hr_layers_release(&t->layers);
 }
 
@@ -762,8 +785,6 @@ int hr_train(hr_model *m, const hr_dataset *train, const hr_dataset *probe, cons
         t.clean_logits = hr_xaligned(batch * classes, sizeof *t.clean_logits);
         t.dclean = hr_xaligned(batch * classes, sizeof *t.dclean);
     }
-    if (hr_exec_on_device(t.e))
-        t.said = hr_xaligned(batch * classes, sizeof *t.said);
     if (o->profile)
         hr_exec_profile(t.e);
     rc = run(&t, train, probe, err);

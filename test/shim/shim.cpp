@@ -195,8 +195,8 @@ struct shim_stream {
 static std::vector<cudaStream_t> streams;
 
 /* What was asked for so far, for tests: bytes up, bytes down, waits of the host, calls that queue anything
- * (a graph's launch is one). */
-enum { UP, DOWN, WAITS, CALLS, COUNTS };
+ * (a graph's launch is one); and waits that may have left the device without work. */
+enum { UP, DOWN, WAITS, CALLS, DRY, COUNTS };
 static size_t counts[COUNTS];
 
 extern "C" __attribute__((visibility("default"))) void shim_counts(size_t now[COUNTS])
@@ -272,6 +272,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
     if (s->capture)
         return cudaErrorInvalidValue;
     counts[WAITS]++;
+    counts[DRY]++;
     while (!s->queue.empty()) {
         for (cudaStream_t other : streams)
             while (other != s && !other->queue.empty() && dice()() % 2)
@@ -305,6 +306,18 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
     unsigned long mark = ++e->recorded;
     e->stream = s;
     shim_queue(s, [=] { e->reached = mark; });
+    return cudaSuccess;
+}
+
+/* The host may come back late: the device has gone on. */
+cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    counts[WAITS]++;
+    while (e->reached < e->recorded)
+        advance(e->stream);
+    counts[DRY] += e->stream && e->stream->queue.empty();
+    while (e->stream && !e->stream->queue.empty() && dice()() % 16)
+        advance(e->stream);
     return cudaSuccess;
 }
 

@@ -24,14 +24,37 @@ static hr_train_opts run_of(enum hr_stage stage, enum hr_objective objective)
 #define ROOTS 1e-4
 #define ATTACKED 1e-3
 
+/* The last epoch's line. */
+static int keep_line(void *ctx, const hr_epoch *line, hr_err *err)
+{
+    (void)err;
+    *(hr_epoch *)ctx = *line;
+    return HR_OK;
+}
+
+/* What both say of an epoch: an image of 5*N may go either way, but for accuracies that are not measured. */
+static void same_line(const hr_epoch *a, const hr_epoch *b, double bound, const char *what)
+{
+    bool clean = isnan(a->clean) ? isnan(b->clean) : fabs(a->clean - b->clean) <= 100.0 / (5 * N);
+    bool robust = isnan(a->robust) ? isnan(b->robust) : fabs(a->robust - b->robust) <= 100.0 / (5 * N);
+    if (!clean || !robust || !(fabs(a->loss - b->loss) <= bound * b->loss))
+        fail_msg("%s: %g %g %g, the CPU's are %g %g %g", what, a->loss, a->clean, a->robust, b->loss,
+                 b->clean, b->robust);
+}
+
 /* m as it is, trained on both; every tensor of what comes out is the same within bound. */
 static void both(hr_model *m, hr_train_opts o, double bound, const char *what)
 {
     hr_dataset ds = new_images(5 * N);
     hr_model *twin = hr_model_copy(m);
+    hr_epoch lines[2];
+    o.on_epoch = keep_line;
+    o.ctx = &lines[0];
     must_train(twin, &ds, &o);
     o.device = test_device();
+    o.ctx = &lines[1];
     must_train(m, &ds, &o);
+    same_line(&lines[1], &lines[0], bound, what);
     assert_int_equal(m->ntensors, twin->ntensors);
     for (int i = 0; i < m->ntensors; i++) {
         const hr_tensor *a = &m->tensors[i], *b = &twin->tensors[i];
@@ -122,8 +145,8 @@ static void test_augmented_and_extra_images_are_those_of_the_cpu(void **state)
 
 /* ---- what travels -------------------------------------------------------------------------------------- */
 
-/* Bytes up and down of one epoch over n images; false: not on the shim. */
-static bool traffic(enum hr_stage stage, uint32_t n, size_t bytes[2])
+/* What an epoch over n images asks for; false: this is not the shim. */
+static bool traffic(enum hr_stage stage, enum hr_objective objective, uint32_t n, size_t now[COUNTS])
 {
     size_t before[COUNTS], after[COUNTS];
     if (!shim_counted(before))
@@ -132,32 +155,59 @@ static bool traffic(enum hr_stage stage, uint32_t n, size_t bytes[2])
     hr_model *m = new_net();
     if (stage != HR_STAGE_PRETRAIN)
         prune_all(m, HR_REG_WEIGHT, 0.4, stage == HR_STAGE_FINETUNE);
-    hr_train_opts o = run_of(stage, HR_OBJ_PGD);
+    hr_train_opts o = run_of(stage, objective);
     o.schedule.epochs = 1;
     o.device = test_device();
     shim_counted(before);
     must_train(m, &ds, &o);
     shim_counted(after);
-    for (int i = 0; i < 2; i++)
-        bytes[i] = after[i] - before[i];
+    for (int i = 0; i < COUNTS; i++)
+        now[i] = after[i] - before[i];
     hr_dataset_release(&ds);
     hr_model_free(m);
     return true;
 }
 
-/* Two more steps: their images (bytes), classes, indices and windows up, losses and logits down, and not a
- * byte more. */
-static void test_only_images_go_up_and_only_losses_and_logits_come_down(void **state)
+/* Two more steps: their images (bytes), classes, indices and windows up, losses and two counts down, and not
+ * a byte more. Each of them is waited for once, when the next one has been queued, so that the device always
+ * has something to do. */
+static void test_images_go_up_and_losses_come_down_while_the_device_has_work(void **state)
 {
     (void)state;
     static const enum hr_stage stages[] = {HR_STAGE_PRETRAIN, HR_STAGE_PRUNE, HR_STAGE_ADMM};
+    static const enum hr_objective objectives[] = {HR_OBJ_PGD, HR_OBJ_TRADES, HR_OBJ_NATURAL};
     for (size_t s = 0; s < HR_COUNT(stages); s++) {
-        size_t some[2], more[2];
-        if (!traffic(stages[s], 2 * N, some) || !traffic(stages[s], 4 * N, more))
+        size_t some[COUNTS], more[COUNTS];
+        if (!traffic(stages[s], objectives[s], 2 * N, some) ||
+            !traffic(stages[s], objectives[s], 4 * N, more))
             skip();
         size_t image = LEN + sizeof(int32_t) + sizeof(uint32_t) + sizeof(hr_cuda_window);
-        assert_int_equal(more[0] - some[0], 2 * N * image);
-        assert_int_equal(more[1] - some[1], 2 * N * (sizeof(double) + CLASSES * sizeof(float)));
+        assert_int_equal(more[COUNT_UP] - some[COUNT_UP], 2 * N * image);
+        assert_int_equal(more[COUNT_DOWN] - some[COUNT_DOWN], 2 * (N + 2) * sizeof(double));
+        assert_int_equal(more[COUNT_WAITS] - some[COUNT_WAITS], 2);
+        assert_int_equal(more[COUNT_DRY], some[COUNT_DRY]);
+    }
+}
+
+/* Losses are heard of a step late, but the step that is named is the one that made them; also where it is the
+ * last one of its epoch. */
+static void test_divergence_names_the_step_that_the_cpu_names(void **state)
+{
+    (void)state;
+    for (int images = 2 * N; images <= 5 * N; images += 3 * N) {
+        hr_err err[2] = {HR_ERR_INIT, HR_ERR_INIT};
+        for (int k = 0; k < 2; k++) {
+            hr_dataset ds = new_images((uint32_t)images);
+            hr_model *m = new_net();
+            hr_train_opts o = run_of(HR_STAGE_PRETRAIN, HR_OBJ_PGD);
+            o.schedule.lr = 1e30;
+            o.device = k ? test_device() : (hr_device){0};
+            assert_int_equal(hr_train(m, &ds, NULL, &o, &err[k]), HR_EDIVERGED);
+            hr_model_free(m);
+            hr_dataset_release(&ds);
+        }
+        assert_non_null(strstr(err[0].msg, "the loss is"));
+        assert_string_equal(strstr(err[1].msg, "at step"), strstr(err[0].msg, "at step"));
     }
 }
 
@@ -169,7 +219,8 @@ int main(void)
         cmocka_unit_test(test_pruned_stages_train_as_on_the_cpu),
         cmocka_unit_test(test_scores_by_snip_are_those_of_the_cpu),
         cmocka_unit_test(test_augmented_and_extra_images_are_those_of_the_cpu),
-        cmocka_unit_test(test_only_images_go_up_and_only_losses_and_logits_come_down),
+        cmocka_unit_test(test_images_go_up_and_losses_come_down_while_the_device_has_work),
+        cmocka_unit_test(test_divergence_names_the_step_that_the_cpu_names),
     };
     on_the_shim();
     return cmocka_run_group_tests_name("training on a device", tests, NULL, NULL);

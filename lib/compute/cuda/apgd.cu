@@ -5,6 +5,7 @@
  * decided. Steps in the l-inf ball have the CPU's bits; sums of squares are added in the block's tree. An
  * image that is broken is left alone by all of them: its point is what was looked for. */
 #include "device.h"
+#include "logits.h"
 #include "noise.h"
 
 /* The largest of v over a block, as block_sum adds it. */
@@ -76,12 +77,9 @@ static __global__ void look_kernel(size_t n, int classes, bool first, const floa
         hr_cuda_climber me = c[i];
         me.better = 0;
         if (!me.broken) {
-            int top = 0;
-            for (int k = 0; k < classes && top >= 0; k++)
-                top = z[k] != z[k] ? -1 : z[k] > z[top] ? k : top; /* hr_argmax: a NaN is no class */
             me.rises = first ? 0 : me.rises + (f[i] > me.f);
             me.f = f[i];
-            me.broken = top != y[i];
+            me.broken = class_of(z, classes) != y[i];
             me.better = f[i] > me.best;
             me.best = me.better ? f[i] : me.best;
             me.best_checked = first ? me.best : me.best_checked;

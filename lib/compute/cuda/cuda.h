@@ -112,8 +112,8 @@ typedef struct hr_cuda_batch { /* of the executor's whole batch, on the host; th
     hr_cuda_window *windows;
 } hr_cuda_batch;
 hr_cuda_batch hr_cuda_learn_room(hr_exec *e, int slot);
-/* What was filled in, n images, begins to travel. Between a slot's batch and its next one lies a function
- * that waits: then nothing reads or writes the slot any more. */
+/* What was filled in, n images, begins to travel. Between a slot's batch and its next one its step must have
+ * been heard of (hr_cuda_learn_hear): then nothing reads or writes the slot any more. */
 void hr_cuda_learn_stage(hr_exec *e, int slot, int n);
 /* Cut, it takes the place of the batch. */
 void hr_cuda_learn_take(hr_exec *e, int slot, int n);
@@ -125,12 +125,20 @@ void hr_cuda_learn_target(hr_exec *e, int n, enum hr_bn_mode bn);
 void hr_cuda_learn_noise(hr_exec *e, int n, bool reset);
 void hr_cuda_learn_noise_move(hr_exec *e, int n, float eps);
 
-/* The executor's input forward, mean cross-entropy, backward (HR_BN_BATCH_UPDATE). loss (n) in full, said
- * (n,classes): the logits. Waits. */
-void hr_cuda_learn_pass(hr_exec *e, int n, unsigned flags, double *loss, float *said);
+/* What a step says: how many images are right, clean and attacked, and n losses. Functions that make one of
+ * them leave it on the device, hr_cuda_learn_take zeroes the counts. tell: it begins to travel to a slot;
+ * hear: wait for it, and for nothing behind. With steps told in turns and each heard when the next one is
+ * queued, the device never waits for the host. */
+enum { HR_CUDA_CLEAN, HR_CUDA_ROBUST, HR_CUDA_LOSSES };
+void hr_cuda_learn_tell(hr_exec *e, int slot, int n);
+const double *hr_cuda_learn_hear(hr_exec *e, int slot);
+/* HR_CUDA_CLEAN or _ROBUST: by the logits of the last pass. */
+void hr_cuda_learn_count(hr_exec *e, int n, int which);
+/* The executor's input forward, mean cross-entropy, backward (HR_BN_BATCH_UPDATE); `which` is counted. */
+void hr_cuda_learn_pass(hr_exec *e, int n, unsigned flags, int which);
 /* Both passes of a loss of pairs, over the images and over the executor's input, and the sum of their
- * gradients; logits of both. Waits. */
-void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta, double *loss, float *clean, float *robust);
+ * gradients; both are counted. */
+void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta);
 /* Gradients by their rules, the optimiser, new masks, and the network with what came of it. Queued. */
 void hr_cuda_learn_step(hr_exec *e, const hr_cuda_optimum *o);
 

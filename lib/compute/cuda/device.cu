@@ -53,14 +53,16 @@ static void open_streams(hr_cuda *d)
     hr_cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream");
     hr_cuda_check(d, cudaStreamCreateWithFlags(&d->beside, cudaStreamNonBlocking), "a stream");
     for (int i = 0; i < HR_CUDA_SLOTS; i++)
-        hr_cuda_check(d, cudaEventCreateWithFlags(&d->staged[i], cudaEventDisableTiming), "an event");
+        for (cudaEvent_t *e : {&d->staged[i], &d->marks[i]})
+            hr_cuda_check(d, cudaEventCreateWithFlags(e, cudaEventDisableTiming), "an event");
 }
 
 static void close_streams(hr_cuda *d)
 {
     for (int i = 0; i < HR_CUDA_SLOTS; i++)
-        if (d->staged[i])
-            cudaEventDestroy(d->staged[i]);
+        for (cudaEvent_t e : {d->staged[i], d->marks[i]})
+            if (e)
+                cudaEventDestroy(e);
     if (d->beside)
         cudaStreamDestroy(d->beside);
     if (d->stream)
@@ -200,6 +202,17 @@ static const char *wait(hr_cuda *d)
     return d->trouble[0] ? d->trouble : nullptr;
 }
 
+static void mark(hr_cuda *d, int slot)
+{
+    hr_cuda_check(d, cudaEventRecord(d->marks[slot], d->stream), "mark");
+}
+
+static const char *reach(hr_cuda *d, int slot)
+{
+    hr_cuda_check(d, cudaEventSynchronize(d->marks[slot]), "the device");
+    return d->trouble[0] ? d->trouble : nullptr;
+}
+
 static void record(hr_cuda *d)
 {
     hr_cuda_check(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "recording");
@@ -255,6 +268,8 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     t.copy = copy;
     t.zero = zero;
     t.wait = wait;
+    t.mark = mark;
+    t.reach = reach;
     t.record = record;
     t.recorded = recorded;
     t.replay = replay;

@@ -18,7 +18,7 @@
 struct hr_cuda {
     int number;
     cudaStream_t stream, beside; /* all work; uploads beside it */
-    cudaEvent_t staged[HR_CUDA_SLOTS];
+    cudaEvent_t staged[HR_CUDA_SLOTS], marks[HR_CUDA_SLOTS];
     int blocks; /* of an elementwise kernel, at most: eight per multiprocessor */
     hr_vendor *vendor;
     void *work; /* of convolutions: they run one after another */

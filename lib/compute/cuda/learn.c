@@ -1,9 +1,10 @@
 /* lib/compute/cuda/learn.c -- a training step on the device (lib/train/train.c's, for an executor there).
  *
  * What is trained, the optimiser's memory, scores, masks, ADMM's variables and the running statistics live on
- * the device from hr_cuda_learn on. A step sends images up and brings losses and logits down; all else stays,
- * until somebody wants to save or look at it (hr_cuda_learn_fetch). The formulas are lib/train's; here is the
- * order in which the plug-in's operations make them up:
+ * the device from hr_cuda_learn on. A step sends images up and brings its losses down, which the host looks
+ * at while the next step is under way; all else stays, until somebody wants to save or look at it
+ * (hr_cuda_learn_fetch). The formulas are lib/train's; here is the order in which the plug-in's operations
+ * make them up:
  *
  *     gradient    d as it is; d * mask; sign(s) * d * w; d + rho (w - z + u)
  *     optimiser   SGD, Adam, RMSprop
@@ -36,7 +37,8 @@ struct hr_cuda_learner {
     float *attacked, *dclean; /* of pairs: images, the loss's gradient by the logits of the images */
     float *noise;             /* of free adversarial training */
     float *host_noise;
-    double *loss;
+    double *result;              /* HR_CUDA_CLEAN, HR_CUDA_ROBUST, losses */
+    double *told[HR_CUDA_SLOTS]; /* the same, page-locked, of the host */
     void *work;
 };
 
@@ -121,7 +123,10 @@ int hr_cuda_learn(hr_exec *e, const hr_cuda_trainee *list, int n, bool pairs, fl
     for (int i = 0; i < HR_CUDA_SLOTS; i++)
         place_slot(e, &l->slots[i], &rc, err);
     l->before = hr_cuda_take(c, c->nstats, &rc);
-    l->loss = (double *)(void *)hr_cuda_take(c, 2 * (size_t)batch, &rc);
+    size_t results = (HR_CUDA_LOSSES + (size_t)batch) * sizeof(double) / sizeof(float);
+    l->result = (double *)(void *)hr_cuda_take(c, results, &rc);
+    for (int i = 0; i < HR_CUDA_SLOTS; i++)
+        l->told[i] = (double *)(void *)hr_cuda_take_host(c, results, &rc, err);
     l->work = hr_cuda_take(c, HR_CUDA_CHOICE / sizeof(float), &rc);
     if (pairs) {
         l->first = hr_cuda_take(c, c->ngrads, &rc);
@@ -211,6 +216,7 @@ void hr_cuda_learn_take(hr_exec *e, int slot, int n)
     c->t->cut(c->d, n, h, w, channels, b->pixels, b->windows, c->x);
     c->t->copy(c->d, c->y, b->y, (size_t)n * sizeof *b->y);
     c->t->copy(c->d, c->index, b->index, (size_t)n * sizeof *b->index);
+    c->t->zero(c->d, c->learner->result, HR_CUDA_LOSSES * sizeof(double));
 }
 
 static void to_input(hr_exec *e, const float *x, int n)
@@ -252,22 +258,41 @@ void hr_cuda_learn_noise_move(hr_exec *e, int n, float eps)
 
 /* ---- passes -------------------------------------------------------------------------------------------- */
 
-void hr_cuda_learn_pass(hr_exec *e, int n, unsigned flags, double *loss, float *said)
+void hr_cuda_learn_tell(hr_exec *e, int slot, int n)
 {
-    hr_cuda_exec *c = e->cuda;
-    hr_cuda_learner *l = c->learner;
-    const float *z = c->twin[HR_CUDA_LOGITS].dev;
-    hr_cuda_pass_forward(e, 0, n, HR_BN_BATCH_UPDATE);
-    c->t->loss(c->d, HR_CUDA_CE, n, hr_exec_classes(e), z, c->y, NULL, 1.0f / (float)n, l->loss,
-               c->twin[HR_CUDA_DLOGITS].dev);
-    hr_cuda_written(e, HR_CUDA_DLOGITS);
-    hr_cuda_pass_backward(e, 0, n, HR_BN_BATCH_UPDATE, flags);
-    c->t->download(c->d, loss, l->loss, (size_t)n * sizeof *loss);
-    c->t->download(c->d, said, z, logits(e, n) * sizeof *said);
-    hr_cuda_wait(e);
+    const hr_cuda_exec *c = e->cuda;
+    const hr_cuda_learner *l = c->learner;
+    c->t->download(c->d, l->told[slot], l->result, (HR_CUDA_LOSSES + (size_t)n) * sizeof(double));
+    c->t->mark(c->d, slot);
 }
 
-void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta, double *loss, float *clean, float *robust)
+const double *hr_cuda_learn_hear(hr_exec *e, int slot)
+{
+    const hr_cuda_exec *c = e->cuda;
+    const char *trouble = c->t->reach(c->d, slot);
+    if (trouble)
+        hr_die("%s failed: %s", c->name, trouble);
+    return c->learner->told[slot];
+}
+
+void hr_cuda_learn_count(hr_exec *e, int n, int which)
+{
+    const hr_cuda_exec *c = e->cuda;
+    c->t->right(c->d, n, hr_exec_classes(e), c->twin[HR_CUDA_LOGITS].dev, c->y, c->learner->result + which);
+}
+
+void hr_cuda_learn_pass(hr_exec *e, int n, unsigned flags, int which)
+{
+    hr_cuda_exec *c = e->cuda;
+    hr_cuda_pass_forward(e, 0, n, HR_BN_BATCH_UPDATE);
+    c->t->loss(c->d, HR_CUDA_CE, n, hr_exec_classes(e), c->twin[HR_CUDA_LOGITS].dev, c->y, NULL,
+               1.0f / (float)n, c->learner->result + HR_CUDA_LOSSES, c->twin[HR_CUDA_DLOGITS].dev);
+    hr_cuda_written(e, HR_CUDA_DLOGITS);
+    hr_cuda_learn_count(e, n, which);
+    hr_cuda_pass_backward(e, 0, n, HR_BN_BATCH_UPDATE, flags);
+}
+
+void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta)
 {
     hr_cuda_exec *c = e->cuda;
     const hr_cuda_plugin_table *t = c->t;
@@ -277,15 +302,14 @@ void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta, double *loss, 
     size_t bytes = logits(e, n) * sizeof(float);
     t->copy(c->d, l->attacked, c->twin[HR_CUDA_INPUT].dev, images(e, n) * sizeof(float));
     hr_cuda_learn_target(e, n, HR_BN_BATCH_UPDATE);
-    t->download(c->d, clean, c->target, bytes);
+    hr_cuda_learn_count(e, n, HR_CUDA_CLEAN);
 
     to_input(e, l->attacked, n);
     hr_cuda_pass_forward(e, 0, n, HR_BN_BATCH_UPDATE);
-    t->loss_pair(c->d, kind, n, hr_exec_classes(e), c->target, z, c->y, beta, 1.0f / (float)n, l->loss,
-                 l->dclean, dz);
+    t->loss_pair(c->d, kind, n, hr_exec_classes(e), c->target, z, c->y, beta, 1.0f / (float)n,
+                 l->result + HR_CUDA_LOSSES, l->dclean, dz);
     hr_cuda_written(e, HR_CUDA_DLOGITS);
-    t->download(c->d, loss, l->loss, (size_t)n * sizeof *loss);
-    t->download(c->d, robust, z, bytes);
+    hr_cuda_learn_count(e, n, HR_CUDA_ROBUST);
     hr_cuda_pass_backward(e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
     t->copy(c->d, l->first, c->grads, c->ngrads * sizeof(float));
 
@@ -294,7 +318,6 @@ void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta, double *loss, 
     t->copy(c->d, dz, l->dclean, bytes);
     hr_cuda_pass_backward(e, 0, n, HR_BN_BATCH, HR_DW);
     t->add(c->d, c->ngrads, c->grads, l->first);
-    hr_cuda_wait(e);
 }
 
 /* ---- the optimiser ------------------------------------------------------------------------------------- */

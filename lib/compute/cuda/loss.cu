@@ -5,6 +5,7 @@
  * sample. Bound: latency; 128 samples of 1000 classes are half a megabyte, beside gigabytes in the network.
  */
 #include "device.h"
+#include "logits.h"
 
 static __device__ void cross_entropy(int classes, const float *z, int y, float scale, double *loss, float *dz)
 {
@@ -71,6 +72,23 @@ static void loss(hr_cuda *d, int kind, int n, int classes, const float *z, const
                  const float *target, float scale, double *sums, float *dz)
 {
     launch_each(d, "loss", (size_t)n, loss_kernel, kind, (size_t)n, classes, z, y, target, scale, sums, dz);
+}
+
+/* One block, 2 KB shared. Traffic: the logits; bound: latency, once per step of training. */
+static __global__ void right_kernel(size_t n, int classes, const float *z, const int32_t *y, double *count)
+{
+    double mine = 0;
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x)
+        mine += class_of(z + i * (size_t)classes, classes) == y[i];
+    mine = block_sum(mine, threadIdx.x, blockDim.x);
+    if (threadIdx.x == 0)
+        *count = mine;
+}
+
+static void right(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, double *count)
+{
+    launch(d, "right", dim3(1), dim3(HR_THREADS), HR_THREADS * sizeof(double), right_kernel, (size_t)n,
+           classes, z, y, count);
 }
 
 /* lib/attack/apgd.c's hr_loss_dlr: the four largest logits by insertion, in its order. */
@@ -244,6 +262,7 @@ static void loss_pair(hr_cuda *d, int kind, int n, int classes, const float *zn,
 void hr_cuda_fill_loss(hr_cuda_plugin_table *t)
 {
     t->loss = loss;
+    t->right = right;
     t->dlr = dlr;
     t->rank = rank;
     t->loss_pair = loss_pair;

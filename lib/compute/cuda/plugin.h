@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 4 };
+enum { HR_CUDA_VERSION = 5 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -83,7 +83,7 @@ typedef struct hr_cuda_norm {
 enum { HR_CUDA_CE, HR_CUDA_MARGIN, HR_CUDA_KL }; /* losses */
 enum { HR_CUDA_TRADES, HR_CUDA_MART };           /* losses of pairs */
 enum { HR_CUDA_PARTS = 64 };                     /* partial sums per column, at most */
-enum { HR_CUDA_SLOTS = 2 };                      /* of uploads beside the work */
+enum { HR_CUDA_SLOTS = 2 };                      /* of uploads beside the work, and of marks in it */
 enum { HR_CUDA_CHOICE = 16448 };                 /* bytes of work memory of keep_largest() */
 
 /* What is cut out of an image: h x w pixels from (y,x), 0 outside; brought to the image's size, mirrored. */
@@ -122,6 +122,10 @@ typedef struct hr_cuda_plugin_table {
     void (*zero)(hr_cuda *d, void *to, size_t bytes);
     /* Wait until all that was queued is done. Returns NULL, or what went wrong first (a string of d's). */
     const char *(*wait)(hr_cuda *d);
+    /* mark(slot): note this place in the queue; reach(slot): wait until the work has come there, and no
+     * longer. Returns as wait(). slot: below HR_CUDA_SLOTS. */
+    void (*mark)(hr_cuda *d, int slot);
+    const char *(*reach)(hr_cuda *d, int slot);
     /* What is queued between record() and recorded() is not run but kept; replay() queues it. */
     void (*record)(hr_cuda *d);
     hr_cuda_graph *(*recorded)(hr_cuda *d); /* NULL: trouble, see wait() */
@@ -195,6 +199,9 @@ typedef struct hr_cuda_plugin_table {
      */
     void (*loss_pair)(hr_cuda *d, int kind, int n, int classes, const float *zn, const float *za,
                       const int32_t *y, double beta, float scale, double *loss, float *dzn, float *dza);
+
+    /* *count = of how many of n images the logits z name the class y; NaNs name none. */
+    void (*right)(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, double *count);
 
     /* loss (n) = -DLR(z, y), towards class aim where that is not -1, and dz its gradient. */
     void (*dlr)(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, const int32_t *aim,
