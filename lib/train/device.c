@@ -73,18 +73,19 @@ void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *image
     int slot = (int)(step % HR_CUDA_SLOTS);
     if (t->staged[slot] == step + 1)
         return;
-    hr_cuda_batch b = hr_cuda_learn_room(t->e, slot);
+    hr_cuda_batch b = hr_cuda_batch_room(t->e, slot);
     fill(t, &b, ds, images->rows, images->n, 0);
     if (images->nextra > 0)
         fill(t, &b, t->o->extra, images->extra, images->nextra, images->n);
-    hr_cuda_learn_stage(t->e, slot, images->n + images->nextra);
+    hr_cuda_batch_stage(t->e, slot, images->n + images->nextra);
     t->staged[slot] = step + 1;
 }
 
 void hr_device_take(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step)
 {
     hr_device_stage(t, ds, images, step);
-    hr_cuda_learn_take(t->e, (int)(step % HR_CUDA_SLOTS), images->n + images->nextra);
+    hr_cuda_batch_take(t->e, (int)(step % HR_CUDA_SLOTS));
+    hr_cuda_learn_begin(t->e);
 }
 
 void hr_device_update(hr_trainer *t, double lr, double rho, bool project)
@@ -124,4 +125,53 @@ int hr_device_note(hr_trainer *t, int n)
     t->late.slot = slot;
     t->late.step = t->at.step;
     return rc || !t->o->at ? rc : hr_device_hear(t);
+}
+
+/* ---- evaluation: images as they are, batch by batch ---------------------------------------------------- */
+
+static hr_cuda_window whole(const hr_dataset *ds)
+{
+    return (hr_cuda_window){0, 0, ds->h, ds->w, 0};
+}
+
+/* Are images [at,end) what is on its way in the slot? */
+static bool under_way(hr_exec *e, int slot, const hr_dataset *ds, uint32_t at, uint32_t end)
+{
+    hr_cuda_batch b = hr_cuda_batch_room(e, slot);
+    hr_cuda_window w = whole(ds);
+    size_t n = end - at, bytes = hr_exec_input_len(e);
+    bool same =
+        hr_cuda_batch_staged(e, slot) == (int)n && !memcmp(b.pixels, ds->pixels + at * bytes, n * bytes);
+    for (size_t i = 0; i < n && same; i++)
+        same = b.y[i] == ds->labels[at + i] && b.index[i] == ds->index[at + i] &&
+               !memcmp(&b.windows[i], &w, sizeof w);
+    return same;
+}
+
+void hr_device_ahead(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end)
+{
+    int slot = hr_cuda_batch_free(e);
+    hr_cuda_batch b = hr_cuda_batch_room(e, slot);
+    size_t bytes = hr_exec_input_len(e);
+    if (at == end || under_way(e, slot, ds, at, end))
+        return;
+    memcpy(b.pixels, ds->pixels + at * bytes, (end - at) * bytes);
+    for (uint32_t i = at; i < end; i++) {
+        b.y[i - at] = ds->labels[i];
+        b.index[i - at] = ds->index[i];
+        b.windows[i - at] = whole(ds);
+    }
+    hr_cuda_batch_stage(e, slot, (int)(end - at));
+}
+
+void hr_device_batch(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end)
+{
+    int slot = hr_cuda_batch_free(e);
+    hr_device_ahead(e, ds, at, end);
+    hr_cuda_batch_take(e, slot);
+}
+
+void hr_device_input(hr_exec *e, int n)
+{
+    hr_cuda_batch_input(e, n);
 }

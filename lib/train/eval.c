@@ -92,10 +92,12 @@ int hr_eval_parse(hr_eval_attack *list, int *n, const char *names, const hr_eval
     return *n ? HR_OK : hr_fail(err, HR_EINVAL, "the list of attacks is empty");
 }
 
-void hr_eval_batch(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
-                   const uint32_t *index, int n, int32_t *pred)
+void hr_eval_queue(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
+                   const uint32_t *index, int n)
 {
-    if (a->clean) {
+    if (a->clean && !x) {
+        hr_device_input(e, n);
+    } else if (a->clean) {
         memcpy(hr_exec_input(e), x, (size_t)n * hr_exec_input_len(e) * sizeof *x);
     } else {
         hr_attack_opts o = a->opts;
@@ -106,6 +108,12 @@ void hr_eval_batch(hr_exec *e, const hr_eval_attack *a, int restart, const float
         hr_exec_infer(e, n);
     else
         hr_exec_forward(e, 0, n, HR_BN_BATCH);
+}
+
+void hr_eval_batch(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
+                   const uint32_t *index, int n, int32_t *pred)
+{
+    hr_eval_queue(e, a, restart, x, y, index, n);
     hr_argmax(hr_exec_logits(e), 0, n, hr_exec_classes(e), pred);
 }
 
@@ -192,11 +200,18 @@ int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_atta
         index[i] = ds->index[rows[i]];
         w->correct[rows[i]] = 1;
         w->top5[rows[i]] = 1;
-        w->pred[rows[i]] = ds->labels[rows[i]];
+        w->pred[rows[i]] = y[i] = ds->labels[rows[i]];
     }
-    hr_batch_fill(ds, rows, (int)n, x, y);
+    bool device = hr_exec_on_device(e);
+    if (device)
+        hr_device_batch(e, ds, at, end);
+    else
+        hr_batch_fill(ds, rows, (int)n, x, y);
     for (int k = 0; k < a->restarts && !hr_interrupted(); k++) {
-        hr_eval_batch(e, a, k, x, y, index, (int)n, pred);
+        hr_eval_queue(e, a, k, device ? NULL : x, y, index, (int)n);
+        if (device) /* while it works */
+            hr_device_ahead(e, ds, end, hr_eval_batch_end(end, ds->n, batch, a->opts.bn));
+        hr_argmax(hr_exec_logits(e), 0, (int)n, hr_exec_classes(e), pred);
         for (uint32_t i = 0; i < n; i++) {
             w->correct[at + i] &= pred[i] == y[i];
             hr_eval_note(e, w, at + i, (int)i, y[i], pred[i]);

@@ -143,6 +143,21 @@ HR_MUST_CHECK int hr_device_note(hr_trainer *t, int n);
 /* Wait for the numbers that are still to come. */
 HR_MUST_CHECK int hr_device_hear(hr_trainer *t);
 
+/* Images [at,end) of ds, as they are, begin to travel to the executor's device beside its work, unless they
+ * are under way; what was asked for before the last hr_device_batch must have been waited for. */
+void hr_device_ahead(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end);
+/* They become the batch: an attack finds them where it is given none. */
+void hr_device_batch(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end);
+/* The n images of the batch become the executor's input. */
+void hr_device_input(hr_exec *e, int n);
+
+/* ---- eval.c */
+
+/* hr_eval_batch without its end: the logits are left in the executor. x, y, index NULL: they are the device's
+ * batch; then nothing is waited for. */
+void hr_eval_queue(hr_exec *e, const hr_eval_attack *a, int restart, const float *x, const int32_t *y,
+                   const uint32_t *index, int n);
+
 /* ---- resume.c */
 
 /* Save the run where it is. Returns 0 or HR_EIO. */

@@ -30,7 +30,7 @@
  * measured on the first batches, clean (the mean of those batches' means and variances), and then taken for
  * running ones.
  */
-#include "train/train.h"
+#include "train/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -170,10 +170,15 @@ static int parse_request(const struct server *s, const json_t *j, struct request
     return HR_OK;
 }
 
-static uint32_t count_right(struct server *s, const hr_eval_attack *a, int n)
+/* next: the batch behind this one, s->batches: there is none. */
+static uint32_t count_right(struct server *s, const hr_eval_attack *a, int n, uint32_t next)
 {
     uint32_t count = 0;
-    hr_eval_batch(s->e, a, 0, s->x, s->y, s->index, n, s->pred);
+    bool device = hr_exec_on_device(s->e);
+    hr_eval_queue(s->e, a, 0, device ? NULL : s->x, s->y, s->index, n);
+    if (device && next < s->batches) /* while it works */
+        hr_device_ahead(s->e, s->ds, s->begin[next], s->begin[next + 1]);
+    hr_argmax(hr_exec_logits(s->e), 0, n, hr_exec_classes(s->e), s->pred);
     for (int i = 0; i < n; i++)
         count += s->pred[i] == s->y[i];
     return count;
@@ -186,8 +191,12 @@ static int take_batch(struct server *s, uint32_t b)
     for (int i = 0; i < n; i++) {
         s->rows[i] = s->begin[b] + (uint32_t)i;
         s->index[i] = s->ds->index[s->rows[i]];
+        s->y[i] = s->ds->labels[s->rows[i]];
     }
-    hr_batch_fill(s->ds, s->rows, n, s->x, s->y);
+    if (hr_exec_on_device(s->e))
+        hr_device_batch(s->e, s->ds, s->begin[b], s->begin[b + 1]);
+    else
+        hr_batch_fill(s->ds, s->rows, n, s->x, s->y);
     return n;
 }
 
@@ -199,7 +208,10 @@ static void recalibrate(struct server *s)
         for (int i = 0; i < s->now->nnodes; i++)
             s->now->nodes[i].bn_momentum = 1.0 / (b + 1);
         int n = take_batch(s, b);
-        memcpy(hr_exec_input(s->e), s->x, (size_t)n * hr_exec_input_len(s->e) * sizeof *s->x);
+        if (hr_exec_on_device(s->e))
+            hr_device_input(s->e, n);
+        else
+            memcpy(hr_exec_input(s->e), s->x, (size_t)n * hr_exec_input_len(s->e) * sizeof *s->x);
         hr_exec_forward(s->e, 0, n, HR_BN_BATCH_UPDATE);
     }
     hr_exec_params(s->e);
@@ -295,12 +307,12 @@ static json_t *evaluate(struct server *s, const struct request *q, hr_err *err)
     bool constant = true;
     for (uint32_t b = q->from; b < q->to; b++) {
         int n = take_batch(s, b);
-        clean += count_right(s, &s->clean, n);
+        clean += count_right(s, &s->clean, n, b + 1 < q->to ? b + 1 : s->batches);
         if (b == q->from)
             first = s->pred[0];
         for (int i = 0; i < n; i++)
             constant &= s->pred[i] == first;
-        robust += count_right(s, &s->pgd, n);
+        robust += count_right(s, &s->pgd, n, b + 1 < q->to ? b + 1 : s->batches);
         images += (uint32_t)n;
     }
     json_t *j =

@@ -294,7 +294,7 @@ static void fill_batch(hr_trainer *t, const hr_dataset *ds, const hr_images *ima
 static void take_images(hr_trainer *t, int n)
 {
     if (t->on_device)
-        hr_cuda_learn_images(t->e, n);
+        hr_cuda_batch_input(t->e, n);
     else
         memcpy(hr_exec_input(t->e), t->x, (size_t)n * hr_exec_input_len(t->e) * sizeof(float));
 }

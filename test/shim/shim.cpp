@@ -195,8 +195,9 @@ struct shim_stream {
 static std::vector<cudaStream_t> streams;
 
 /* What was asked for so far, for tests: bytes up, bytes down, waits of the host, calls that queue anything
- * (a graph's launch is one); and waits that may have left the device without work. */
-enum { UP, DOWN, WAITS, CALLS, DRY, COUNTS };
+ * (a graph's launch is one); waits that may have left the device without work; and bytes up while another
+ * stream had some. */
+enum { UP, DOWN, WAITS, CALLS, DRY, BESIDE, COUNTS };
 static size_t counts[COUNTS];
 
 extern "C" __attribute__((visibility("default"))) void shim_counts(size_t now[COUNTS])
@@ -226,6 +227,9 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         fault("a copy leaves the device's memory");
     if (kind != cudaMemcpyDeviceToDevice)
         counts[kind == cudaMemcpyDeviceToHost ? DOWN : UP] += bytes;
+    for (cudaStream_t other : streams)
+        if (kind == cudaMemcpyHostToDevice && other != s && !other->queue.empty())
+            counts[BESIDE] += bytes;
     if (kind == cudaMemcpyHostToDevice && !lies_in(from, bytes, true)) { /* ordinary memory is read at once */
         std::vector<char> kept((const char *)from, (const char *)from + bytes);
         shim_queue(s, [=] { memcpy(to, kept.data(), bytes); });

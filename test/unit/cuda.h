@@ -29,7 +29,7 @@ static inline void on_the_shim(void)
 }
 
 /* What the shim was asked for since its device was opened (shim.cpp); false: this is not the shim. */
-enum { COUNT_UP, COUNT_DOWN, COUNT_WAITS, COUNT_CALLS, COUNT_DRY, COUNTS };
+enum { COUNT_UP, COUNT_DOWN, COUNT_WAITS, COUNT_CALLS, COUNT_DRY, COUNT_BESIDE, COUNTS };
 static inline bool shim_counted(size_t now[COUNTS])
 {
     const char *path = getenv("HERACLES_CUDA");

@@ -184,10 +184,46 @@ static void test_images_go_up_and_losses_come_down_while_the_device_has_work(voi
             skip();
         size_t image = LEN + sizeof(int32_t) + sizeof(uint32_t) + sizeof(hr_cuda_window);
         assert_int_equal(more[COUNT_UP] - some[COUNT_UP], 2 * N * image);
+        assert_int_equal(more[COUNT_BESIDE] - some[COUNT_BESIDE], 2 * N * image);
         assert_int_equal(more[COUNT_DOWN] - some[COUNT_DOWN], 2 * (N + 2) * sizeof(double));
         assert_int_equal(more[COUNT_WAITS] - some[COUNT_WAITS], 2);
         assert_int_equal(more[COUNT_DRY], some[COUNT_DRY]);
     }
+}
+
+/* Two more batches of two attacks: their images go up beside the work, as bytes, once for each attack, and
+ * nothing is waited for but the logits. */
+static void test_images_to_measure_go_up_while_the_device_has_work(void **state)
+{
+    (void)state;
+    hr_model *m = new_net();
+    hr_exec_opts eo = {.batch = N, .threads = 1, .device = test_device()};
+    hr_err err = HR_ERR_INIT;
+    hr_exec *e = hr_exec_new(m, &eo, &err);
+    assert_non_null(e);
+    hr_eval_attack list[HR_MAX_ATTACKS];
+    hr_eval_opts o = HR_EVAL_OPTS;
+    int n;
+    assert_ok(hr_eval_parse(list, &n, "clean,pgd3", &o, &err), err);
+    size_t at[3][COUNTS];
+    for (uint32_t k = 0; k < 3; k++) {
+        hr_dataset ds = new_images(k == 2 ? 4 * N : 2 * N);
+        for (int a = 0; a < n; a++)
+            hr_eval_run(e, N, &ds, &list[a]);
+        hr_dataset_release(&ds);
+        if (!shim_counted(at[k]))
+            skip();
+    }
+    size_t more[COUNTS];
+    for (int c = 0; c < COUNTS; c++)
+        more[c] = (at[2][c] - at[1][c]) - (at[1][c] - at[0][c]);
+    assert_int_equal(more[COUNT_UP],
+                     2 * 2 * N * (LEN + sizeof(int32_t) + sizeof(uint32_t) + sizeof(hr_cuda_window)));
+    assert_int_equal(more[COUNT_BESIDE], more[COUNT_UP]);
+    assert_int_equal(more[COUNT_DOWN], 2 * 2 * N * CLASSES * sizeof(float));
+    assert_int_equal(more[COUNT_WAITS], 2 * 2);
+    hr_exec_free(e);
+    hr_model_free(m);
 }
 
 /* Losses are heard of a step late, but the step that is named is the one that made them; also where it is the
@@ -221,6 +257,7 @@ int main(void)
         cmocka_unit_test(test_scores_by_snip_are_those_of_the_cpu),
         cmocka_unit_test(test_augmented_and_extra_images_are_those_of_the_cpu),
         cmocka_unit_test(test_images_go_up_and_losses_come_down_while_the_device_has_work),
+        cmocka_unit_test(test_images_to_measure_go_up_while_the_device_has_work),
         cmocka_unit_test(test_divergence_names_the_step_that_the_cpu_names),
     };
     on_the_shim();

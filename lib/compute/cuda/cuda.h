@@ -65,6 +65,29 @@ typedef struct hr_climb {
 void hr_cuda_climb(hr_exec *e, const hr_climb *o, const float *x, const int32_t *y, const uint32_t *index,
                    int n, uint8_t *broken, float *adv);
 
+/* ---- batch.c */
+
+/* Images, classes and indices to where attacks and learn.c find them. */
+void hr_cuda_images(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n);
+
+/* The same beside the work: slots, one whose batch is being worked on, and one to fill. */
+typedef struct hr_cuda_batch { /* of the executor's whole batch, on the host; the caller fills it */
+    uint8_t *pixels;           /* (n,h,w,c) */
+    int32_t *y;
+    uint32_t *index;
+    hr_cuda_window *windows;
+} hr_cuda_batch;
+hr_cuda_batch hr_cuda_batch_room(hr_exec *e, int slot);
+/* What was filled in, n images, begins to travel. Between a slot's batch and its next one the host must have
+ * waited for work behind the first one: then nothing reads or writes the slot any more. */
+void hr_cuda_batch_stage(hr_exec *e, int slot, int n);
+int hr_cuda_batch_staged(const hr_exec *e, int slot); /* images on their way, 0: none */
+int hr_cuda_batch_free(const hr_exec *e);             /* the slot that was not taken last */
+/* Cut, what was staged takes the place of the batch. */
+void hr_cuda_batch_take(hr_exec *e, int slot);
+/* The images of the batch become the executor's input. */
+void hr_cuda_batch_input(hr_exec *e, int n);
+
 /* ---- learn.c: training on the device */
 
 enum { HR_CUDA_PLAIN, HR_CUDA_MASKED, HR_CUDA_SCORES, HR_CUDA_ADMM }; /* lib/train's rules */
@@ -101,35 +124,18 @@ void hr_cuda_learn_fetch(hr_exec *e);
 /* Remember the running statistics; or put them back. */
 void hr_cuda_learn_remember(hr_exec *e, bool back);
 
-/* Images, classes and indices to where an attack and the functions below find them. */
-void hr_cuda_images(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n);
-
-/* The same for training, beside the work: two slots, one whose batch is being worked on, and one to fill. */
-typedef struct hr_cuda_batch { /* of the executor's whole batch, on the host; the caller fills it */
-    uint8_t *pixels;           /* (n,h,w,c) */
-    int32_t *y;
-    uint32_t *index;
-    hr_cuda_window *windows;
-} hr_cuda_batch;
-hr_cuda_batch hr_cuda_learn_room(hr_exec *e, int slot);
-/* What was filled in, n images, begins to travel. Between a slot's batch and its next one its step must have
- * been heard of (hr_cuda_learn_hear): then nothing reads or writes the slot any more. */
-void hr_cuda_learn_stage(hr_exec *e, int slot, int n);
-/* Cut, it takes the place of the batch. */
-void hr_cuda_learn_take(hr_exec *e, int slot, int n);
-/* The images become the executor's input. */
-void hr_cuda_learn_images(hr_exec *e, int n);
-/* Run them forward; the logits are what a KL attack goes away from. */
+/* Run the images forward; the logits are what a KL attack goes away from. */
 void hr_cuda_learn_target(hr_exec *e, int n, enum hr_bn_mode bn);
 /* The images with noise, cut to [0,1], become the executor's input; reset: the noise becomes 0, no more. */
 void hr_cuda_learn_noise(hr_exec *e, int n, bool reset);
 void hr_cuda_learn_noise_move(hr_exec *e, int n, float eps);
 
 /* What a step says: how many images are right, clean and attacked, and n losses. Functions that make one of
- * them leave it on the device, hr_cuda_learn_take zeroes the counts. tell: it begins to travel to a slot;
- * hear: wait for it, and for nothing behind. With steps told in turns and each heard when the next one is
- * queued, the device never waits for the host. */
+ * them leave it on the device; hr_cuda_learn_begin zeroes the counts, before the first of a step. tell: it
+ * begins to travel to a slot; hear: wait for it, and for nothing behind. With steps told in turns and each
+ * heard when the next one is queued, the device never waits for the host. */
 enum { HR_CUDA_CLEAN, HR_CUDA_ROBUST, HR_CUDA_LOSSES };
+void hr_cuda_learn_begin(hr_exec *e);
 void hr_cuda_learn_tell(hr_exec *e, int slot, int n);
 const double *hr_cuda_learn_hear(hr_exec *e, int slot);
 /* HR_CUDA_CLEAN or _ROBUST: by the logits of the last pass. */
@@ -180,6 +186,12 @@ typedef struct hr_cuda_climbs {
     hr_cuda_climber *c;
 } hr_cuda_climbs;
 
+/* A slot for batches that travel beside the work. */
+typedef struct hr_cuda_slot {
+    hr_cuda_batch host, dev;
+    int n; /* images that were staged and not taken yet */
+} hr_cuda_slot;
+
 typedef struct hr_cuda_exec {
     const hr_cuda_plugin_table *t;
     hr_cuda *d;
@@ -197,6 +209,8 @@ typedef struct hr_cuda_exec {
     int32_t *y;
     uint32_t *index;
     hr_cuda_turns *turns;
+    hr_cuda_slot slots[HR_CUDA_SLOTS];
+    int working;               /* the slot that was taken last */
     size_t asked, taken, left; /* bytes: of all that was asked for, got; there were before; 0: enough */
     hr_cuda_kept graphs[4];    /* the last ones recorded */
     int recorded;
@@ -230,6 +244,10 @@ void hr_cuda_pass_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);
 void hr_cuda_pass_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned flags);
 /* The running statistics, which a pass has moved, to the model. */
 void hr_cuda_fetch_stats(hr_exec *e);
+/* Memory of the slots. */
+void hr_cuda_batch_place(hr_exec *e, int *rc, hr_err *err);
+/* Images on the device become the executor's input. */
+void hr_cuda_to_input(hr_exec *e, const float *x, int n);
 /* Wait for the device; ends the program when something went wrong. */
 void hr_cuda_wait(hr_exec *e);
 

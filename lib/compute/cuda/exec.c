@@ -265,6 +265,7 @@ static void place_all(hr_exec *e, int *rc, hr_err *err)
     c->y = (int32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc);
     c->index = (uint32_t *)(void *)hr_cuda_take(c, (size_t)batch, rc);
     c->turns = (hr_cuda_turns *)(void *)hr_cuda_take(c, sizeof *c->turns / sizeof(float), rc);
+    hr_cuda_batch_place(e, rc, err);
     place_tensors(e, rc, err);
     for (int i = 0; i < e->nsteps; i++) {
         widest = e->steps[i].c > widest ? e->steps[i].c : widest;

@@ -22,13 +22,7 @@ typedef struct place {
     float *mask; /* the layer's */
 } place;
 
-/* A slot for batches that travel beside the work. */
-typedef struct batch_twins {
-    hr_cuda_batch host, dev;
-} batch_twins;
-
 struct hr_cuda_learner {
-    batch_twins slots[HR_CUDA_SLOTS];
     hr_cuda_trainee *list;
     place *at;
     int n;
@@ -89,26 +83,6 @@ static void place_trainee(hr_exec *e, const hr_cuda_trainee *p, place *at, int *
     at->mask = mask_of(e, p->tensor);
 }
 
-/* bytes on the host, page-locked, and on the device. */
-static void *twin(hr_cuda_exec *c, size_t bytes, void **dev, int *rc, hr_err *err)
-{
-    size_t n = (bytes + sizeof(float) - 1) / sizeof(float);
-    *dev = hr_cuda_take(c, n, rc);
-    return hr_cuda_take_host(c, n, rc, err);
-}
-
-static void place_slot(hr_exec *e, batch_twins *s, int *rc, hr_err *err)
-{
-    hr_cuda_exec *c = e->cuda;
-    size_t n = (size_t)e->opts.batch;
-    void *dev[4];
-    s->host.pixels = twin(c, images(e, e->opts.batch), &dev[0], rc, err);
-    s->host.y = twin(c, n * sizeof *s->host.y, &dev[1], rc, err);
-    s->host.index = twin(c, n * sizeof *s->host.index, &dev[2], rc, err);
-    s->host.windows = twin(c, n * sizeof *s->host.windows, &dev[3], rc, err);
-    s->dev = (hr_cuda_batch){dev[0], dev[1], dev[2], dev[3]};
-}
-
 int hr_cuda_learn(hr_exec *e, const hr_cuda_trainee *list, int n, bool pairs, float *noise, hr_err *err)
 {
     hr_cuda_exec *c = e->cuda;
@@ -120,8 +94,6 @@ int hr_cuda_learn(hr_exec *e, const hr_cuda_trainee *list, int n, bool pairs, fl
     memcpy(l->list, list, (size_t)n * sizeof *list);
     for (int i = 0; i < n; i++)
         place_trainee(e, &l->list[i], &l->at[i], &rc);
-    for (int i = 0; i < HR_CUDA_SLOTS; i++)
-        place_slot(e, &l->slots[i], &rc, err);
     l->before = hr_cuda_take(c, c->nstats, &rc);
     size_t results = (HR_CUDA_LOSSES + (size_t)batch) * sizeof(double) / sizeof(float);
     l->result = (double *)(void *)hr_cuda_take(c, results, &rc);
@@ -181,60 +153,10 @@ void hr_cuda_learn_remember(hr_exec *e, bool back)
 
 /* ---- the batch ----------------------------------------------------------------------------------------- */
 
-void hr_cuda_images(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n)
-{
-    hr_cuda_exec *c = e->cuda;
-    c->t->upload(c->d, c->x, x, images(e, n) * sizeof *x);
-    c->t->upload(c->d, c->y, y, (size_t)n * sizeof *y);
-    c->t->upload(c->d, c->index, index, (size_t)n * sizeof *index);
-}
-
-hr_cuda_batch hr_cuda_learn_room(hr_exec *e, int slot)
-{
-    return e->cuda->learner->slots[slot].host;
-}
-
-void hr_cuda_learn_stage(hr_exec *e, int slot, int n)
-{
-    const hr_cuda_exec *c = e->cuda;
-    const hr_cuda_batch *to = &c->learner->slots[slot].dev, *from = &c->learner->slots[slot].host;
-    size_t count = (size_t)n;
-    c->t->stage(c->d, to->pixels, from->pixels, images(e, n));
-    c->t->stage(c->d, to->y, from->y, count * sizeof *to->y);
-    c->t->stage(c->d, to->index, from->index, count * sizeof *to->index);
-    c->t->stage(c->d, to->windows, from->windows, count * sizeof *to->windows);
-    c->t->staged(c->d, slot);
-}
-
-void hr_cuda_learn_take(hr_exec *e, int slot, int n)
-{
-    hr_cuda_exec *c = e->cuda;
-    const hr_cuda_batch *b = &c->learner->slots[slot].dev;
-    int channels, h, w;
-    hr_exec_shape(e, &channels, &h, &w);
-    c->t->await(c->d, slot);
-    c->t->cut(c->d, n, h, w, channels, b->pixels, b->windows, c->x);
-    c->t->copy(c->d, c->y, b->y, (size_t)n * sizeof *b->y);
-    c->t->copy(c->d, c->index, b->index, (size_t)n * sizeof *b->index);
-    c->t->zero(c->d, c->learner->result, HR_CUDA_LOSSES * sizeof(double));
-}
-
-static void to_input(hr_exec *e, const float *x, int n)
-{
-    hr_cuda_exec *c = e->cuda;
-    c->t->copy(c->d, c->twin[HR_CUDA_INPUT].dev, x, images(e, n) * sizeof *x);
-    hr_cuda_written(e, HR_CUDA_INPUT);
-}
-
-void hr_cuda_learn_images(hr_exec *e, int n)
-{
-    to_input(e, e->cuda->x, n);
-}
-
 void hr_cuda_learn_target(hr_exec *e, int n, enum hr_bn_mode bn)
 {
     hr_cuda_exec *c = e->cuda;
-    to_input(e, c->x, n);
+    hr_cuda_to_input(e, c->x, n);
     hr_cuda_pass_forward(e, 0, n, bn);
     c->t->copy(c->d, c->target, c->twin[HR_CUDA_LOGITS].dev, logits(e, n) * sizeof(float));
 }
@@ -257,6 +179,12 @@ void hr_cuda_learn_noise_move(hr_exec *e, int n, float eps)
 }
 
 /* ---- passes -------------------------------------------------------------------------------------------- */
+
+void hr_cuda_learn_begin(hr_exec *e)
+{
+    const hr_cuda_exec *c = e->cuda;
+    c->t->zero(c->d, c->learner->result, HR_CUDA_LOSSES * sizeof(double));
+}
 
 void hr_cuda_learn_tell(hr_exec *e, int slot, int n)
 {
@@ -304,7 +232,7 @@ void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta)
     hr_cuda_learn_target(e, n, HR_BN_BATCH_UPDATE);
     hr_cuda_learn_count(e, n, HR_CUDA_CLEAN);
 
-    to_input(e, l->attacked, n);
+    hr_cuda_to_input(e, l->attacked, n);
     hr_cuda_pass_forward(e, 0, n, HR_BN_BATCH_UPDATE);
     t->loss_pair(c->d, kind, n, hr_exec_classes(e), c->target, z, c->y, beta, 1.0f / (float)n,
                  l->result + HR_CUDA_LOSSES, l->dclean, dz);
@@ -313,7 +241,7 @@ void hr_cuda_learn_pair(hr_exec *e, int n, int kind, double beta)
     hr_cuda_pass_backward(e, 0, n, HR_BN_BATCH_UPDATE, HR_DW);
     t->copy(c->d, l->first, c->grads, c->ngrads * sizeof(float));
 
-    to_input(e, c->x, n);
+    hr_cuda_to_input(e, c->x, n);
     hr_cuda_pass_forward(e, 0, n, HR_BN_BATCH);
     t->copy(c->d, dz, l->dclean, bytes);
     hr_cuda_pass_backward(e, 0, n, HR_BN_BATCH, HR_DW);
