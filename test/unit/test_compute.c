@@ -370,7 +370,7 @@ static void same_bits_on_all_threads(hr_model *(*make)(void), int n, enum hr_bn_
 static void test_bits_do_not_depend_on_threads_and_all_threads_work(void **state)
 {
     (void)state;
-    hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain, net_thick};
+    hr_model *(*const make[])(void) = {net_residual, net_preactivation, net_plain, net_thick, net_wide};
     for (size_t k = 0; k < HR_COUNT(make); k++)
         for (int bn = HR_BN_BATCH; hr_bn_mode_names[bn]; bn++)
             same_bits_on_all_threads(make[k], 44, bn);
@@ -422,6 +422,33 @@ static void test_folded_passes_over_ranges_give_the_bits_of_the_whole_batch(void
         assert_same_bits(&whole, &b[how]);
     }
     hr_buf_release(&b[0].all);
+    hr_model_free(m);
+}
+
+/* Threads on their way through the network meet in its wide layer, whatever they bring. */
+static void test_folded_passes_of_threads_that_meet_have_the_bits_of_one_alone(void **state)
+{
+    (void)state;
+    static const int images[] = {1, 9, 24, 40};
+    hr_model *m = net_wide();
+    for (size_t k = 0; k < HR_COUNT(images); k++) {
+        int n = images[k];
+        bits b[4] = {0};
+        for (int threads = 1; threads <= 4; threads++) {
+            hr_exec *e = plan_exec(m, (hr_exec_opts){.batch = 40, .threads = threads, .train = threads == 3});
+            draw_batch(e, m, n, 8);
+            for (int again = 0; again < 3; again++)
+                hr_exec_chunks(e, n, forward_backward, e);
+            collect(&b[threads - 1], e, m, n, HR_DX);
+            hr_exec_free(e);
+        }
+        for (int other = 1; other < 4; other++) {
+            bits one = {0};
+            hr_buf_add(&one.all, b[0].all.data, b[0].all.len);
+            assert_same_bits(&one, &b[other]);
+        }
+        hr_buf_release(&b[0].all);
+    }
     hr_model_free(m);
 }
 
@@ -730,6 +757,7 @@ static int run_all(const char *isa)
         cmocka_unit_test(test_bits_do_not_depend_on_threads_and_all_threads_work),
         cmocka_unit_test(test_a_small_batch_of_large_images_is_work_for_all_threads),
         cmocka_unit_test(test_folded_passes_over_ranges_give_the_bits_of_the_whole_batch),
+        cmocka_unit_test(test_folded_passes_of_threads_that_meet_have_the_bits_of_one_alone),
         cmocka_unit_test(test_folded_samples_do_not_see_each_other),
         cmocka_unit_test(test_few_images_get_the_bits_of_a_full_batch),
         cmocka_unit_test(test_few_images_are_work_for_all_threads),

@@ -158,6 +158,12 @@ void hr_conv_release(hr_conv *c)
     free(c->wb);
 }
 
+const hr_wino *hr_conv_wide(const hr_conv *c, enum hr_pass pass)
+{
+    const hr_wino *w = pass == HR_PASS_FORWARD ? &c->fwd : &c->bwd;
+    return w->wide ? w : NULL;
+}
+
 /* ---- packing ------------------------------------------------------------------------------------------- */
 
 /* Windows of up to so many taps are turned into place by vectors, so many channels at a time. */

@@ -57,6 +57,8 @@ void hr_conv_pack(hr_conv *c, const hr_kernels *k, const float *w, enum hr_pass 
 
 /* Bytes of scratch that a thread needs for c; dw: for hr_conv_dw, too. */
 size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw);
+/* The Winograd layer that pass (forward or dx) is, if it is a wide one; else NULL. */
+const hr_wino *hr_conv_wide(const hr_conv *c, enum hr_pass pass);
 /* y (ns,hout,wout,co) = conv(x (ns,hin,win,ci)), then the epilogue. */
 void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
                      const hr_epilogue *e, void *scratch);

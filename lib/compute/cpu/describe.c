@@ -13,11 +13,14 @@ static const char *name_of(const hr_exec *e, const hr_step *s)
     return e->m->nodes[s->node].id;
 }
 
-/* The kernel of a pass; NULL where a step has none of its own. */
+/* The kernel of a pass, with a plus where the threads compute it together; NULL where a step has none of its
+ * own. */
 static const char *kernel_of(const hr_exec *e, const hr_step *s, enum hr_pass pass)
 {
     if (s->kind != HR_STEP_CONV || (pass == HR_PASS_DW && !e->opts.train))
         return NULL;
+    if (hr_plan_together(e, s, pass))
+        return s->conv.kernel[pass] == HR_CONV_WINO2 ? "wino2+" : "wino4+";
     return hr_conv_kernel_names[s->conv.kernel[pass]];
 }
 

@@ -283,6 +283,20 @@ static void keep_signs(const hr_exec *e, const hr_step *s, const span *p, const 
             e->k->signs(s->len, y + (size_t)i * s->len, bits + (size_t)i * s->bits_len);
 }
 
+/* A pass of a convolution over samples, together with other threads where it is a wide one. */
+static void convolve(const hr_exec *e, const hr_step *s, enum hr_pass pass, const float *from, int ns,
+                     float *to, const hr_epilogue *out, bool add, void *scratch)
+{
+    const hr_conv *c = &s->conv;
+    if (hr_plan_together(e, s, pass) &&
+        hr_team_run(e->team, hr_conv_wide(c, pass), e->k, from, ns, to, out, add))
+        return;
+    if (pass == HR_PASS_FORWARD)
+        hr_conv_forward(c, e->k, from, ns, to, out, scratch);
+    else
+        hr_conv_dx(c, e->k, from, ns, to, out, add, scratch);
+}
+
 /* First part of a step's forward. With a batch norm outside HR_BN_FOLDED this ends at the raw values. */
 static void forward_begin(hr_exec *e, hr_step *s, const span *p)
 {
@@ -299,7 +313,8 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
         break;
     case HR_STEP_CONV:
         if (s->bn >= 0 && mode != HR_BN_FOLDED) {
-            hr_conv_forward(&s->conv, e->k, x, ns, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, scratch);
+            convolve(e, s, HR_PASS_FORWARD, x, ns, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, false,
+                     scratch);
         } else {
             hr_epilogue out = {.scale = s->bn >= 0 ? s->scale : NULL,
                                .shift = s->shift,
@@ -307,7 +322,7 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
                                .relu = s->relu};
             if (mode == HR_BN_FOLDED && s->bits_out)
                 out.bits = s->bits + (size_t)n0 * s->bits_len;
-            hr_conv_forward(&s->conv, e->k, x, ns, y, &out, scratch);
+            convolve(e, s, HR_PASS_FORWARD, x, ns, y, &out, false, scratch);
         }
         break;
     case HR_STEP_AFFINE:
@@ -399,7 +414,7 @@ static void backward_finish(hr_exec *e, hr_step *s, const span *p, bool dx)
                 out.gate = in->bits + (size_t)n0 * in->bits_len;
                 out.slope = folded_slope(in);
             }
-            hr_conv_dx(&s->conv, e->k, g, ns, to, &out, s->in_add, scratch);
+            convolve(e, s, HR_PASS_DX, g, ns, to, &out, s->in_add, scratch);
         }
         break;
     case HR_STEP_AFFINE:
@@ -477,9 +492,14 @@ void hr_exec_chunks(hr_exec *e, int n, void (*fn)(void *ctx, int n0, int n1), vo
 #pragma omp parallel num_threads(e->opts.threads)
     {
         flush_denormals();
-#pragma omp for schedule(dynamic, 1)
+        if (e->team) {
+#pragma omp single
+            hr_team_open(e->team, omp_get_num_threads());
+        }
+#pragma omp for schedule(dynamic, 1) nowait
         for (int n0 = 0; n0 < n; n0 += task)
             fn(ctx, n0, n - n0 < task ? n : n0 + task);
+        hr_team_leave(e->team);
     }
 }
 
@@ -610,10 +630,27 @@ static void chunk_stats(hr_exec *e, hr_step *s, const crew *w, int n, int ns)
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
+/* Before and behind a layer's tasks: where threads compute it together, all may meet in it. */
+static void enter_layer(const hr_exec *e, const hr_step *s, enum hr_pass pass)
+{
+    if (!hr_plan_together(e, s, pass))
+        return;
+#pragma omp barrier
+#pragma omp single
+    hr_team_open(e->team, omp_get_num_threads());
+}
+
+static void leave_layer(const hr_exec *e, const hr_step *s, enum hr_pass pass)
+{
+    if (hr_plan_together(e, s, pass))
+        hr_team_leave(e->team);
+}
+
 /* The end of the step before and the beginning of this one; part by part, so that values are read from near.
  */
 static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 {
+    enter_layer(e, s, HR_PASS_FORWARD);
     EACH_TASK(w, e->task, n, ns)
     {
         EACH_PART(e, s, n, ns, m, ms)
@@ -626,6 +663,7 @@ static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
         }
         e->tasks[w->thread] += (uint64_t)ns;
     }
+    leave_layer(e, s, HR_PASS_FORWARD);
     if (s->bn < 0)
         return;
 #pragma omp barrier
@@ -720,6 +758,7 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     bool weights = dw && s->kind == HR_STEP_CONV, sums = wants_sums(s - 1, w, flags);
     void *scratch = e->scratch[w->thread];
 
+    enter_layer(e, s, HR_PASS_DX);
     EACH_TASK(w, e->task, n, ns)
     {
         EACH_PART(e, s, n, ns, m, ms)
@@ -731,6 +770,7 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
                 hr_dw_begin(e, s, m < first ? m : first, end - (m < first ? m : first), scratch);
         }
     }
+    leave_layer(e, s, HR_PASS_DX);
     if (!weights && !sums)
         return;
 #pragma omp barrier

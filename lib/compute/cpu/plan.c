@@ -685,6 +685,29 @@ static void plan_workspaces(hr_exec *e)
         e->scratch[t] = keep(e, scratch, 1);
 }
 
+int hr_plan_together(const hr_exec *e, const hr_step *s, enum hr_pass pass)
+{
+    const hr_wino *w = s->kind == HR_STEP_CONV && pass != HR_PASS_DW ? hr_conv_wide(&s->conv, pass) : NULL;
+    int most = hr_plan_whole(e) && e->task > e->most ? e->task : e->most;
+    int samples = most * e->opts.threads < e->opts.batch ? most * e->opts.threads : e->opts.batch;
+    return w && e->opts.threads > 1 && samples * w->tiles <= HR_WINO_SHARED_ROWS ? samples * w->tiles : 0;
+}
+
+static void plan_team(hr_exec *e)
+{
+    size_t room = 0;
+    for (int i = 1; i < e->nsteps; i++)
+        for (int p = 0; p < HR_PASSES; p++) {
+            const hr_step *s = &e->steps[i];
+            int tiles = hr_plan_together(e, s, (enum hr_pass)p);
+            size_t need = tiles ? hr_wino_shared_room(hr_conv_wide(&s->conv, (enum hr_pass)p), tiles) : 0;
+            room = need > room ? need : room;
+        }
+    e->bytes_fixed += room * sizeof(float);
+    if (room && !e->opts.describe)
+        e->team = hr_team_new(room);
+}
+
 static void take_gradient_room(hr_exec *e)
 {
     for (int t = 0; t < e->opts.threads && e->tile_len; t++)
@@ -736,6 +759,7 @@ int hr_plan(hr_exec *e, hr_err *err)
     e->task = task_of(e);
     e->most = most_of(e);
     plan_workspaces(e);
+    plan_team(e);
     rc = lay_out(e, err);
     if (rc == HR_OK && e->opts.train && !e->opts.describe)
         take_gradient_room(e);
@@ -762,4 +786,5 @@ void hr_plan_release(hr_exec *e)
                      e->grads, e->dw_part, e->scratch, e->tile,  e->tasks,  e->work,   e->room};
     for (size_t j = 0; j < HR_COUNT(owned); j++)
         free(owned[j]);
+    hr_team_free(e->team);
 }

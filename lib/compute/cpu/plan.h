@@ -31,6 +31,7 @@
 
 #include "compute/compute.h"
 #include "compute/cpu/conv.h"
+#include "compute/cpu/team.h"
 
 enum hr_step_kind {
     HR_STEP_INPUT,
@@ -107,6 +108,7 @@ struct hr_exec {
     size_t dw_part_len;
     float *room; /* of hr_wino_gather */
     size_t room_len;
+    hr_team *team;  /* of the threads, for wide layers; NULL where there is nothing to share */
     char **scratch; /* (threads) */
     float **tile;   /* (threads) partial sums of a dW tile, one per level of the tree */
     int levels;     /* of the merge tree over chunks */
@@ -130,6 +132,9 @@ void hr_plan_release(hr_exec *e);
 int hr_plan_chunks(const hr_exec *e, int samples);
 /* Samples of a task when n go through the network with folded batch norm, at most e->most. */
 int hr_plan_task(const hr_exec *e, int n);
+/* Tiles that all threads may bring to this pass of s at the same time, to compute it together; 0: each is on
+ * its own. */
+int hr_plan_together(const hr_exec *e, const hr_step *s, enum hr_pass pass);
 /* A plan for whole batches, too: not for folded batch norm alone. */
 static inline bool hr_plan_whole(const hr_exec *e)
 {

@@ -14,6 +14,9 @@
  * same sets of the first-level cache. A tile's result depends neither on the block nor on the tiles beside
  * it.
  *
+ * Where U is wider than the caches and tiles are few, reading U is what takes the time. Then threads put
+ * their tiles into one V, and each multiplies some of the points (team.h).
+ *
  * The gradient to the input is the same convolution of dy with turned weights and padding 2 - pad. That to
  * the weights is, per point, dU_p (ci, co) = V_p' D_p with the transformed gradients D (tiles, co), summed
  * over the tiles in an order that is always the same, and transformed back. Layers with few channels do that
@@ -62,6 +65,8 @@ static int32_t *tile_offsets(const hr_wino *w, int across, int n, int pad, int h
     return off;
 }
 
+enum { WIDE = 8 << 20 }; /* bytes of weights that no second-level cache holds */
+
 /* Tiles of a block: what leaves V and M in about half of a core's second-level cache, but enough rows per
  * product that reading U is not what takes the time. */
 static int block_tiles(const hr_wino *w, const hr_kernels *k)
@@ -93,6 +98,7 @@ void hr_wino_plan(hr_wino *w, const hr_kernels *k, int m, int ci, int hin, int w
     w->m_step = (size_t)w->block * w->ldm + 16;
     w->u_step = (size_t)ci * w->ldm + 16;
     size_t weights = (size_t)w->points * w->u_step + HR_SLACK;
+    w->wide = weights * sizeof *w->u > WIDE;
     w->u = hr_xaligned(weights, sizeof *w->u);
     w->bytes = weights * sizeof *w->u + (size_t)w->tiles * (size_t)(w->points + m * m) * sizeof *w->in_off;
 }
@@ -145,9 +151,11 @@ void hr_wino_pack(hr_wino *w, const hr_kernels *k, const float *g, bool flip)
 
 /* ---- running ------------------------------------------------------------------------------------------- */
 
+/* Room for the two tile buffers of `rows` tiles. */
 typedef struct work {
-    const float **ptr; /* (block) */
+    const float **ptr; /* (rows, whole gemm tiles) */
     float *v, *m;
+    size_t v_step, m_step;
 } work;
 
 size_t hr_wino_scratch(const hr_wino *w)
@@ -159,22 +167,52 @@ size_t hr_wino_scratch(const hr_wino *w)
 static work lay_out(const hr_wino *w, void *scratch)
 {
     float *v = (float *)((char *)scratch + round_up((size_t)w->block * sizeof(float *), 64));
-    return (work){scratch, v, v + (size_t)w->points * w->v_step + HR_SLACK};
+    return (work){scratch, v, v + (size_t)w->points * w->v_step + HR_SLACK, w->v_step, w->m_step};
 }
 
-/* M_p = V_p U_p for n tiles, rounded up to whole gemm tiles: the rows behind repeat the last. */
-static void multiply(const hr_wino *w, const hr_kernels *k, const work *b, int n)
+/* Tiles [r, r+n) of x into rows [at, at+n) of V. */
+static void transform_in(const hr_wino *w, const hr_kernels *k, const work *b, const float *x, int r, int n,
+                         int at)
+{
+    for (int i = 0; i < n; i++) {
+        size_t s = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles);
+        k->wino->in(w->m, w->ci, x + s * w->in_len, w->in_off + tile * (size_t)w->points,
+                    b->v + (size_t)(at + i) * w->ldv, b->v_step);
+    }
+}
+
+/* M_p = V_p U_p for n tiles and points [p0,p1). The tiles are rounded up to whole gemm tiles: the rows behind
+ * repeat the last. */
+static void multiply(const hr_wino *w, const hr_kernels *k, const work *b, int n, int p0, int p1)
 {
     size_t panel_len = (size_t)w->ci * (size_t)w->panel;
-    for (int p = 0; p < w->points; p++) {
-        const float *v = b->v + (size_t)p * w->v_step, *u = w->u + (size_t)p * w->u_step;
-        float *m = b->m + (size_t)p * w->m_step;
+    for (int p = p0; p < p1; p++) {
+        const float *v = b->v + (size_t)p * b->v_step, *u = w->u + (size_t)p * w->u_step;
+        float *m = b->m + (size_t)p * b->m_step;
         for (int i = 0; i < n || i % k->mr; i++)
             b->ptr[i] = v + (size_t)(i < n ? i : n - 1) * w->ldv;
         for (size_t j = 0; j < w->ldm; j += (size_t)w->panel, u += panel_len)
             for (size_t i = 0, fetched = 0; i < (size_t)n; i += (size_t)k->mr, fetched += (size_t)w->ci * 16)
                 k->gemm(n - (int)i < k->mr ? n - (int)i : k->mr, w->panel, w->panel, 1, w->ci, b->ptr + i, u,
                         fetched < panel_len ? u + panel_len + fetched : u, m + i * w->ldm + j, w->ldm, false);
+    }
+}
+
+/* Rows [at, at+n) of M back into the pixels of tiles [r, r+n) of y. */
+static void transform_out(const hr_wino *w, const hr_kernels *k, const work *b, int r, int n, int at,
+                          float *y, const hr_epilogue *e, bool add)
+{
+    for (int i = 0; i < n; i++) {
+        size_t s = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles);
+        hr_epilogue here = *e;
+        if (e->res)
+            here.res += s * w->out_len;
+        if (e->bits)
+            here.bits += s * w->out_len / 8;
+        if (e->gate)
+            here.gate += s * w->out_len / 8;
+        k->wino->out(w->m, w->co, b->m + (size_t)(at + i) * w->ldm, b->m_step,
+                     w->out_off + tile * (size_t)(w->m * w->m), y + s * w->out_len, &here, add);
     }
 }
 
@@ -185,25 +223,45 @@ void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, 
     int total = ns * w->tiles;
     for (int r = 0; r < total; r += w->block) {
         int n = total - r < w->block ? total - r : w->block;
-        for (int i = 0; i < n; i++) {
-            size_t s = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles);
-            k->wino->in(w->m, w->ci, x + s * w->in_len, w->in_off + tile * (size_t)w->points,
-                        b.v + (size_t)i * w->ldv, w->v_step);
-        }
-        multiply(w, k, &b, n);
-        for (int i = 0; i < n; i++) {
-            size_t s = (size_t)((r + i) / w->tiles), tile = (size_t)((r + i) % w->tiles);
-            hr_epilogue here = *e;
-            if (e->res)
-                here.res += s * w->out_len;
-            if (e->bits)
-                here.bits += s * w->out_len / 8;
-            if (e->gate)
-                here.gate += s * w->out_len / 8;
-            k->wino->out(w->m, w->co, b.m + (size_t)i * w->ldm, w->m_step,
-                         w->out_off + tile * (size_t)(w->m * w->m), y + s * w->out_len, &here, add);
-        }
+        transform_in(w, k, &b, x, r, n, 0);
+        multiply(w, k, &b, n, 0, w->points);
+        transform_out(w, k, &b, r, n, 0, y, e, add);
     }
+}
+
+/* ---- several threads ----------------------------------------------------------------------------------- */
+
+size_t hr_wino_shared_room(const hr_wino *w, int rows)
+{
+    return (size_t)w->points * ((size_t)rows * (w->ldv + w->ldm) + 2 * 16) + 2 * HR_SLACK;
+}
+
+static work lay_out_shared(const hr_wino *w, const float **ptr, int rows, float *room)
+{
+    work b = {ptr, room, NULL, (size_t)rows * w->ldv + 16, (size_t)rows * w->ldm + 16};
+    b.m = room + (size_t)w->points * b.v_step + HR_SLACK;
+    return b;
+}
+
+void hr_wino_shared_in(const hr_wino *w, const hr_kernels *k, const float *x, int ns, int at, int rows,
+                       float *room)
+{
+    work b = lay_out_shared(w, NULL, rows, room);
+    transform_in(w, k, &b, x, 0, ns * w->tiles, at);
+}
+
+void hr_wino_shared_multiply(const hr_wino *w, const hr_kernels *k, int rows, int p0, int p1, float *room)
+{
+    const float *ptr[HR_WINO_SHARED_ROWS + HR_MAX_MR];
+    work b = lay_out_shared(w, ptr, rows, room);
+    multiply(w, k, &b, rows, p0, p1);
+}
+
+void hr_wino_shared_out(const hr_wino *w, const hr_kernels *k, int ns, int at, int rows, float *room,
+                        float *y, const hr_epilogue *e, bool add)
+{
+    work b = lay_out_shared(w, NULL, rows, room);
+    transform_out(w, k, &b, 0, ns * w->tiles, at, y, e, add);
 }
 
 /* ---- gradient to the weights ----------------------------------------------------------------------------

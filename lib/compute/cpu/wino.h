@@ -15,6 +15,7 @@ typedef struct hr_wino {
     size_t ldv, ldm;           /* a tile's row in the two tile buffers */
     size_t v_step, m_step;     /* from one point to the next in them */
     size_t u_step;
+    bool wide;    /* the weights are far larger than a core's caches */
     float *u;     /* transformed weights [points][co/panel][ci][panel] */
     int group;    /* samples, of hr_wino_gather */
     size_t bytes; /* memory that the plan took */
@@ -35,6 +36,19 @@ size_t hr_wino_scratch(const hr_wino *w);
 /* y (ns,hout,wout,co) (+)= conv(x (ns,hin,win,ci)), then the epilogue. */
 void hr_wino_run(const hr_wino *w, const hr_kernels *k, const float *x, int ns, float *y,
                  const hr_epilogue *e, bool add, void *scratch);
+
+/* The same for a crew of threads that brings `rows` tiles together, 1..HR_WINO_SHARED_ROWS: each its own
+ * samples, whose tiles are those from `at` on. With a barrier between the three:
+ *   1. hr_wino_shared_in        transforms x (ns,hin,win,ci)
+ *   2. hr_wino_shared_multiply  multiplies points [p0,p1) of w->points, of all tiles
+ *   3. hr_wino_shared_out       y (ns,hout,wout,co) (+)= what came out, then the epilogue */
+enum { HR_WINO_SHARED_ROWS = 128 };
+size_t hr_wino_shared_room(const hr_wino *w, int rows); /* floats */
+void hr_wino_shared_in(const hr_wino *w, const hr_kernels *k, const float *x, int ns, int at, int rows,
+                       float *room);
+void hr_wino_shared_multiply(const hr_wino *w, const hr_kernels *k, int rows, int p0, int p1, float *room);
+void hr_wino_shared_out(const hr_wino *w, const hr_kernels *k, int ns, int at, int rows, float *room,
+                        float *y, const hr_epilogue *e, bool add);
 
 /* ---- gradient to the weights of the convolution that w was planned for (not flipped) ----------------------
  */
