@@ -20,6 +20,7 @@
  *
  * Draws of image i in query q are the words of Philox at counters (c0, c1, index, q * BLOCKS + block). */
 #include "attack/internal.h"
+#include "compute/cuda/cuda.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -70,9 +71,10 @@ static float sign(struct draw *d)
     return word(d) >> 31 ? 1.0f : -1.0f;
 }
 
+static const int halve[] = {10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000};
+
 static double share(double p, int query)
 {
-    static const int halve[] = {10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000};
     for (size_t k = 0; k < HR_COUNT(halve) && query > halve[k]; k++)
         p /= 2.0;
     return p;
@@ -150,10 +152,16 @@ static void onto_sphere(const struct job *j, const float *x, float *v, size_t le
         v[p] = hr_clip(x[p] + scale * v[p], 0.0f, 1.0f);
 }
 
-static void grid(const struct job *j, struct draw *d, const float *x, float *v, float *b, size_t len)
+/* Of the starting grid's squares. */
+static int tile_of(const struct job *j)
 {
     int side = (j->h < j->w ? j->h : j->w) / 5;
-    side = side > 1 ? side : 1;
+    return side > 1 ? side : 1;
+}
+
+static void grid(const struct job *j, struct draw *d, const float *x, float *v, float *b, size_t len)
+{
+    int side = tile_of(j);
     memset(v, 0, len * sizeof *v);
     for (int h0 = j->h % side / 2; h0 + side <= j->h; h0 += side)
         for (int w0 = j->w % side / 2; w0 + side <= j->w; w0 += side) {
@@ -206,6 +214,16 @@ static void move_mass(const struct job *j, struct draw *d, int side, const float
 
 /* ---- the search ---------------------------------------------------------------------------------------- */
 
+/* Of the squares of query q, from 1. */
+static int side_of(const struct job *j, int q)
+{
+    int least = j->h < j->w ? j->h : j->w;
+    int side = (int)lround(sqrt(share((double)j->o->p, q - 1) * j->h * j->w));
+    if (j->o->norm == HR_L2)
+        side = side < 3 ? 3 : side | 1;
+    return side < 1 ? 1 : side > least ? least : side;
+}
+
 /* Query q of image i: the point to try. */
 static void propose(const struct job *j, int i, int q, size_t len)
 {
@@ -222,10 +240,7 @@ static void propose(const struct job *j, int i, int q, size_t len)
             stripes(j, &d, x, v);
         return;
     }
-    int side = (int)lround(sqrt(share((double)j->o->p, q - 1) * j->h * j->w));
-    if (l2)
-        side = side < 3 ? 3 : side | 1;
-    side = side < 1 ? 1 : side > least ? least : side;
+    int side = side_of(j, q);
     memcpy(v, j->at + (size_t)i * len, len * sizeof *v);
     if (l2)
         move_mass(j, &d, side, x, v, b, len);
@@ -263,12 +278,41 @@ static void task(void *ctx, int n0, int n1)
     }
 }
 
+/* All of it on the executor's device, with sides and bumps from here. */
+static void on_device(const struct job *j, int n)
+{
+    const hr_strong_opts *o = j->o;
+    hr_search s = {.eps = o->eps,
+                   .queries = o->steps,
+                   .levels = HR_COUNT(halve) + 1,
+                   .seed = o->seed,
+                   .stream = o->stream,
+                   .c0 = o->c0,
+                   .c1 = o->c1};
+    size_t all = 0;
+    for (int k = 0; k <= s.levels; k++) {
+        s.begin[k] = k == 0 ? 1 : k < s.levels ? halve[k - 1] + 2 : 0;
+        s.side[k] = k < s.levels ? side_of(j, s.begin[k]) : tile_of(j);
+        all += (size_t)(s.side[k] * s.side[k]);
+    }
+    float *bumps = hr_xcalloc(all, sizeof *bumps), *b = bumps;
+    for (int k = 0; k <= s.levels; b += s.side[k] * s.side[k], k++)
+        bump(b, s.side[k], false);
+    s.bumps = o->norm == HR_L2 ? bumps : NULL;
+    hr_cuda_search(j->e, &s, j->x, j->y, j->index, n, j->broken, j->adv);
+    free(bumps);
+}
+
 void hr_attack_square(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
                       const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm)
 {
     (void)norm;
     struct job j = {.e = e, .o = o, .x = x, .y = y, .index = index, .broken = broken, .adv = adv};
     hr_exec_shape(e, &j.c, &j.h, &j.w);
+    if (hr_exec_on_device(e)) {
+        on_device(&j, n);
+        return;
+    }
     size_t all = (size_t)n * hr_exec_input_len(e), least = (size_t)(j.h < j.w ? j.h : j.w);
     float *store = hr_xaligned(2 * all, sizeof *store);
     j.at = store;

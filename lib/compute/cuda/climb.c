@@ -1,32 +1,27 @@
 /* lib/compute/cuda/climb.c -- hr_attack_apgd's loop (lib/attack/apgd.c), queued on the device.
  *
- * The images that are still whole go up once, packed; then all steps are queued without a word to the host,
- * checkpoints too: they lie at the same steps for every image, and what they decide is decided on the device.
- * The second step is recorded as a graph, which the steps behind it replay. At the end the points come down,
- * with which of them were classified wrongly. The iterates lie in the executor's input, their gradients in
- * its dinput. */
+ * All steps are queued without a word to the host (strong.c), checkpoints too: they lie at the same steps for
+ * every image, and what they decide is decided on the device. The second step is recorded as a graph, which
+ * the steps behind it replay. The iterates lie in the executor's input, their gradients in its dinput. */
 #include "compute/cuda/cuda.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-enum { KIND = 16 }; /* of a recorded step: behind ascend.c's */
+enum { KIND = 16 };       /* of a recorded step: behind ascend.c's */
+enum { OLD, TOP, G_TOP }; /* maps: the iterates before, the best ones, their gradients */
 
 static void take(hr_exec *e)
 {
     hr_cuda_exec *c = e->cuda;
-    hr_cuda_climbs *s = &c->climbs;
+    hr_cuda_strong *s = &c->strong;
     hr_err err = HR_ERR_INIT;
-    size_t batch = (size_t)e->opts.batch, all = c->twin[HR_CUDA_INPUT].len * batch;
+    size_t batch = (size_t)e->opts.batch;
     int rc = HR_OK;
-    if (s->c)
+    if (s->climbers)
         return;
-    s->old = hr_cuda_take(c, all, &rc);
-    s->top = hr_cuda_take(c, all, &rc);
-    s->g_top = hr_cuda_take(c, all, &rc);
     s->f = (double *)(void *)hr_cuda_take(c, 2 * batch, &rc);
-    s->aim = (int32_t *)(void *)hr_cuda_take(c, batch, &rc);
-    s->c = (hr_cuda_climber *)(void *)hr_cuda_take(c, batch * sizeof *s->c / sizeof(float), &rc);
+    s->climbers =
+        (hr_cuda_climber *)(void *)hr_cuda_take(c, batch * sizeof *s->climbers / sizeof(float), &rc);
     if (hr_cuda_taken(e, rc, &err))
         hr_die("%s", err.msg);
 }
@@ -35,7 +30,7 @@ static void take(hr_exec *e)
 static void look(hr_exec *e, const hr_climb *o, int n, bool first, bool last)
 {
     hr_cuda_exec *c = e->cuda;
-    const hr_cuda_climbs *s = &c->climbs;
+    const hr_cuda_strong *s = &c->strong;
     const hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT];
     float *z = c->twin[HR_CUDA_LOGITS].dev, *dz = c->twin[HR_CUDA_DLOGITS].dev;
     int classes = (int)c->twin[HR_CUDA_LOGITS].len;
@@ -44,20 +39,21 @@ static void look(hr_exec *e, const hr_climb *o, int n, bool first, bool last)
         c->t->dlr(c->d, n, classes, z, c->y, s->aim, s->f, dz);
     else
         c->t->loss(c->d, HR_CUDA_CE, n, classes, z, c->y, NULL, 1.0f, s->f, dz);
-    c->t->apgd_look(c->d, n, classes, first, z, c->y, s->f, s->c);
+    c->t->apgd_look(c->d, n, classes, first, z, c->y, s->f, s->climbers);
     if (last)
         return;
     hr_cuda_pass_backward(e, 0, n, HR_BN_FOLDED, HR_DX);
-    c->t->apgd_keep(c->d, n, in->len, s->c, in->dev, c->twin[HR_CUDA_DINPUT].dev, s->top, s->g_top);
+    c->t->apgd_keep(c->d, n, in->len, s->climbers, in->dev, c->twin[HR_CUDA_DINPUT].dev, s->map[TOP],
+                    s->map[G_TOP]);
 }
 
 static void step(hr_exec *e, const hr_climb *o, int n, float a, bool last)
 {
     hr_cuda_exec *c = e->cuda;
-    const hr_cuda_climbs *s = &c->climbs;
+    const hr_cuda_strong *s = &c->strong;
     const hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT];
-    c->t->apgd_step(c->d, n, in->len, o->l2, o->eps, a, s->c, c->x, c->twin[HR_CUDA_DINPUT].dev, in->dev,
-                    s->old);
+    c->t->apgd_step(c->d, n, in->len, o->l2, o->eps, a, s->climbers, c->x, c->twin[HR_CUDA_DINPUT].dev,
+                    in->dev, s->map[OLD]);
     look(e, o, n, false, last);
 }
 
@@ -86,7 +82,7 @@ static int share_of(int percent, int steps)
 static void start(hr_exec *e, const hr_climb *o, int n)
 {
     hr_cuda_exec *c = e->cuda;
-    const hr_cuda_climbs *s = &c->climbs;
+    const hr_cuda_strong *s = &c->strong;
     const hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT], *out = &c->twin[HR_CUDA_LOGITS];
     hr_cuda_noise k = {o->seed, o->stream, o->c0, o->c1, c->index};
     if (o->rank) {
@@ -94,14 +90,14 @@ static void start(hr_exec *e, const hr_climb *o, int n)
         hr_cuda_pass_forward(e, 0, n, HR_BN_FOLDED);
     }
     c->t->rank(c->d, n, (int)out->len, out->dev, c->y, o->rank, s->aim);
-    c->t->apgd_start(c->d, &k, n, in->len, o->l2, o->eps, c->x, in->dev, s->old, s->c);
+    c->t->apgd_start(c->d, &k, n, in->len, o->l2, o->eps, c->x, in->dev, s->map[OLD], s->climbers);
     look(e, o, n, true, o->steps == 0);
 }
 
 static void run(hr_exec *e, const hr_climb *o, int n)
 {
     hr_cuda_exec *c = e->cuda;
-    const hr_cuda_climbs *s = &c->climbs;
+    const hr_cuda_strong *s = &c->strong;
     const hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT];
     int wait = share_of(22, o->steps), since = 0;
     start(e, o, n);
@@ -113,8 +109,8 @@ static void run(hr_exec *e, const hr_climb *o, int n)
             step(e, o, n, k ? 0.75f : 1.0f, k == o->steps - 1);
         if (++since < wait || k == o->steps - 1)
             continue;
-        c->t->apgd_checkpoint(c->d, n, in->len, o->rho, since, s->c, s->top, s->g_top, in->dev,
-                              c->twin[HR_CUDA_DINPUT].dev);
+        c->t->apgd_checkpoint(c->d, n, in->len, o->rho, since, s->climbers, s->map[TOP], s->map[G_TOP],
+                              in->dev, c->twin[HR_CUDA_DINPUT].dev);
         int next = wait - share_of(3, o->steps), least = share_of(6, o->steps);
         wait = next > least ? next : least;
         since = 0;
@@ -125,38 +121,17 @@ void hr_cuda_climb(hr_exec *e, const hr_climb *o, const float *x, const int32_t 
                    int n, uint8_t *broken, float *adv)
 {
     hr_cuda_exec *c = e->cuda;
-    hr_cuda_twin *in = &c->twin[HR_CUDA_INPUT];
-    size_t len = in->len, bytes = len * sizeof *x;
-    int *who = hr_xcalloc((size_t)n, sizeof *who), whole = 0;
-    int32_t *classes = hr_xcalloc((size_t)n, sizeof *classes);
-    uint32_t *indices = hr_xcalloc((size_t)n, sizeof *indices);
-    hr_cuda_climber *climbers = hr_xcalloc((size_t)n, sizeof *climbers);
+    hr_cuda_play p = hr_cuda_play_begin(e, x, y, index, n, broken);
+    hr_cuda_climber *found = hr_xcalloc((size_t)n, sizeof *found);
     take(e);
-    hr_cuda_wait(e); /* the host's input buffer is page-locked: what is packed there travels well */
-    for (int i = 0; i < n; i++) {
-        if (broken[i])
-            continue;
-        memcpy(in->host + (size_t)whole * len, x + (size_t)i * len, bytes);
-        classes[whole] = y[i];
-        indices[whole] = index[i];
-        who[whole++] = i;
+    if (p.n) {
+        run(e, o, p.n);
+        c->t->download(c->d, found, c->strong.climbers, (size_t)p.n * sizeof *found);
+        hr_cuda_play_points(e, &p, c->twin[HR_CUDA_INPUT].dev);
     }
-    if (whole) {
-        hr_cuda_images(e, in->host, classes, indices, whole);
-        run(e, o, whole);
-        c->t->download(c->d, climbers, c->climbs.c, (size_t)whole * sizeof *climbers);
-        c->t->download(c->d, in->host, in->dev, (size_t)whole * bytes);
-        hr_cuda_wait(e);
-    }
-    for (int s = 0; s < whole; s++)
-        if (climbers[s].broken) {
-            broken[who[s]] = 1;
-            memcpy(adv + (size_t)who[s] * len, in->host + (size_t)s * len, bytes);
-        }
-    for (int b = 0; b < HR_CUDA_BUFFERS; b++)
-        hr_cuda_written(e, b);
-    free(who);
-    free(classes);
-    free(indices);
-    free(climbers);
+    for (int s = 0; s < p.n; s++)
+        if (found[s].broken)
+            hr_cuda_play_broken(e, &p, s, broken, adv);
+    hr_cuda_play_end(e, &p);
+    free(found);
 }

@@ -65,6 +65,20 @@ typedef struct hr_climb {
 void hr_cuda_climb(hr_exec *e, const hr_climb *o, const float *x, const int32_t *y, const uint32_t *index,
                    int n, uint8_t *broken, float *adv);
 
+/* ---- search.c */
+
+/* hr_attack_square's options. */
+typedef struct hr_search {
+    float eps;
+    int queries, levels;
+    int begin[HR_CUDA_LEVELS + 1], side[HR_CUDA_LEVELS + 1]; /* as in hr_cuda_squares */
+    const float *bumps; /* of all these sides, one behind another: the l2 ball; NULL: l-inf */
+    uint32_t seed, stream, c0, c1;
+} hr_search;
+/* hr_attack_square on the device, as hr_cuda_climb. */
+void hr_cuda_search(hr_exec *e, const hr_search *o, const float *x, const int32_t *y, const uint32_t *index,
+                    int n, uint8_t *broken, float *adv);
+
 /* ---- batch.c */
 
 /* Images, classes and indices to where attacks and learn.c find them. */
@@ -172,19 +186,22 @@ typedef struct hr_cuda_place {
 /* A recorded step of an attack, and what it depends on besides the device's memory. */
 typedef struct hr_cuda_kept {
     hr_cuda_graph *graph;
-    int n, kind; /* kind: ascend.c's (loss and norm), or climb.c's */
+    int n, kind; /* kind: ascend.c's (loss and norm), climb.c's, search.c's */
     enum hr_bn_mode bn;
     float eps, step;
 } hr_cuda_kept;
 typedef struct hr_cuda_learner hr_cuda_learner;
 
-/* Auto-PGD's state, of a whole batch; taken when it is first needed. */
-typedef struct hr_cuda_climbs {
-    float *old, *top, *g_top;
-    double *f;
+/* The strong attacks' state, of a whole batch; each part is taken when it is first needed. */
+typedef struct hr_cuda_strong {
+    float *map[3]; /* as large as the images */
     int32_t *aim;
-    hr_cuda_climber *c;
-} hr_cuda_climbs;
+    double *f; /* climb.c */
+    hr_cuda_climber *climbers;
+    hr_cuda_searcher *searchers; /* search.c */
+    hr_cuda_squares *squares;
+    float *bumps;
+} hr_cuda_strong;
 
 /* A slot for batches that travel beside the work. */
 typedef struct hr_cuda_slot {
@@ -214,7 +231,7 @@ typedef struct hr_cuda_exec {
     size_t asked, taken, left; /* bytes: of all that was asked for, got; there were before; 0: enough */
     hr_cuda_kept graphs[4];    /* the last ones recorded */
     int recorded;
-    hr_cuda_climbs climbs;
+    hr_cuda_strong strong;
     hr_cuda_learner *learner; /* NULL: the host trains, or nobody */
 } hr_cuda_exec;
 
@@ -244,6 +261,19 @@ void hr_cuda_pass_forward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn);
 void hr_cuda_pass_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned flags);
 /* The running statistics, which a pass has moved, to the model. */
 void hr_cuda_fetch_stats(hr_exec *e);
+/* strong.c: the images of an attack that are not broken, packed on the device; who[s], s < n, is image s's
+ * place among all. Behind hr_cuda_play_begin hr_cuda_strong's maps and aim are there. */
+typedef struct hr_cuda_play {
+    int n, *who;
+} hr_cuda_play;
+hr_cuda_play hr_cuda_play_begin(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n,
+                                const uint8_t *broken);
+/* Bring their points down, and wait for these and for all that was downloaded before; */
+void hr_cuda_play_points(hr_exec *e, const hr_cuda_play *p, const float *points);
+/* then image s is broken, by its point. */
+void hr_cuda_play_broken(hr_exec *e, const hr_cuda_play *p, int s, uint8_t *broken, float *adv);
+void hr_cuda_play_end(hr_exec *e, hr_cuda_play *p);
+
 /* Memory of the slots. */
 void hr_cuda_batch_place(hr_exec *e, int *rc, hr_err *err);
 /* Images on the device become the executor's input. */

@@ -284,5 +284,6 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     hr_cuda_fill_prune(&t);
     hr_cuda_fill_images(&t);
     hr_cuda_fill_apgd(&t);
+    hr_cuda_fill_square(&t);
     return &t;
 }

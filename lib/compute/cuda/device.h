@@ -95,12 +95,31 @@ static __device__ inline double block_sum(double v, unsigned me, unsigned thread
     return sum;
 }
 
+/* The same of two numbers at once; 16 bytes of shared memory per thread. */
+static __device__ inline void block_sums(double *a, double *b, unsigned me, unsigned threads)
+{
+    hr_shared[me] = *a;
+    hr_shared[threads + me] = *b;
+    __syncthreads();
+    for (unsigned half = threads / 2; half > 0; half /= 2) {
+        if (me < half) {
+            hr_shared[me] += hr_shared[me + half];
+            hr_shared[threads + me] += hr_shared[threads + me + half];
+        }
+        __syncthreads();
+    }
+    *a = hr_shared[0];
+    *b = hr_shared[threads];
+    __syncthreads();
+}
+
 void hr_cuda_fill_elementwise(hr_cuda_plugin_table *t);
 void hr_cuda_fill_norm(hr_cuda_plugin_table *t);
 void hr_cuda_fill_pool(hr_cuda_plugin_table *t);
 void hr_cuda_fill_loss(hr_cuda_plugin_table *t);
 void hr_cuda_fill_attack(hr_cuda_plugin_table *t);
 void hr_cuda_fill_apgd(hr_cuda_plugin_table *t);
+void hr_cuda_fill_square(hr_cuda_plugin_table *t);
 void hr_cuda_fill_optim(hr_cuda_plugin_table *t);
 void hr_cuda_fill_prune(hr_cuda_plugin_table *t);
 void hr_cuda_fill_images(hr_cuda_plugin_table *t);

@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 5 };
+enum { HR_CUDA_VERSION = 6 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -99,6 +99,25 @@ typedef struct hr_cuda_climber {
     int32_t broken;               /* classified wrongly: it stays where it is */
     int32_t better, back;         /* for the operation behind: the iterate is the best; it goes back there */
 } hr_cuda_climber;
+
+typedef struct hr_cuda_shape { /* of an image */
+    int32_t h, w, c;
+} hr_cuda_shape;
+
+/* The Square attack's squares (lib/attack/square.c): from query begin[k] on, level k's side; at[k]: where in
+ * the table of bumps, which the l2 ball has, the one of this side lies. Behind the levels: the starting
+ * grid's. */
+enum { HR_CUDA_LEVELS = 10 };
+typedef struct hr_cuda_squares {
+    int32_t levels, begin[HR_CUDA_LEVELS + 1], side[HR_CUDA_LEVELS + 1], at[HR_CUDA_LEVELS + 1];
+} hr_cuda_squares;
+
+/* What it remembers of an image besides its points. */
+typedef struct hr_cuda_searcher {
+    float best;     /* margin */
+    int32_t broken; /* the point to try is classified wrongly: it stays where it is */
+    int32_t better; /* the point to try is the best */
+} hr_cuda_searcher;
 
 typedef struct hr_cuda_plugin_table {
     uint32_t version, bytes; /* HR_CUDA_VERSION, sizeof of this struct */
@@ -250,6 +269,21 @@ typedef struct hr_cuda_plugin_table {
     /* The rule of a checkpoint, `steps` steps behind the last one. */
     void (*apgd_checkpoint)(hr_cuda *d, int n, size_t len, float rho, int steps, hr_cuda_climber *c,
                             const float *top, const float *g_top, float *at, float *g);
+
+    /* ---- the Square attack (square.cu), as lib/attack/square.c states it. bumps NULL: l-inf, with the CPU's
+     * bits */
+
+    /* The starting points, and searchers that have seen nothing. */
+    void (*square_start)(hr_cuda *d, const hr_cuda_turns *t, const hr_cuda_squares *table, const float *bumps,
+                         int n, const hr_cuda_shape *m, float eps, const float *x, float *next,
+                         hr_cuda_searcher *s);
+    /* The points that this turn's query tries; work: as much as next. */
+    void (*square_try)(hr_cuda *d, const hr_cuda_turns *t, const hr_cuda_squares *table, const float *bumps,
+                       int n, const hr_cuda_shape *m, float eps, const float *x, const hr_cuda_searcher *s,
+                       const float *best, float *next, float *work);
+    /* Take note of their logits; those that are better go to best. */
+    void (*square_look)(hr_cuda *d, const hr_cuda_turns *t, int n, size_t len, int classes, const float *z,
+                        const int32_t *y, hr_cuda_searcher *s, const float *next, float *best);
 
     /* ---- optimisers (optim.cu), as lib/train states them */
 
