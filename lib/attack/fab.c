@@ -17,6 +17,7 @@
  * starts at x, others anywhere within eps/2. The final search along the segment (sec. 3, "final search") is
  * left out, as it is from AutoAttack. */
 #include "attack/internal.h"
+#include "compute/cuda/cuda.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -189,9 +190,33 @@ static void task(void *ctx, int n0, int n1)
     }
 }
 
+/* All of it on the executor's device. */
+static void on_device(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
+                      const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm)
+{
+    hr_border b = {.eps = o->eps,
+                   .alpha = o->alpha,
+                   .eta = o->eta,
+                   .beta = o->beta,
+                   .steps = o->steps,
+                   .rank = o->target,
+                   .l2 = o->norm == HR_L2,
+                   .random_start = o->random_start,
+                   .whole = o->whole,
+                   .seed = o->seed,
+                   .stream = o->stream,
+                   .c0 = o->c0,
+                   .c1 = o->c1};
+    hr_cuda_border(e, &b, x, y, index, n, broken, adv, norm);
+}
+
 void hr_attack_fab(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
                    const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm)
 {
+    if (hr_exec_on_device(e)) {
+        on_device(e, o, x, y, index, n, broken, adv, norm);
+        return;
+    }
     size_t all = (size_t)n * hr_exec_input_len(e);
     float *store = hr_xaligned(3 * all, sizeof *store);
     uint8_t *was = hr_xcalloc((size_t)n, 1);

@@ -20,12 +20,14 @@ static void both(hr_strong_attack *attack, hr_strong_opts o, double share, float
     hr_exec *cpu = hr_exec_new(m, &eo, &err), *device = new_exec(m, N, 1);
     assert_non_null(cpu);
     assert_true(hr_exec_on_device(device) && !hr_exec_on_device(cpu));
-    attack(cpu, &o, im.x, im.y, im.index, N, im.broken, im.adv, NULL);
-    attack(device, &o, on.x, on.y, on.index, N, on.broken, on.adv, NULL);
+    attack(cpu, &o, im.x, im.y, im.index, N, im.broken, im.adv, im.norm);
+    attack(device, &o, on.x, on.y, on.index, N, on.broken, on.adv, on.norm);
     int found = 0, off = 0;
     for (int i = 0; i < N; i++)
         found += im.broken[i];
     assert_memory_equal(im.broken, on.broken, sizeof im.broken);
+    for (int i = 0; i < N; i++)
+        assert_true(im.norm[i] == on.norm[i] || fabsf(im.norm[i] - on.norm[i]) <= 1e-3f * im.norm[i]);
     for (int p = 0; p < N * LEN; p++)
         off += !(fabsf(im.adv[p] - on.adv[p]) <= bound);
     if (off > share * N * LEN || found < 8 || found > N - 4)
@@ -61,6 +63,21 @@ static void test_square_is_that_of_the_cpu(void **state)
     o = opts(HR_L2, 0.7f, 0);
     o.steps = 16;
     both(hr_attack_square, o, 0, 1e-5f);
+}
+
+/* Steps are found from sums of doubles in another order, and gradients differ by rounding, of which many
+ * steps near the border make more. */
+static void test_fab_is_that_of_the_cpu(void **state)
+{
+    (void)state;
+    for (int norm = HR_LINF; norm <= HR_L2; norm++)
+        for (int whole = 0; whole < 2; whole++) {
+            hr_strong_opts o = opts(norm, norm == HR_L2 ? 0.4f : 0.05f, 1);
+            o.steps = 12;
+            o.whole = whole;
+            o.random_start = !whole;
+            both(hr_attack_fab, o, 0, 1e-4f);
+        }
 }
 
 /* An attack on both that breaks no image: what it looked at last lies in the executors' inputs. */
@@ -106,7 +123,7 @@ static void test_the_host_is_not_asked_inside_an_attack(void **state)
 {
     (void)state;
     static struct images im;
-    static hr_strong_attack *const attacks[] = {hr_attack_apgd, hr_attack_square};
+    static hr_strong_attack *const attacks[] = {hr_attack_apgd, hr_attack_square, hr_attack_fab};
     hr_model *m = deep_net();
     fill(&im, m, 0, 1);
     hr_exec *e = new_exec(m, N, 1);
@@ -114,7 +131,7 @@ static void test_the_host_is_not_asked_inside_an_attack(void **state)
         for (int norm = HR_LINF; norm <= HR_L2; norm++) {
             size_t at[3][COUNTS];
             for (int k = 0; k < 3; k++) {
-                hr_strong_opts o = opts(norm, norm == HR_L2 ? 0.4f : 0.05f, 0);
+                hr_strong_opts o = opts(norm, norm == HR_L2 ? 0.4f : 0.05f, attacks[a] == hr_attack_fab);
                 o.steps = k == 2 ? 14 : 4;
                 memset(im.broken, 0, sizeof im.broken);
                 attacks[a](e, &o, im.x, im.y, im.index, N, im.broken, im.adv, NULL); /* k == 0: records */
@@ -169,9 +186,12 @@ int main(void)
         cmocka_unit_test(test_checkpoints_of_apgd_are_those_of_the_cpu),
         cmocka_unit_test(test_apgd_is_that_of_the_cpu),
         cmocka_unit_test(test_square_is_that_of_the_cpu),
+        cmocka_unit_test(test_fab_is_that_of_the_cpu),
         cmocka_unit_test(test_square_keeps_what_the_cpu_keeps),
         cmocka_unit_test(test_the_host_is_not_asked_inside_an_attack),
         cmocka_unit_test(test_apgd_halves_its_step_until_it_reaches_a_top_inside_the_ball),
+        cmocka_unit_test(test_fab_finds_the_distance_to_the_border),
+        cmocka_unit_test(test_fab_keeps_the_nearest_point_not_the_last),
         cmocka_unit_test(test_targeted_attacks_break_what_can_be_broken_and_nothing_else),
         cmocka_unit_test(test_points_are_in_the_ball_and_wrong_and_others_are_left_alone),
     };

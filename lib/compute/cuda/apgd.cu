@@ -8,21 +8,6 @@
 #include "logits.h"
 #include "noise.h"
 
-/* The largest of v over a block, as block_sum adds it. */
-static __device__ double block_largest(double v, unsigned me, unsigned threads)
-{
-    hr_shared[me] = v;
-    __syncthreads();
-    for (unsigned half = threads / 2; half > 0; half /= 2) {
-        if (me < half && hr_shared[me + half] > hr_shared[me])
-            hr_shared[me] = hr_shared[me + half];
-        __syncthreads();
-    }
-    double most = hr_shared[0];
-    __syncthreads();
-    return most;
-}
-
 /* A block per image, 8 bytes shared per thread. Traffic: 6; bound: latency of the block's sum, once per
  * attack. */
 static __global__ void start_kernel(hr_cuda_noise k, size_t len, bool l2, float eps, const float *x_,

@@ -45,7 +45,8 @@ static void step(hr_exec *e, const hr_ascent *a, int n)
 static bool same(const hr_cuda_kept *k, const hr_cuda_kept *like)
 {
     return k->graph && k->n == like->n && k->kind == like->kind && k->bn == like->bn && k->eps == like->eps &&
-           k->step == like->step;
+           k->step == like->step && k->more[0] == like->more[0] && k->more[1] == like->more[1] &&
+           k->more[2] == like->more[2];
 }
 
 hr_cuda_graph *hr_cuda_recalled(const hr_cuda_exec *c, const hr_cuda_kept *like)

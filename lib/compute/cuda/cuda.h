@@ -79,6 +79,19 @@ typedef struct hr_search {
 void hr_cuda_search(hr_exec *e, const hr_search *o, const float *x, const int32_t *y, const uint32_t *index,
                     int n, uint8_t *broken, float *adv);
 
+/* ---- border.c */
+
+/* hr_attack_fab's options. */
+typedef struct hr_border {
+    float eps, alpha, eta, beta;
+    int steps, rank; /* rank: of the class to go to */
+    bool l2, random_start, whole;
+    uint32_t seed, stream, c0, c1;
+} hr_border;
+/* hr_attack_fab on the device, as hr_cuda_climb. */
+void hr_cuda_border(hr_exec *e, const hr_border *o, const float *x, const int32_t *y, const uint32_t *index,
+                    int n, uint8_t *broken, float *adv, float *norm);
+
 /* ---- batch.c */
 
 /* Images, classes and indices to where attacks and learn.c find them. */
@@ -186,9 +199,9 @@ typedef struct hr_cuda_place {
 /* A recorded step of an attack, and what it depends on besides the device's memory. */
 typedef struct hr_cuda_kept {
     hr_cuda_graph *graph;
-    int n, kind; /* kind: ascend.c's (loss and norm), climb.c's, search.c's */
+    int n, kind; /* kind: ascend.c's (loss and norm), climb.c's, search.c's, border.c's */
     enum hr_bn_mode bn;
-    float eps, step;
+    float eps, step, more[3];
 } hr_cuda_kept;
 typedef struct hr_cuda_learner hr_cuda_learner;
 
@@ -201,6 +214,7 @@ typedef struct hr_cuda_strong {
     hr_cuda_searcher *searchers; /* search.c */
     hr_cuda_squares *squares;
     float *bumps;
+    hr_cuda_walker *walkers; /* border.c */
 } hr_cuda_strong;
 
 /* A slot for batches that travel beside the work. */

@@ -285,5 +285,6 @@ extern "C" __attribute__((visibility("default"))) const hr_cuda_plugin_table *hr
     hr_cuda_fill_images(&t);
     hr_cuda_fill_apgd(&t);
     hr_cuda_fill_square(&t);
+    hr_cuda_fill_fab(&t);
     return &t;
 }

@@ -95,7 +95,22 @@ static __device__ inline double block_sum(double v, unsigned me, unsigned thread
     return sum;
 }
 
-/* The same of two numbers at once; 16 bytes of shared memory per thread. */
+/* The largest of v over a block, as block_sum adds it. */
+static __device__ inline double block_largest(double v, unsigned me, unsigned threads)
+{
+    hr_shared[me] = v;
+    __syncthreads();
+    for (unsigned half = threads / 2; half > 0; half /= 2) {
+        if (me < half && hr_shared[me + half] > hr_shared[me])
+            hr_shared[me] = hr_shared[me + half];
+        __syncthreads();
+    }
+    double most = hr_shared[0];
+    __syncthreads();
+    return most;
+}
+
+/* block_sum of two numbers at once; 16 bytes of shared memory per thread. */
 static __device__ inline void block_sums(double *a, double *b, unsigned me, unsigned threads)
 {
     hr_shared[me] = *a;
@@ -120,6 +135,7 @@ void hr_cuda_fill_loss(hr_cuda_plugin_table *t);
 void hr_cuda_fill_attack(hr_cuda_plugin_table *t);
 void hr_cuda_fill_apgd(hr_cuda_plugin_table *t);
 void hr_cuda_fill_square(hr_cuda_plugin_table *t);
+void hr_cuda_fill_fab(hr_cuda_plugin_table *t);
 void hr_cuda_fill_optim(hr_cuda_plugin_table *t);
 void hr_cuda_fill_prune(hr_cuda_plugin_table *t);
 void hr_cuda_fill_images(hr_cuda_plugin_table *t);

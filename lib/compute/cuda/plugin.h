@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 6 };
+enum { HR_CUDA_VERSION = 7 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -118,6 +118,13 @@ typedef struct hr_cuda_searcher {
     int32_t broken; /* the point to try is classified wrongly: it stays where it is */
     int32_t better; /* the point to try is the best */
 } hr_cuda_searcher;
+
+/* What FAB remembers of an image besides its points (lib/attack/fab.c). */
+typedef struct hr_cuda_walker {
+    double best;            /* distance of the nearest point of another class */
+    int32_t broken, done;   /* that is within eps; in play no more */
+    int32_t across, unused; /* the iterate is of another class */
+} hr_cuda_walker;
 
 typedef struct hr_cuda_plugin_table {
     uint32_t version, bytes; /* HR_CUDA_VERSION, sizeof of this struct */
@@ -284,6 +291,23 @@ typedef struct hr_cuda_plugin_table {
     /* Take note of their logits; those that are better go to best. */
     void (*square_look)(hr_cuda *d, const hr_cuda_turns *t, int n, size_t len, int classes, const float *z,
                         const int32_t *y, hr_cuda_searcher *s, const float *next, float *best);
+
+    /* ---- FAB (fab.cu), as lib/attack/fab.c states it: n images of len values, s their walkers */
+
+    /* at = x, or (random) a point at distance eps/2 or less, and walkers that have seen nothing. */
+    void (*fab_start)(hr_cuda *d, const hr_cuda_noise *k, bool random, int n, size_t len, bool l2, float eps,
+                      const float *x, float *at, hr_cuda_walker *s);
+    /* dz = the gradient of z_aim - z_y. */
+    void (*fab_aim)(hr_cuda *d, int n, int classes, const int32_t *y, const int32_t *aim, float *dz);
+    /* The next iterates, from logits z and gradients g; most: alpha's bound. */
+    void (*fab_approach)(hr_cuda *d, int n, size_t len, int classes, bool l2, float most, float eta,
+                         const float *z, const int32_t *y, const int32_t *aim, const float *x, const float *g,
+                         const hr_cuda_walker *s, float *at);
+    /* Take note of their logits; those that are across step back, and go to points where they are the nearest
+     * ones within eps; whole: and stay in play. */
+    void (*fab_look)(hr_cuda *d, int n, size_t len, int classes, bool l2, bool whole, float eps, float beta,
+                     const float *z, const int32_t *y, const float *x, hr_cuda_walker *s, float *at,
+                     float *points);
 
     /* ---- optimisers (optim.cu), as lib/train states them */
 
