@@ -190,8 +190,6 @@ int main(void)
         cmocka_unit_test(test_square_keeps_what_the_cpu_keeps),
         cmocka_unit_test(test_the_host_is_not_asked_inside_an_attack),
         cmocka_unit_test(test_apgd_halves_its_step_until_it_reaches_a_top_inside_the_ball),
-        cmocka_unit_test(test_fab_finds_the_distance_to_the_border),
-        cmocka_unit_test(test_fab_keeps_the_nearest_point_not_the_last),
         cmocka_unit_test(test_targeted_attacks_break_what_can_be_broken_and_nothing_else),
         cmocka_unit_test(test_points_are_in_the_ball_and_wrong_and_others_are_left_alone),
     };

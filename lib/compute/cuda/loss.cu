@@ -74,7 +74,7 @@ static void loss(hr_cuda *d, int kind, int n, int classes, const float *z, const
     launch_each(d, "loss", (size_t)n, loss_kernel, kind, (size_t)n, classes, z, y, target, scale, sums, dz);
 }
 
-/* One block, 2 KB shared. Traffic: the logits; bound: latency, once per step of training. */
+/* One block, 8 bytes shared per thread. Traffic: the logits; bound: latency, once per step of training. */
 static __global__ void right_kernel(size_t n, int classes, const float *z, const int32_t *y, double *count)
 {
     double mine = 0;
@@ -87,8 +87,9 @@ static __global__ void right_kernel(size_t n, int classes, const float *z, const
 
 static void right(hr_cuda *d, int n, int classes, const float *z, const int32_t *y, double *count)
 {
-    launch(d, "right", dim3(1), dim3(HR_THREADS), HR_THREADS * sizeof(double), right_kernel, (size_t)n,
-           classes, z, y, count);
+    unsigned threads = hr_threads_of(4 * (size_t)n);
+    launch(d, "right", dim3(1), dim3(threads), threads * sizeof(double), right_kernel, (size_t)n, classes, z,
+           y, count);
 }
 
 /* lib/attack/apgd.c's hr_loss_dlr: the four largest logits by insertion, in its order. */
