@@ -89,7 +89,7 @@ typedef struct hr_window {
     int32_t y, x, h, w, flip;
 } hr_window;
 /* The windows (n) that hr_batch_augment cuts, or hr_batch_resized_crop (resized; then pad does not count):
- * for devices, which cut on their own. */
+ * for comparing those that a device draws on its own. */
 void hr_batch_windows(const hr_dataset *ds, const uint32_t *rows, int n, bool resized, int pad, bool flip,
                       uint32_t seed, uint32_t epoch, hr_window *windows);
 

@@ -53,19 +53,12 @@ void hr_device_fetch(hr_trainer *t)
 static void fill(const hr_trainer *t, hr_cuda_batch *b, const hr_dataset *ds, const uint32_t *rows, int n,
                  int at)
 {
-    const hr_train_opts *o = t->o;
     size_t bytes = hr_exec_input_len(t->e);
-    hr_window *windows = hr_xcalloc((size_t)n, sizeof *windows);
-    hr_batch_windows(ds, rows, n, o->resized_crop, o->augment_pad, o->flip, o->seed, (uint32_t)t->at.epoch,
-                     windows);
     for (int i = 0; i < n; i++) {
-        const hr_window *v = &windows[i];
         memcpy(b->pixels + bytes * (size_t)(at + i), ds->pixels + bytes * rows[i], bytes);
         b->y[at + i] = ds->labels[rows[i]];
-        b->index[at + i] = ds->index[rows[i]] | (ds == o->extra ? HR_EXTRA : 0);
-        b->windows[at + i] = (hr_cuda_window){v->y, v->x, v->h, v->w, v->flip};
+        b->index[at + i] = ds->index[rows[i]] | (ds == t->o->extra ? HR_EXTRA : 0);
     }
-    free(windows);
 }
 
 void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step)
@@ -83,8 +76,15 @@ void hr_device_stage(hr_trainer *t, const hr_dataset *ds, const hr_images *image
 
 void hr_device_take(hr_trainer *t, const hr_dataset *ds, const hr_images *images, uint64_t step)
 {
+    const hr_train_opts *o = t->o;
+    hr_cuda_augment how = {.resized = o->resized_crop,
+                           .flip = o->flip,
+                           .pad = o->augment_pad,
+                           .seed = o->seed,
+                           .stream = HR_STREAM_AUGMENT,
+                           .epoch = (uint32_t)t->at.epoch};
     hr_device_stage(t, ds, images, step);
-    hr_cuda_batch_take(t->e, (int)(step % HR_CUDA_SLOTS));
+    hr_cuda_batch_take(t->e, (int)(step % HR_CUDA_SLOTS), &how);
     hr_cuda_learn_begin(t->e);
 }
 
@@ -129,22 +129,15 @@ int hr_device_note(hr_trainer *t, int n)
 
 /* ---- evaluation: images as they are, batch by batch ---------------------------------------------------- */
 
-static hr_cuda_window whole(const hr_dataset *ds)
-{
-    return (hr_cuda_window){0, 0, ds->h, ds->w, 0};
-}
-
 /* Are images [at,end) what is on its way in the slot? */
 static bool under_way(hr_exec *e, int slot, const hr_dataset *ds, uint32_t at, uint32_t end)
 {
     hr_cuda_batch b = hr_cuda_batch_room(e, slot);
-    hr_cuda_window w = whole(ds);
     size_t n = end - at, bytes = hr_exec_input_len(e);
     bool same =
         hr_cuda_batch_staged(e, slot) == (int)n && !memcmp(b.pixels, ds->pixels + at * bytes, n * bytes);
     for (size_t i = 0; i < n && same; i++)
-        same = b.y[i] == ds->labels[at + i] && b.index[i] == ds->index[at + i] &&
-               !memcmp(&b.windows[i], &w, sizeof w);
+        same = b.y[i] == ds->labels[at + i] && b.index[i] == ds->index[at + i];
     return same;
 }
 
@@ -159,16 +152,16 @@ void hr_device_ahead(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end
     for (uint32_t i = at; i < end; i++) {
         b.y[i - at] = ds->labels[i];
         b.index[i - at] = ds->index[i];
-        b.windows[i - at] = whole(ds);
     }
     hr_cuda_batch_stage(e, slot, (int)(end - at));
 }
 
 void hr_device_batch(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end)
 {
+    static const hr_cuda_augment as_they_are;
     int slot = hr_cuda_batch_free(e);
     hr_device_ahead(e, ds, at, end);
-    hr_cuda_batch_take(e, slot);
+    hr_cuda_batch_take(e, slot, &as_they_are);
 }
 
 void hr_device_input(hr_exec *e, int n)

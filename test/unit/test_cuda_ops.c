@@ -226,6 +226,32 @@ static void test_cut_images_have_the_bits_of_the_cpu(void **state)
     }
 }
 
+/* Also where the highest bit of an index says that the image is of other data; of long images, crops that fit
+ * at none of ten tries. */
+static void test_windows_are_drawn_as_on_the_cpu(void **state)
+{
+    (void)state;
+    enum { IMAGES = 300 };
+    static const int shapes[][2] = {{9, 7}, {32, 32}, {3, 40}, {40, 3}};
+    uint32_t index[IMAGES], marked[IMAGES], rows[IMAGES];
+    for (uint32_t i = 0; i < IMAGES; i++) {
+        rows[i] = i;
+        index[i] = 17 * i;
+        marked[i] = index[i] | (i % 2 ? 0x80000000u : 0);
+    }
+    for (size_t s = 0; s < HR_COUNT(shapes); s++)
+        for (int kind = 0; kind < 4; kind++) { /* crops or resized ones, mirrored or not */
+            hr_dataset ds = {.n = IMAGES, .c = 1, .h = shapes[s][0], .w = shapes[s][1], .index = index};
+            hr_window want[IMAGES], got[IMAGES];
+            hr_cuda_augment o = {kind > 1, kind % 2, 4, 5, HR_STREAM_AUGMENT, 2};
+            hr_batch_windows(&ds, rows, IMAGES, o.resized, o.pad, o.flip, o.seed, o.epoch, want);
+            hr_cuda_window *w = up(NULL, sizeof got);
+            t->windows(d, &o, IMAGES, ds.h, ds.w, up(marked, sizeof marked), w);
+            down(got, w, sizeof got);
+            assert_memory_equal(got, want, sizeof got);
+        }
+}
+
 /* ---- scores, masks, ADMM ------------------------------------------------------------------------------- */
 
 /* n scores, of which many are equal, some 0, -0 and NaN: what is kept is what the CPU keeps, byte for byte.
@@ -390,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_rmsprop_is_that_of_the_cpu),
         cmocka_unit_test(test_losses_of_pairs_are_those_of_the_cpu),
         cmocka_unit_test(test_cut_images_have_the_bits_of_the_cpu),
+        cmocka_unit_test(test_windows_are_drawn_as_on_the_cpu),
         cmocka_unit_test(test_the_largest_are_those_of_the_cpu_with_its_ties),
         cmocka_unit_test(test_gradients_of_scores_are_those_of_the_cpu),
         cmocka_unit_test(test_admm_is_that_of_the_cpu),

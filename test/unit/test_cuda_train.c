@@ -169,7 +169,7 @@ static bool traffic(enum hr_stage stage, enum hr_objective objective, uint32_t n
     return true;
 }
 
-/* Two more steps: their images (bytes), classes, indices and windows up, losses and two counts down, and not
+/* Two more steps: their images (bytes), classes and indices up, losses and two counts down, and not
  * a byte more. Each of them is waited for once, when the next one has been queued, so that the device always
  * has something to do. */
 static void test_images_go_up_and_losses_come_down_while_the_device_has_work(void **state)
@@ -182,7 +182,7 @@ static void test_images_go_up_and_losses_come_down_while_the_device_has_work(voi
         if (!traffic(stages[s], objectives[s], 2 * N, some) ||
             !traffic(stages[s], objectives[s], 4 * N, more))
             skip();
-        size_t image = LEN + sizeof(int32_t) + sizeof(uint32_t) + sizeof(hr_cuda_window);
+        size_t image = LEN + sizeof(int32_t) + sizeof(uint32_t);
         assert_int_equal(more[COUNT_UP] - some[COUNT_UP], 2 * N * image);
         assert_int_equal(more[COUNT_BESIDE] - some[COUNT_BESIDE], 2 * N * image);
         assert_int_equal(more[COUNT_DOWN] - some[COUNT_DOWN], 2 * (N + 2) * sizeof(double));
@@ -217,8 +217,7 @@ static void test_images_to_measure_go_up_while_the_device_has_work(void **state)
     size_t more[COUNTS];
     for (int c = 0; c < COUNTS; c++)
         more[c] = (at[2][c] - at[1][c]) - (at[1][c] - at[0][c]);
-    assert_int_equal(more[COUNT_UP],
-                     2 * 2 * N * (LEN + sizeof(int32_t) + sizeof(uint32_t) + sizeof(hr_cuda_window)));
+    assert_int_equal(more[COUNT_UP], 2 * 2 * N * (LEN + sizeof(int32_t) + sizeof(uint32_t)));
     assert_int_equal(more[COUNT_BESIDE], more[COUNT_UP]);
     assert_int_equal(more[COUNT_DOWN], 2 * 2 * N * CLASSES * sizeof(float));
     assert_int_equal(more[COUNT_WAITS], 2 * 2);

@@ -102,7 +102,6 @@ typedef struct hr_cuda_batch { /* of the executor's whole batch, on the host; th
     uint8_t *pixels;           /* (n,h,w,c) */
     int32_t *y;
     uint32_t *index;
-    hr_cuda_window *windows;
 } hr_cuda_batch;
 hr_cuda_batch hr_cuda_batch_room(hr_exec *e, int slot);
 /* What was filled in, n images, begins to travel. Between a slot's batch and its next one the host must have
@@ -110,8 +109,8 @@ hr_cuda_batch hr_cuda_batch_room(hr_exec *e, int slot);
 void hr_cuda_batch_stage(hr_exec *e, int slot, int n);
 int hr_cuda_batch_staged(const hr_exec *e, int slot); /* images on their way, 0: none */
 int hr_cuda_batch_free(const hr_exec *e);             /* the slot that was not taken last */
-/* Cut, what was staged takes the place of the batch. */
-void hr_cuda_batch_take(hr_exec *e, int slot);
+/* Cut so, what was staged takes the place of the batch. */
+void hr_cuda_batch_take(hr_exec *e, int slot, const hr_cuda_augment *how);
 /* The images of the batch become the executor's input. */
 void hr_cuda_batch_input(hr_exec *e, int n);
 
@@ -241,7 +240,8 @@ typedef struct hr_cuda_exec {
     uint32_t *index;
     hr_cuda_turns *turns;
     hr_cuda_slot slots[HR_CUDA_SLOTS];
-    int working;               /* the slot that was taken last */
+    int working; /* the slot that was taken last */
+    hr_cuda_window *windows;
     size_t asked, taken, left; /* bytes: of all that was asked for, got; there were before; 0: enough */
     hr_cuda_kept graphs[4];    /* the last ones recorded */
     int recorded;

@@ -1,8 +1,70 @@
 /* lib/compute/cuda/images.cu -- bytes to pixels: crops, resized crops and flips of training's images.
  *
- * Which window an image is cut to was drawn on the host, by the functions that the CPU's training draws with
- * (lib/data): five integers per image. Here is what touches every pixel. */
+ * Which window an image is cut to is drawn by a thread of its own, from the words that lib/data's functions
+ * draw on the CPU (batch.c, crop.c); then a thread per pixel cuts it. */
 #include "device.h"
+#include "noise.h"
+
+enum { TRIES = 10 }; /* of a resized crop; the flip's word lies behind them */
+
+/* 0..n-1. */
+static __device__ int below(uint32_t word, int n)
+{
+    return (int)(((uint64_t)word * (uint64_t)n) >> 32);
+}
+
+/* Between 0 and 1. */
+static __device__ double fine_unit(uint32_t word)
+{
+    return ((double)word + 0.5) / 4294967296.0;
+}
+
+/* The largest in the middle whose ratio is allowed: where no try fits. */
+static __device__ hr_cuda_window middle(int h, int w)
+{
+    double ratio = (double)w / h;
+    int ch = ratio < 0.75 ? (int)nearbyint(w / 0.75) : h;
+    int cw = ratio > 4.0 / 3.0 ? (int)nearbyint(h * 4.0 / 3.0) : w;
+    return {(h - ch) / 2, (w - cw) / 2, ch, cw, 0};
+}
+
+static __device__ hr_cuda_window resized(const hr_cuda_augment &o, int h, int w, uint32_t index)
+{
+    for (uint32_t t = 0; t < TRIES; t++) {
+        uint32_t word[4];
+        philox(o.seed, o.stream, o.epoch, 0, index, t, word);
+        double area = (0.08 + 0.92 * fine_unit(word[0])) * h * w;
+        double ratio = 0.75 * pow(16.0 / 9.0, fine_unit(word[1]));
+        int cw = (int)nearbyint(sqrt(area * ratio)), ch = (int)nearbyint(sqrt(area / ratio));
+        if (cw > 0 && cw <= w && ch > 0 && ch <= h)
+            return {below(word[2], h - ch + 1), below(word[3], w - cw + 1), ch, cw, 0};
+    }
+    return middle(h, w);
+}
+
+/* A thread per image. Traffic: 24 bytes; bound: latency (one to eleven calls of Philox, pow and sqrt in
+ * double). */
+static __global__ void windows_kernel(hr_cuda_augment o, size_t n, int h, int w, const uint32_t *index,
+                                      hr_cuda_window *windows)
+{
+    EACH(i, n)
+    {
+        uint32_t word[4], own = index[i] & 0x7FFFFFFFu;
+        philox(o.seed, o.stream, o.epoch, 0, own, o.resized ? TRIES : 0, word);
+        hr_cuda_window v = {below(word[0], 2 * o.pad + 1) - o.pad, below(word[1], 2 * o.pad + 1) - o.pad, h,
+                            w, 0};
+        if (o.resized)
+            v = resized(o, h, w, own);
+        v.flip = o.flip && (word[o.resized ? 0 : 2] >> 31);
+        windows[i] = v;
+    }
+}
+
+static void windows(hr_cuda *d, const hr_cuda_augment *o, int n, int h, int w, const uint32_t *index,
+                    hr_cuda_window *out)
+{
+    launch_each(d, "windows", (size_t)n, windows_kernel, *o, (size_t)n, h, w, index, out);
+}
 
 /* Where output i of n reads among `from` pixels: between a and b = a + 1 or a, the part t of b. As
  * lib/data/crop.c has it; where n is `from`, a is i and t is 0. */
@@ -61,5 +123,6 @@ static void cut(hr_cuda *d, int n, int h, int w, int c, const uint8_t *pixels, c
 
 void hr_cuda_fill_images(hr_cuda_plugin_table *t)
 {
+    t->windows = windows;
     t->cut = cut;
 }

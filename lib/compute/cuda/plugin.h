@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-enum { HR_CUDA_VERSION = 7 };
+enum { HR_CUDA_VERSION = 8 };
 
 enum {                   /* flags of open() */
        HR_CUDA_FAST = 1, /* cuDNN may choose algorithms that add in any order */
@@ -65,8 +65,17 @@ typedef struct hr_cuda_noise {
     const uint32_t *index;
 } hr_cuda_noise;
 
-/* The same where it lies on the device, so that recorded work finds a new one every time: the key, and which
- * turn of a loop this is, from 0. */
+/* How images are cut: random crops (pad 0: none) or resized ones, and mirrored half of the time. Noise of
+ * image i is keyed (seed, stream, epoch, 0, index[i]), of which the highest bit, which marks other data, does
+ * not count. */
+typedef struct hr_cuda_augment {
+    bool resized, flip;
+    int32_t pad;
+    uint32_t seed, stream, epoch;
+} hr_cuda_augment;
+
+/* hr_cuda_noise where it lies on the device, so that recorded work finds a new one every time: the key, and
+ * which turn of a loop this is, from 0. */
 typedef struct hr_cuda_turns {
     hr_cuda_noise key;
     uint32_t turn;
@@ -212,6 +221,10 @@ typedef struct hr_cuda_plugin_table {
 
     /* ---- images (images.cu) */
 
+    /* The windows (n) of augmentation o, as lib/data draws them; those of resized crops go through pow in
+     * double: the CPU's but where two libraries' last bits in it fall on both sides of a half. */
+    void (*windows)(hr_cuda *d, const hr_cuda_augment *o, int n, int h, int w, const uint32_t *index,
+                    hr_cuda_window *windows);
     /* x (n,h,w,c) = pixels (n,h,w,c) / 255, cut by windows (n), with the CPU's bits. */
     void (*cut)(hr_cuda *d, int n, int h, int w, int c, const uint8_t *pixels, const hr_cuda_window *windows,
                 float *x);
