@@ -91,6 +91,23 @@ refused_device() { # refused_device REGEX COMMAND...: one line, status 1, nothin
         "$(sed -n 's/^elf //p' code | sort -u)"
 }
 
+@test "every kernel opens with its grid, its memory traffic and its expected bound" {
+    python3 - "$BATS_TEST_DIRNAME"/../../lib/compute/cuda/*.cu <<'PY'
+import re, sys
+kernels, bad = 0, []
+for name in sys.argv[1:]:
+    text = open(name).read()
+    for k in re.finditer(r"__global__ void (\w+)", text):
+        kernels += 1
+        before = text[: text.rindex("\n", 0, k.start()) + 1]
+        note = re.search(r"/\*((?:(?!\*/).)*)\*/\n$", before, re.S)
+        said = re.sub(r"[ \n*]+", " ", note.group(1)) if note else ""
+        if not (re.search(r"thread|block", said, re.I) and "Traffic: " in said and re.search(r"bound: ", said, re.I)):
+            bad.append("%s: %s: %s" % (name, k.group(1), said))
+assert kernels > 40 and not bad, "\n".join(bad)
+PY
+}
+
 alike() { # alike N: cpu.json and cuda.json count nearly the same under N attacks, of which the first is none
     python3 - "$1" <<'PY'
 import json, sys

@@ -31,8 +31,8 @@ static void start_uniform(hr_cuda *d, const hr_cuda_noise *k, int n, size_t len,
                 x, adv);
 }
 
-/* As uniform_kernel, with eight calls of double functions per four values: bound by these on consumer
- * devices, but run once per attack. */
+/* As uniform_kernel: a thread per four values of an image. Traffic: a read and a write per value; bound:
+ * eight calls of double functions per four values on consumer devices, but once per attack. */
 static __global__ void normal_kernel(hr_cuda_noise k, size_t n, size_t quads, size_t len, float std,
                                      const float *x, float *adv)
 {
@@ -84,7 +84,7 @@ static __device__ double length_of(const float *v, size_t len)
     return sqrt(block_sum(sum, threadIdx.x, blockDim.x));
 }
 
-/* One thread; bound: latency, once per step beside dozens of kernels. */
+/* One thread. Traffic: 32 bytes; bound: its launch, once per attack. */
 static __global__ void turns_start_kernel(hr_cuda_noise k, hr_cuda_turns *t)
 {
     t->key = k;
@@ -96,6 +96,7 @@ static void turns_start(hr_cuda *d, const hr_cuda_noise *k, hr_cuda_turns *t)
     launch(d, "turns_start", dim3(1), dim3(1), 0, turns_start_kernel, *k, t);
 }
 
+/* One thread. Traffic: 8 bytes; bound: its launch, once per step beside dozens of kernels. */
 static __global__ void turns_next_kernel(hr_cuda_turns *t)
 {
     t->turn++;
@@ -145,7 +146,7 @@ static void move_l2(hr_cuda *d, const hr_cuda_turns *t, int n, size_t len, float
            eps, x, g, adv);
 }
 
-/* A thread per value. Traffic: 3 (noise_add), 4 (noise_move); bound: memory. */
+/* A thread per value. Traffic: 3; bound: memory. */
 static __global__ void noise_add_kernel(size_t n, const float *x, const float *noise, float *adv)
 {
     EACH(i, n)
@@ -157,6 +158,7 @@ static void noise_add(hr_cuda *d, size_t values, const float *x, const float *no
     launch_each(d, "noise_add", values, noise_add_kernel, values, x, noise, adv);
 }
 
+/* A thread per value. Traffic: 4; bound: memory. */
 static __global__ void noise_move_kernel(size_t n, float eps, const float *x, const float *g, float *noise)
 {
     EACH(i, n)

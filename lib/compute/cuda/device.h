@@ -3,6 +3,10 @@
  * Every .cu file holds kernels, the function that queues each of them, and one fill function that puts these
  * into the plug-in's table. Kernels are launched with launch() alone, which keeps the first error.
  *
+ * Above every kernel stands its grid ("a thread per value": 256 threads a block, at most eight blocks per
+ * multiprocessor; "a block per image": hr_threads_of), its memory traffic (floats read and written per value,
+ * unless another unit is named) and what is expected to bound its speed.
+ *
  * A kernel that works on n independent values walks over them with a grid's stride (EACH): its result does
  * not depend on the grid. A kernel whose threads meet (__syncthreads) asks for dynamic shared memory; no
  * other does.

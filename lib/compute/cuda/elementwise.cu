@@ -6,7 +6,7 @@
  */
 #include "device.h"
 
-/* Traffic: 2, with a residual 3. */
+/* A thread per value. Traffic: 2, with a residual 3; bound: memory. */
 static __global__ void affine_kernel(size_t n, int c, const float *z, float *y, const float *scale,
                                      const float *shift, const float *res, bool relu)
 {
@@ -31,7 +31,7 @@ static void affine(hr_cuda *d, size_t rows, int c, const float *z, float *y, con
                 relu);
 }
 
-/* Traffic: 2, with a ReLU 3, with a second operand 4 (5 where it adds). */
+/* A thread per value. Traffic: 2, with a ReLU 3, with a second operand 4 (5 where it adds); bound: memory. */
 static __global__ void back_kernel(size_t n, int c, float *g, const float *y, float *to, bool add,
                                    const float *scale)
 {
@@ -50,7 +50,7 @@ static void back(hr_cuda *d, size_t rows, int c, float *g, const float *y, float
     launch_each(d, "back", rows * (size_t)c, back_kernel, rows * (size_t)c, c, g, y, to, add, scale);
 }
 
-/* Traffic: 2, through batch statistics 3; one more where it adds. */
+/* A thread per value. Traffic: 2, through batch statistics 3; one more where it adds; bound: memory. */
 static __global__ void grad_affine_kernel(size_t n, int c, const float *g, const float *z, const float *k1,
                                           const float *k2, const float *k3, float *out, bool add)
 {
@@ -69,7 +69,7 @@ static void grad_affine(hr_cuda *d, size_t rows, int c, const float *g, const fl
                 out, add);
 }
 
-/* Traffic: 3. */
+/* A thread per value. Traffic: 3; bound: memory. */
 static __global__ void add_kernel(size_t n, float *to, const float *from)
 {
     EACH(i, n)
@@ -81,8 +81,8 @@ static void add(hr_cuda *d, size_t n, float *to, const float *from)
     launch_each(d, "add", n, add_kernel, n, to, from);
 }
 
-/* Traffic: 2, with a mask 3; reads are `taps` apart, but a layer's weights fit into the second-level cache.
- */
+/* A thread per weight. Traffic: 2, with a mask 3; bound: memory; reads are `taps` apart, but a layer's
+ * weights fit into the second-level cache. */
 static __global__ void weights_kernel(size_t n, int ci, int taps, const float *w, const float *mask,
                                       float *eff)
 {
@@ -100,7 +100,7 @@ static void weights(hr_cuda *d, int co, int ci, int taps, const float *w, const 
     launch_each(d, "weights", n, weights_kernel, n, ci, taps, w, mask, eff);
 }
 
-/* Traffic: 2. */
+/* A thread per weight. Traffic: 2; bound: memory. */
 static __global__ void weight_grad_kernel(size_t n, int ci, int taps, const float *dw, float *g)
 {
     EACH(i, n)

@@ -51,6 +51,8 @@ static __device__ void divergence(int classes, const float *q, const float *z, f
         dz[c] = scale * (float)(exp((double)z[c] - top_z) / sum_z - exp((double)q[c] - top_q) / sum_q);
 }
 
+/* A thread per sample. Traffic: its logits read two or three times (from the cache), as many gradients
+ * written; bound: latency. */
 static __global__ void loss_kernel(int kind, size_t n, int classes, const float *z, const int32_t *y,
                                    const float *target, float scale, double *loss, float *dz)
 {
@@ -92,7 +94,8 @@ static void right(hr_cuda *d, int n, int classes, const float *z, const int32_t 
            y, count);
 }
 
-/* lib/attack/apgd.c's hr_loss_dlr: the four largest logits by insertion, in its order. */
+/* lib/attack/apgd.c's hr_loss_dlr: the four largest logits by insertion, in its order. A thread per sample.
+ * Traffic: its logits, and as many gradients written; bound: latency. */
 static __global__ void dlr_kernel(size_t n, int classes, const float *z_, const int32_t *y,
                                   const int32_t *aim, double *loss, float *dz_)
 {
@@ -133,7 +136,8 @@ static void dlr(hr_cuda *d, int n, int classes, const float *z, const int32_t *y
     launch_each(d, "dlr", (size_t)n, dlr_kernel, (size_t)n, classes, z, y, aim, sums, dz);
 }
 
-/* lib/attack/pack.c's hr_rank_class. */
+/* lib/attack/pack.c's hr_rank_class. A thread per sample. Traffic: its logits, `rank` times (from the cache);
+ * bound: latency, once per attack. */
 static __global__ void rank_kernel(size_t n, int classes, const float *z_, const int32_t *y, int rank,
                                    int32_t *aim)
 {
@@ -239,7 +243,8 @@ static __device__ double mart(const softmax &q, const softmax &p, int y, int cla
     return loss;
 }
 
-/* One thread per sample, as loss_kernel; some dozens of exp and log per class in double. */
+/* A thread per sample. Traffic: the logits of both, read some five times (from the cache), as many gradients
+ * written; bound: latency of some dozens of exp and log per class in double. */
 static __global__ void pair_kernel(int kind, size_t n, int classes, const float *zn, const float *za,
                                    const int32_t *y, double beta, float scale, double *loss, float *dzn,
                                    float *dza)

@@ -90,13 +90,14 @@ static __device__ void settle(const hr_cuda_norm &n, size_t j, double bias, doub
     n.shift[j] = (float)((n.beta ? (double)n.beta[j] : 0.0) + (bias - mean) * scale);
 }
 
-/* The small kernels: a thread per column. Traffic: at most 2 * 64 doubles per column. */
+/* The small kernels: a thread per column. Traffic: nine floats per column; bound: its launch. */
 static __global__ void running_kernel(int c, const float *bias, hr_cuda_norm n)
 {
     EACH(j, (size_t)c)
     settle(n, j, bias ? (double)bias[j] : 0.0, (double)n.rmean[j], (double)n.rvar[j]);
 }
 
+/* A thread per column. Traffic: at most 2 * 64 doubles per column; bound: latency. */
 static __global__ void batch_kernel(size_t rows, int c, const float *z, bool update, hr_cuda_norm n,
                                     const double *part, int parts)
 {
@@ -115,6 +116,7 @@ static __global__ void batch_kernel(size_t rows, int c, const float *z, bool upd
     }
 }
 
+/* A thread per column. Traffic: at most 2 * 64 doubles per column; bound: latency. */
 static __global__ void grad_kernel(size_t rows, int c, hr_cuda_norm n, float *dgamma, float *dbeta, float *k1,
                                    float *k2, float *k3, const double *part, int parts)
 {
@@ -132,6 +134,7 @@ static __global__ void grad_kernel(size_t rows, int c, hr_cuda_norm n, float *dg
     }
 }
 
+/* A thread per column. Traffic: at most 64 doubles per column; bound: latency. */
 static __global__ void column_kernel(int c, const double *part, int parts, float *sum)
 {
     EACH(j, (size_t)c)

@@ -4,7 +4,7 @@
  * nothing is contracted (-fmad=false). Bound: memory. */
 #include "device.h"
 
-/* Traffic: 5 floats per number. */
+/* A thread per number. Traffic: 5; bound: memory. */
 static __global__ void sgd_kernel(size_t n, float *p, const float *g, float *buf, float lr, float momentum,
                                   float decay, bool nesterov, bool first)
 {
@@ -22,7 +22,7 @@ static void sgd(hr_cuda *d, size_t n, float *p, const float *g, float *buf, floa
     launch_each(d, "sgd", n, sgd_kernel, n, p, g, buf, lr, momentum, decay, nesterov, first);
 }
 
-/* Traffic: 7. */
+/* A thread per number. Traffic: 7; bound: memory. */
 static __global__ void adam_kernel(size_t n, float *p, const float *g, float *m, float *v, float step,
                                    float root, float decay)
 {
@@ -44,7 +44,7 @@ static void adam(hr_cuda *d, size_t n, float *p, const float *g, float *m, float
     launch_each(d, "adam", n, adam_kernel, n, p, g, m, v, pace, root, decay);
 }
 
-/* Traffic: 7. */
+/* A thread per number. Traffic: 7; bound: memory. */
 static __global__ void rmsprop_kernel(size_t n, float *p, const float *g, float *v, float *buf, float lr,
                                       float momentum, float decay)
 {

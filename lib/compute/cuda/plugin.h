@@ -1,10 +1,20 @@
 /* lib/compute/cuda/plugin.h -- the border between HERACLES and its CUDA plug-in, heracles-cuda.so.
  *
  * What lies on which side. The plug-in is an open device and a table of operations on its memory: it knows
- * numbers, shapes and one stream, but neither networks nor attacks. All that walks over a network (exec.c)
- * and over an attack (ascend.c) is plain C in the library, is compiled everywhere, and reaches the device
- * through this table only. So a machine without CUDA builds and tests everything but the plug-in itself, and
- * the plug-in is small enough to be tested operation by operation.
+ * numbers, shapes and one stream, but neither networks nor attacks. All that walks over a network and over an
+ * attack is plain C in the library, is compiled everywhere, and reaches the device through this table only.
+ * So a machine without CUDA builds and tests everything but the plug-in itself, and the plug-in is small
+ * enough to be tested operation by operation.
+ *
+ * Kernels and who queues them lie beside each other, a pair of files per group of operations:
+ *
+ *     passes      exec.c      products.cu (vendor.cu), elementwise.cu, norm.cu, pool.cu, loss.cu
+ *     batches     batch.c     images.cu
+ *     training    learn.c     optim.cu, prune.cu
+ *     PGD         ascend.c    attack.cu
+ *     APGD        climb.c     apgd.cu        (strong.c: what the three have in common)
+ *     Square      search.c    square.cu
+ *     FAB         border.c    fab.cu
  *
  * Why at this level. compute.h's executor is where attack and train meet a network: forward, backward, and
  * four buffers (images, logits and their gradients). Behind it, weights and activations live on the device.

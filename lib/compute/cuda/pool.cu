@@ -33,7 +33,8 @@ static __device__ size_t max_at(const hr_cuda_pool &p, const float *x, int oh, i
     return best;
 }
 
-/* Traffic: a read per value of the input (kh*kw/stride^2 of them from the cache), a write per output. */
+/* A thread per output. Traffic: a read per value of the input (kh*kw/stride^2 of them from the cache), a
+ * write per output; bound: memory. */
 static __global__ void forward_kernel(hr_cuda_pool p, size_t n, const float *x, float *y)
 {
     EACH(i, n)
@@ -72,7 +73,8 @@ static __device__ bin covering(const hr_cuda_pool &p, int h, int in, int out, in
     return {lo, min((h + p.pad) / p.stride + 1, out)};
 }
 
-/* Traffic: reads of dy per window, of x per window and tap (max), a write per value of the input. */
+/* A thread per value of the input. Traffic: reads of dy per window, of x per window and tap (max), a write;
+ * bound: memory. */
 static __global__ void dx_kernel(hr_cuda_pool p, size_t n, const float *x, const float *dy, float *dx,
                                  bool add)
 {
@@ -109,7 +111,8 @@ static void pool_dx(hr_cuda *d, const hr_cuda_pool *p, int n, const float *x, co
     launch_each(d, "pool_dx", values, dx_kernel, *p, values, x, dy, dx, add);
 }
 
-/* Traffic: 2; writes are together, reads c apart (the maps in front of a flatten are small). */
+/* A thread per value. Traffic: 2; bound: memory; writes are together, reads c apart (the maps in front of a
+ * flatten are small). */
 static __global__ void flatten_kernel(size_t n, size_t pixels, size_t c, const float *x, float *y)
 {
     EACH(i, n)
@@ -125,7 +128,7 @@ static void flatten(hr_cuda *d, int n, int pixels, int c, const float *x, float 
     launch_each(d, "flatten", values, flatten_kernel, values, (size_t)pixels, (size_t)c, x, y);
 }
 
-/* Traffic: 2, or 3 where it adds. */
+/* A thread per value. Traffic: 2, or 3 where it adds; bound: memory. */
 static __global__ void flatten_dx_kernel(size_t n, size_t pixels, size_t c, const float *dy, float *dx,
                                          bool add)
 {

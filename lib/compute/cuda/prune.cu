@@ -48,7 +48,8 @@ static __global__ void count_kernel(const float *v, size_t n, int index_bits, in
 }
 
 /* One block of 256 threads, 2 KB shared: each adds 16 bins, from the top; the first steps over these sums,
- * then over the bins of one of them; all clear the bins. Bound: latency, some microseconds. */
+ * then over the bins of one of them; all clear the bins. Traffic: 16 KB read, as much written; bound:
+ * latency, some microseconds. */
 static __global__ void pick_kernel(choice *c)
 {
     enum { SOME = BINS / HR_THREADS };
@@ -72,7 +73,8 @@ static __global__ void pick_kernel(choice *c)
         c->bins[b] = 0;
 }
 
-/* No digit chosen yet, all `kept` values due. A thread per bin, one write each; bound: its launch. */
+/* No digit chosen yet, all `kept` values due. A thread per bin. Traffic: one write each; bound: its launch.
+ */
 static __global__ void begin_kernel(unsigned long long kept, choice *c)
 {
     EACH(b, (size_t)BINS)
@@ -85,7 +87,7 @@ static __global__ void begin_kernel(unsigned long long kept, choice *c)
     }
 }
 
-/* Traffic: a read and a write per value; bound: memory. */
+/* A thread per value. Traffic: a read and a write; bound: memory. */
 static __global__ void chosen_kernel(const float *v, size_t n, int index_bits, const choice *c, float *chosen)
 {
     EACH(i, n)
@@ -110,7 +112,7 @@ static void keep_largest(hr_cuda *d, size_t n, const float *v, size_t kept, void
     launch_each(d, "keep_largest", n, chosen_kernel, v, n, index_bits, (const choice *)c, chosen);
 }
 
-/* Traffic: one write per weight; bound: memory. */
+/* A thread per weight. Traffic: one write; bound: memory. */
 static __global__ void expand_kernel(size_t n, size_t ci, size_t taps, const float *chosen, float *mask)
 {
     EACH(i, n)
@@ -152,7 +154,7 @@ static void channel_norms(hr_cuda *d, int co, int ci, int taps, const float *w, 
     channels(d, co, ci, taps, w, w, nullptr, norms);
 }
 
-/* Traffic: 4 floats per weight; bound: memory. */
+/* A thread per weight. Traffic: 4; bound: memory. */
 static __global__ void scores_kernel(size_t n, const float *dw, const float *w, const float *s, float *g)
 {
     EACH(i, n)
@@ -169,7 +171,7 @@ static void score_grad(hr_cuda *d, bool channel, int co, int ci, int taps, const
         launch_each(d, "score_grad", n, scores_kernel, n, dw, w, s, g);
 }
 
-/* Traffic: 3; bound: memory. */
+/* A thread per weight. Traffic: 3; bound: memory. */
 static __global__ void masked_kernel(size_t n, const float *dw, const float *mask, float *g)
 {
     EACH(i, n)
@@ -181,7 +183,7 @@ static void masked_grad(hr_cuda *d, size_t n, const float *dw, const float *mask
     launch_each(d, "masked_grad", n, masked_kernel, n, dw, mask, g);
 }
 
-/* Traffic: 5; bound: memory. */
+/* A thread per weight. Traffic: 5; bound: memory. */
 static __global__ void pull_kernel(size_t n, const float *dw, const float *w, const float *z, const float *u,
                                    float rho, float *g)
 {
@@ -195,7 +197,7 @@ static void admm_grad(hr_cuda *d, size_t n, const float *dw, const float *w, con
     launch_each(d, "admm_grad", n, pull_kernel, n, dw, w, z, u, rho, g);
 }
 
-/* Traffic: 3, with u 5; bound: memory. */
+/* A thread per weight. Traffic: 3, with u 5; bound: memory. */
 static __global__ void split_kernel(size_t n, size_t ci, size_t taps, bool channel, const float *chosen,
                                     const float *v, float *z, float *u)
 {
