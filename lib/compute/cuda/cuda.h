@@ -212,6 +212,7 @@ typedef struct hr_cuda_strong {
     hr_cuda_climber *climbers;
     hr_cuda_searcher *searchers; /* search.c */
     hr_cuda_squares *squares;
+    hr_cuda_squares host_squares;
     float *bumps;
     hr_cuda_walker *walkers; /* border.c */
 } hr_cuda_strong;
@@ -279,6 +280,8 @@ void hr_cuda_fetch_stats(hr_exec *e);
  * place among all. Behind hr_cuda_play_begin hr_cuda_strong's maps and aim are there. */
 typedef struct hr_cuda_play {
     int n, *who;
+    int32_t *y; /* what goes up must stay where it is until the attack has been waited for */
+    uint32_t *index;
 } hr_cuda_play;
 hr_cuda_play hr_cuda_play_begin(hr_exec *e, const float *x, const int32_t *y, const uint32_t *index, int n,
                                 const uint8_t *broken);

@@ -74,18 +74,19 @@ static hr_cuda_graph *graph(hr_exec *e, const hr_search *o, int n)
 static void run(hr_exec *e, const hr_search *o, int n)
 {
     hr_cuda_exec *c = e->cuda;
-    const hr_cuda_strong *s = &c->strong;
+    hr_cuda_strong *s = &c->strong;
     hr_cuda_noise key = {o->seed, o->stream, o->c0, o->c1, c->index};
     hr_cuda_shape m = shape_of(e);
-    hr_cuda_squares table = {.levels = o->levels};
+    hr_cuda_squares *table = &s->host_squares;
     size_t at = 0;
+    *table = (hr_cuda_squares){.levels = o->levels};
     for (int k = 0; k <= o->levels; k++) {
-        table.begin[k] = o->begin[k];
-        table.side[k] = o->side[k];
-        table.at[k] = (int32_t)at;
+        table->begin[k] = o->begin[k];
+        table->side[k] = o->side[k];
+        table->at[k] = (int32_t)at;
         at += (size_t)o->side[k] * (size_t)o->side[k];
     }
-    c->t->upload(c->d, s->squares, &table, sizeof table);
+    c->t->upload(c->d, s->squares, table, sizeof *table);
     if (o->bumps)
         c->t->upload(c->d, s->bumps, o->bumps, at * sizeof *o->bumps);
     c->t->turns_start(c->d, &key, c->turns);

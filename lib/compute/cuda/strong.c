@@ -30,23 +30,21 @@ hr_cuda_play hr_cuda_play_begin(hr_exec *e, const float *x, const int32_t *y, co
     hr_cuda_exec *c = e->cuda;
     float *host = c->twin[HR_CUDA_INPUT].host;
     size_t len = c->twin[HR_CUDA_INPUT].len;
-    hr_cuda_play p = {.who = hr_xcalloc((size_t)n, sizeof *p.who)};
-    int32_t *classes = hr_xcalloc((size_t)n, sizeof *classes);
-    uint32_t *indices = hr_xcalloc((size_t)n, sizeof *indices);
+    hr_cuda_play p = {.who = hr_xcalloc((size_t)n, sizeof *p.who),
+                      .y = hr_xcalloc((size_t)n, sizeof *p.y),
+                      .index = hr_xcalloc((size_t)n, sizeof *p.index)};
     place(e);
     hr_cuda_wait(e); /* the host's input buffer is page-locked: what is packed there travels well */
     for (int i = 0; i < n; i++) {
         if (broken[i])
             continue;
         memcpy(host + (size_t)p.n * len, x + (size_t)i * len, len * sizeof *x);
-        classes[p.n] = y[i];
-        indices[p.n] = index[i];
+        p.y[p.n] = y[i];
+        p.index[p.n] = index[i];
         p.who[p.n++] = i;
     }
     if (p.n)
-        hr_cuda_images(e, host, classes, indices, p.n);
-    free(classes); /* ordinary memory has been read by now */
-    free(indices);
+        hr_cuda_images(e, host, p.y, p.index, p.n);
     return p;
 }
 
@@ -70,4 +68,6 @@ void hr_cuda_play_end(hr_exec *e, hr_cuda_play *p)
     for (int b = 0; b < HR_CUDA_BUFFERS; b++)
         hr_cuda_written(e, b);
     free(p->who);
+    free(p->y);
+    free(p->index);
 }
