@@ -83,14 +83,14 @@ typedef struct hr_strong_opts {
 #define HR_FAB_BETA 0.9f
 #define HR_SQUARE_P 0.8f
 
-/* One run of an attack on n images, at most the executor's batch. x, y and index as for hr_attack_pgd.
- *   broken (n)      in: images to leave alone; out: also those for which a point was found that the network
- *                   classifies wrongly, within eps of x (up to the rounding of float) and within [0,1]
- *   adv    (n,h,w,c) where broken is new: that point; elsewhere untouched
- *   norm   (n)      fab, may be NULL: the distance of the nearest wrongly classified point that was found,
- * also beyond eps; INFINITY where none was; where broken came in: untouched The outcome of an image depends
- * on nothing but itself and its index. A signal ends an attack in the middle: callers ask hr_interrupted()
- * and drop what they have. Every iteration passes the crash point "attack". */
+/* One run of an attack on n images, at most the executor's batch. x, y and index as for hr_attack_pgd; x
+ * NULL: the batch that lies on the executor's device, of which nothing is broken. broken (n)      in: images
+ * to leave alone; out: also those for which a point was found that the network classifies wrongly, within eps
+ * of x (up to the rounding of float) and within [0,1] adv    (n,h,w,c) where broken is new: that point;
+ * elsewhere untouched norm   (n)      fab, may be NULL: the distance of the nearest wrongly classified point
+ * that was found, also beyond eps; INFINITY where none was; where broken came in: untouched The outcome of an
+ * image depends on nothing but itself and its index. A signal ends an attack in the middle: callers ask
+ * hr_interrupted() and drop what they have. Every iteration passes the crash point "attack". */
 typedef void hr_strong_attack(hr_exec *e, const hr_strong_opts *o, const float *x, const int32_t *y,
                               const uint32_t *index, int n, uint8_t *broken, float *adv, float *norm);
 hr_strong_attack hr_attack_apgd;   /* apgd.c; DLR needs 3 classes, with a target 4 */

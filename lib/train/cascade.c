@@ -114,7 +114,7 @@ struct batch {
     uint32_t n;
     float *x, *adv;
     int32_t *y, *pred;
-    uint32_t *rows, *index;
+    uint32_t *rows, *next, *index; /* next: rows of the batch behind it */
     uint8_t *broken;
     float *norm;
 };
@@ -126,6 +126,7 @@ static struct batch batch_new(uint32_t most, size_t len)
                           .y = hr_xmalloc(most * sizeof(int32_t)),
                           .pred = hr_xmalloc(most * sizeof(int32_t)),
                           .rows = hr_xmalloc(most * sizeof(uint32_t)),
+                          .next = hr_xmalloc(most * sizeof(uint32_t)),
                           .index = hr_xmalloc(most * sizeof(uint32_t)),
                           .broken = hr_xcalloc(most, 1),
                           .norm = hr_xcalloc(most, sizeof(float))};
@@ -138,16 +139,21 @@ static void batch_release(struct batch *b)
     free(b->y);
     free(b->pred);
     free(b->rows);
+    free(b->next);
     free(b->index);
     free(b->broken);
     free(b->norm);
 }
 
+/* x NULL: the device's batch. */
 static void classify(hr_exec *e, const float *x, uint32_t n, int32_t *pred)
 {
     if (!n)
         return;
-    memcpy(hr_exec_input(e), x, n * hr_exec_input_len(e) * sizeof *x);
+    if (x)
+        memcpy(hr_exec_input(e), x, n * hr_exec_input_len(e) * sizeof *x);
+    else
+        hr_device_input(e, (int)n);
     hr_exec_infer(e, (int)n);
     hr_argmax(hr_exec_logits(e), 0, (int)n, hr_exec_classes(e), pred);
 }
@@ -160,7 +166,8 @@ static void attack_batch(hr_exec *e, const hr_eval_attack *a, hr_eval_work *w, c
     hr_strong_opts o;
     size_t len = hr_exec_input_len(e);
     int place = round_of(a, hr_exec_classes(e), w->round, &attack, &o);
-    attack(e, &o, b->x, b->y, b->index, (int)b->n, b->broken, b->adv, a->whole ? b->norm : NULL);
+    attack(e, &o, hr_exec_on_device(e) ? NULL : b->x, b->y, b->index, (int)b->n, b->broken, b->adv,
+           a->whole ? b->norm : NULL);
     if (hr_interrupted())
         return;
     for (uint32_t i = 0; i < b->n && a->whole; i++)
@@ -181,21 +188,34 @@ static void attack_batch(hr_exec *e, const hr_eval_attack *a, hr_eval_work *w, c
         }
 }
 
+/* The next images, from row `at` on, that this round looks at, at most `most`; returns where it stopped. */
+static uint32_t pick(const hr_dataset *ds, const hr_eval_work *w, uint32_t at, uint32_t most, uint32_t *rows,
+                     uint32_t *n)
+{
+    for (*n = 0; at < ds->n && *n < most; at++)
+        if (w->round == 0 || w->correct[at])
+            rows[(*n)++] = at;
+    return at;
+}
+
 int hr_cascade_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_attack *a, hr_eval_work *w)
 {
     struct batch b = batch_new((uint32_t)batch < ds->n ? (uint32_t)batch : ds->n, hr_exec_input_len(e));
-    uint32_t end = w->done;
-    for (; end < ds->n && b.n < (uint32_t)batch; end++)
-        if (w->round == 0 || w->correct[end]) {
-            b.rows[b.n] = end;
-            b.index[b.n++] = ds->index[end];
-        }
+    uint32_t end = pick(ds, w, w->done, (uint32_t)batch, b.rows, &b.n), next;
+    bool device = hr_exec_on_device(e);
+    for (uint32_t i = 0; i < b.n; i++)
+        b.index[i] = ds->index[b.rows[i]];
     if (b.n) {
+        if (device) { /* the next batch of the round travels while this one is worked on */
+            hr_device_batch(e, ds, b.rows, 0, b.n);
+            pick(ds, w, end, (uint32_t)batch, b.next, &next);
+            hr_device_ahead(e, ds, b.next, 0, next);
+        }
         hr_batch_fill(ds, b.rows, (int)b.n, b.x, b.y);
         if (w->round)
             attack_batch(e, a, w, &b);
         else
-            classify(e, b.x, b.n, b.pred);
+            classify(e, device ? NULL : b.x, b.n, b.pred);
         for (uint32_t i = 0; i < b.n && w->round == 0; i++) {
             w->correct[b.rows[i]] = b.pred[i] == b.y[i];
             w->norm[b.rows[i]] = b.pred[i] == b.y[i] ? INFINITY : 0.0f;

@@ -129,38 +129,47 @@ int hr_device_note(hr_trainer *t, int n)
 
 /* ---- evaluation: images as they are, batch by batch ---------------------------------------------------- */
 
-/* Are images [at,end) what is on its way in the slot? */
-static bool under_way(hr_exec *e, int slot, const hr_dataset *ds, uint32_t at, uint32_t end)
+static uint32_t row_of(const uint32_t *rows, uint32_t first, uint32_t i)
+{
+    return rows ? rows[i] : first + i;
+}
+
+/* Are these images what is on its way in the slot? */
+static bool under_way(hr_exec *e, int slot, const hr_dataset *ds, const uint32_t *rows, uint32_t first,
+                      uint32_t n)
 {
     hr_cuda_batch b = hr_cuda_batch_room(e, slot);
-    size_t n = end - at, bytes = hr_exec_input_len(e);
-    bool same =
-        hr_cuda_batch_staged(e, slot) == (int)n && !memcmp(b.pixels, ds->pixels + at * bytes, n * bytes);
-    for (size_t i = 0; i < n && same; i++)
-        same = b.y[i] == ds->labels[at + i] && b.index[i] == ds->index[at + i];
+    size_t bytes = hr_exec_input_len(e);
+    bool same = hr_cuda_batch_staged(e, slot) == (int)n;
+    for (uint32_t i = 0; i < n && same; i++) {
+        uint32_t row = row_of(rows, first, i);
+        same = b.y[i] == ds->labels[row] && b.index[i] == ds->index[row] &&
+               !memcmp(b.pixels + i * bytes, ds->pixels + row * bytes, bytes);
+    }
     return same;
 }
 
-void hr_device_ahead(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end)
+void hr_device_ahead(hr_exec *e, const hr_dataset *ds, const uint32_t *rows, uint32_t first, uint32_t n)
 {
     int slot = hr_cuda_batch_free(e);
     hr_cuda_batch b = hr_cuda_batch_room(e, slot);
     size_t bytes = hr_exec_input_len(e);
-    if (at == end || under_way(e, slot, ds, at, end))
+    if (n == 0 || under_way(e, slot, ds, rows, first, n))
         return;
-    memcpy(b.pixels, ds->pixels + at * bytes, (end - at) * bytes);
-    for (uint32_t i = at; i < end; i++) {
-        b.y[i - at] = ds->labels[i];
-        b.index[i - at] = ds->index[i];
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t row = row_of(rows, first, i);
+        memcpy(b.pixels + i * bytes, ds->pixels + row * bytes, bytes);
+        b.y[i] = ds->labels[row];
+        b.index[i] = ds->index[row];
     }
-    hr_cuda_batch_stage(e, slot, (int)(end - at));
+    hr_cuda_batch_stage(e, slot, (int)n);
 }
 
-void hr_device_batch(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end)
+void hr_device_batch(hr_exec *e, const hr_dataset *ds, const uint32_t *rows, uint32_t first, uint32_t n)
 {
     static const hr_cuda_augment as_they_are;
     int slot = hr_cuda_batch_free(e);
-    hr_device_ahead(e, ds, at, end);
+    hr_device_ahead(e, ds, rows, first, n);
     hr_cuda_batch_take(e, slot, &as_they_are);
 }
 

@@ -204,13 +204,13 @@ int hr_eval_step(hr_exec *e, int batch, const hr_dataset *ds, const hr_eval_atta
     }
     bool device = hr_exec_on_device(e);
     if (device)
-        hr_device_batch(e, ds, at, end);
+        hr_device_batch(e, ds, NULL, at, (uint32_t)n);
     else
         hr_batch_fill(ds, rows, (int)n, x, y);
     for (int k = 0; k < a->restarts && !hr_interrupted(); k++) {
         hr_eval_queue(e, a, k, device ? NULL : x, y, index, (int)n);
         if (device) /* while it works */
-            hr_device_ahead(e, ds, end, hr_eval_batch_end(end, ds->n, batch, a->opts.bn));
+            hr_device_ahead(e, ds, NULL, end, hr_eval_batch_end(end, ds->n, batch, a->opts.bn) - end);
         hr_argmax(hr_exec_logits(e), 0, (int)n, hr_exec_classes(e), pred);
         for (uint32_t i = 0; i < n; i++) {
             w->correct[at + i] &= pred[i] == y[i];

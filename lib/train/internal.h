@@ -143,11 +143,12 @@ HR_MUST_CHECK int hr_device_note(hr_trainer *t, int n);
 /* Wait for the numbers that are still to come. */
 HR_MUST_CHECK int hr_device_hear(hr_trainer *t);
 
-/* Images [at,end) of ds, as they are, begin to travel to the executor's device beside its work, unless they
- * are under way; what was asked for before the last hr_device_batch must have been waited for. */
-void hr_device_ahead(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end);
+/* Images rows[0..n) of ds (NULL: [first,first+n)), as they are, begin to travel to the executor's device
+ * beside its work, unless they are under way; what was asked for before the last hr_device_batch must have
+ * been waited for. */
+void hr_device_ahead(hr_exec *e, const hr_dataset *ds, const uint32_t *rows, uint32_t first, uint32_t n);
 /* They become the batch: an attack finds them where it is given none. */
-void hr_device_batch(hr_exec *e, const hr_dataset *ds, uint32_t at, uint32_t end);
+void hr_device_batch(hr_exec *e, const hr_dataset *ds, const uint32_t *rows, uint32_t first, uint32_t n);
 /* The n images of the batch become the executor's input. */
 void hr_device_input(hr_exec *e, int n);
 

@@ -177,7 +177,7 @@ static uint32_t count_right(struct server *s, const hr_eval_attack *a, int n, ui
     bool device = hr_exec_on_device(s->e);
     hr_eval_queue(s->e, a, 0, device ? NULL : s->x, s->y, s->index, n);
     if (device && next < s->batches) /* while it works */
-        hr_device_ahead(s->e, s->ds, s->begin[next], s->begin[next + 1]);
+        hr_device_ahead(s->e, s->ds, NULL, s->begin[next], s->begin[next + 1] - s->begin[next]);
     hr_argmax(hr_exec_logits(s->e), 0, n, hr_exec_classes(s->e), s->pred);
     for (int i = 0; i < n; i++)
         count += s->pred[i] == s->y[i];
@@ -194,7 +194,7 @@ static int take_batch(struct server *s, uint32_t b)
         s->y[i] = s->ds->labels[s->rows[i]];
     }
     if (hr_exec_on_device(s->e))
-        hr_device_batch(s->e, s->ds, s->begin[b], s->begin[b + 1]);
+        hr_device_batch(s->e, s->ds, NULL, s->begin[b], (uint32_t)n);
     else
         hr_batch_fill(s->ds, s->rows, n, s->x, s->y);
     return n;

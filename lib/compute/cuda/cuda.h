@@ -277,7 +277,8 @@ void hr_cuda_pass_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsig
 /* The running statistics, which a pass has moved, to the model. */
 void hr_cuda_fetch_stats(hr_exec *e);
 /* strong.c: the images of an attack that are not broken, packed on the device; who[s], s < n, is image s's
- * place among all. Behind hr_cuda_play_begin hr_cuda_strong's maps and aim are there. */
+ * place among all. x NULL: those that hr_cuda_batch_take left there, of which none is broken. Behind
+ * hr_cuda_play_begin hr_cuda_strong's maps and aim are there. */
 typedef struct hr_cuda_play {
     int n, *who;
     int32_t *y; /* what goes up must stay where it is until the attack has been waited for */

@@ -34,6 +34,10 @@ hr_cuda_play hr_cuda_play_begin(hr_exec *e, const float *x, const int32_t *y, co
                       .y = hr_xcalloc((size_t)n, sizeof *p.y),
                       .index = hr_xcalloc((size_t)n, sizeof *p.index)};
     place(e);
+    for (int i = 0; i < n && !x; i++)
+        p.who[p.n++] = i;
+    if (!x)
+        return p;
     hr_cuda_wait(e); /* the host's input buffer is page-locked: what is packed there travels well */
     for (int i = 0; i < n; i++) {
         if (broken[i])
