@@ -28,7 +28,8 @@
 
 enum {
     L1_FLOATS = 6 << 10,        /* half of a first-level cache */
-    ROW_TILES = 8,              /* tiles of mr rows in a forward or dx block */
+    ROW_TILES = 8,              /* tiles of mr rows in a forward or dx block, about ... */
+    MOST_TILES = 11,            /* ... and at most */
     DW_PIXELS = HR_OUTER_DEPTH, /* pixels in a dw block */
     PACK_FROM = 64,             /* pack a dw block when pixels are at least so many floats apart */
     GATHER_BELOW = 8            /* gather when there are fewer input channels */
@@ -271,7 +272,7 @@ typedef struct work {
 
 static size_t pointer_count(const hr_conv *c, const hr_kernels *k)
 {
-    size_t block = (size_t)(ROW_TILES * k->mr) * (size_t)c->taps;
+    size_t block = (size_t)(MOST_TILES * k->mr) * (size_t)c->taps;
     return block > DW_PIXELS ? block : DW_PIXELS;
 }
 
@@ -291,7 +292,7 @@ size_t hr_conv_scratch(const hr_conv *c, const hr_kernels *k, bool dw)
         size_t bytes = larger(hr_wino_scratch(&c->fwd), hr_wino_scratch(&c->bwd));
         return dw ? larger(bytes, hr_wino_dw_scratch(&c->fwd)) : bytes;
     }
-    size_t block = (size_t)(ROW_TILES * k->mr), depth = (size_t)c->taps * (size_t)c->ci;
+    size_t block = (size_t)(MOST_TILES * k->mr), depth = (size_t)c->taps * (size_t)c->ci;
     size_t values = block * (size_t)c->ci; /* a dx block before it is scattered */
     if (c->gather)
         values = (block + (size_t)c->hout * (size_t)c->wout) * depth;
@@ -394,6 +395,13 @@ static void block_gemm(const hr_kernels *ker, const float *const *ptr, int n, in
     }
 }
 
+/* Rows of a block, such that blocks are about equal: each reads all weights, the last one not for a few rows. */
+static int block_rows(int rows, int mr)
+{
+    int tiles = div_up(rows, mr), blocks = (tiles + ROW_TILES / 2) / ROW_TILES;
+    return div_up(tiles, blocks > 1 ? blocks : 1) * mr;
+}
+
 /* ---- forward ------------------------------------------------------------------------------------------- */
 
 void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int ns, float *y,
@@ -404,7 +412,7 @@ void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int 
         return;
     }
     work w = lay_out(scratch, c, k);
-    int pixels = c->hout * c->wout, rows = ns * pixels, block = ROW_TILES * k->mr;
+    int pixels = c->hout * c->wout, rows = ns * pixels, block = block_rows(rows, k->mr);
     size_t co = (size_t)c->co, depth = (size_t)c->taps * (size_t)c->ci;
     bool finish = e && (e->scale || e->shift || e->res || e->relu);
     for (int r = 0; r < rows; r += block) {
@@ -436,7 +444,7 @@ void hr_conv_forward(const hr_conv *c, const hr_kernels *k, const float *x, int 
 static void dx_class(const hr_conv *c, const hr_conv_class *g, const hr_kernels *k, const float *dy, int ns,
                      float *dx, const hr_epilogue *e, bool add, const work *w)
 {
-    int rows = ns * g->npix, block = ROW_TILES * k->mr, in_pixels = c->hin * c->win;
+    int rows = ns * g->npix, block = block_rows(rows, k->mr), in_pixels = c->hin * c->win;
     size_t ci = (size_t)c->ci, sample_dy = (size_t)c->hout * c->wout * c->co;
     bool in_order = g->npix == in_pixels;
     for (int r = 0; r < rows; r += block) {
@@ -469,7 +477,7 @@ static void dx_class(const hr_conv *c, const hr_conv_class *g, const hr_kernels 
 static void dx_gathered(const hr_conv *c, const hr_kernels *k, const float *dy, float *dx, bool add,
                         const work *w)
 {
-    int pixels = c->hout * c->wout, block = ROW_TILES * k->mr, depth = c->taps * c->ci;
+    int pixels = c->hout * c->wout, block = block_rows(pixels, k->mr), depth = c->taps * c->ci;
     for (int r = 0; r < pixels; r += block) {
         int n = pixels - r < block ? pixels - r : block;
         point_plain(w->ptr, dy + (size_t)r * (size_t)c->co, (size_t)c->co, n, k->mr);
