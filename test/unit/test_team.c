@@ -47,6 +47,21 @@ static void release_layer(layer *l)
     }
 }
 
+static float *room;
+
+static hr_team *make_team(const hr_wino *w, int rows)
+{
+    size_t len = hr_wino_shared_room(w, rows);
+    room = hr_xaligned(len, sizeof *room);
+    return hr_team_new(room, len);
+}
+
+static void release_team(hr_team *team)
+{
+    hr_team_free(team);
+    free(room);
+}
+
 /* Thread t brings ns samples. */
 static bool run(hr_team *team, layer *l, int t, int ns)
 {
@@ -66,7 +81,7 @@ static void test_together_each_gets_what_it_gets_alone(void **state)
     for (int m = 2; m <= 4; m += 2)
         for (int threads = 2; threads <= MOST; threads++) {
             layer l = make_layer(m);
-            hr_team *team = hr_team_new(hr_wino_shared_room(&l.w, HR_WINO_SHARED_ROWS));
+            hr_team *team = make_team(&l.w, HR_WINO_SHARED_ROWS);
             int met = 0, right = 0;
             hr_team_open(team, threads);
 #pragma omp parallel num_threads(threads) reduction(+ : met, right)
@@ -77,7 +92,7 @@ static void test_together_each_gets_what_it_gets_alone(void **state)
             }
             assert_int_equal(met, 20 * threads);
             assert_int_equal(right, 20 * threads);
-            hr_team_free(team);
+            release_team(team);
             release_layer(&l);
         }
 }
@@ -86,7 +101,7 @@ static void test_who_goes_to_another_layer_parts_the_ways(void **state)
 {
     (void)state;
     layer a = make_layer(2), b = make_layer(4);
-    hr_team *team = hr_team_new(hr_wino_shared_room(&b.w, HR_WINO_SHARED_ROWS));
+    hr_team *team = make_team(&b.w, HR_WINO_SHARED_ROWS);
     for (int again = 0; again < 20; again++) {
         int together = 0, apart = 0, behind = 0;
         hr_team_open(team, 2);
@@ -103,7 +118,7 @@ static void test_who_goes_to_another_layer_parts_the_ways(void **state)
         assert_int_equal(apart, 0);
         assert_int_equal(behind, 0);
     }
-    hr_team_free(team);
+    release_team(team);
     release_layer(&a);
     release_layer(&b);
 }
@@ -112,7 +127,7 @@ static void test_nobody_waits_for_who_has_left(void **state)
 {
     (void)state;
     layer l = make_layer(4);
-    hr_team *team = hr_team_new(hr_wino_shared_room(&l.w, HR_WINO_SHARED_ROWS));
+    hr_team *team = make_team(&l.w, HR_WINO_SHARED_ROWS);
     for (int again = 0; again < 20; again++) {
         int met[MOST] = {0};
         hr_team_open(team, MOST);
@@ -127,7 +142,7 @@ static void test_nobody_waits_for_who_has_left(void **state)
         assert_memory_equal(met, want, sizeof met);
         assert_false(run(team, &l, 0, 1)); /* and nobody is left */
     }
-    hr_team_free(team);
+    release_team(team);
     release_layer(&l);
 }
 
@@ -135,7 +150,7 @@ static void test_more_tiles_than_there_is_room_for_go_alone(void **state)
 {
     (void)state;
     layer l = make_layer(4);
-    hr_team *team = hr_team_new(hr_wino_shared_room(&l.w, 4 * l.w.tiles));
+    hr_team *team = make_team(&l.w, 4 * l.w.tiles);
     int met[2][2] = {{0}};
     hr_team_open(team, 2);
 #pragma omp parallel num_threads(2)
@@ -144,7 +159,7 @@ static void test_more_tiles_than_there_is_room_for_go_alone(void **state)
     int want[2][2] = {{0, 0}, {1, 1}}; /* and the team stays together */
     assert_memory_equal(met, want, sizeof met);
     assert_false(hr_team_run(NULL, &l.w, hr_kernels_get(), l.x[0], 1, l.y[0], &(hr_epilogue){0}, false));
-    hr_team_free(team);
+    release_team(team);
     release_layer(&l);
 }
 

@@ -395,7 +395,8 @@ static void block_gemm(const hr_kernels *ker, const float *const *ptr, int n, in
     }
 }
 
-/* Rows of a block, such that blocks are about equal: each reads all weights, the last one not for a few rows. */
+/* Rows of a block, such that blocks are about equal: each reads all weights, the last one not for a few rows.
+ */
 static int block_rows(int rows, int mr)
 {
     int tiles = div_up(rows, mr), blocks = (tiles + ROW_TILES / 2) / ROW_TILES;

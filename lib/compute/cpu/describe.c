@@ -19,7 +19,7 @@ static const char *kernel_of(const hr_exec *e, const hr_step *s, enum hr_pass pa
 {
     if (s->kind != HR_STEP_CONV || (pass == HR_PASS_DW && !e->opts.train))
         return NULL;
-    if (hr_plan_together(e, s, pass))
+    if (hr_plan_shared(e, s, pass, hr_plan_whole(e)))
         return s->conv.kernel[pass] == HR_CONV_WINO2 ? "wino2+" : "wino4+";
     return hr_conv_kernel_names[s->conv.kernel[pass]];
 }

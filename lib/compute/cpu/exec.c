@@ -5,7 +5,9 @@
  * batch statistics or weight gradients are merged. Between two such meetings lies the end of one step
  * (normalise; on the way back the gradients of batch norm and operand) and the beginning of the next
  * (convolve and sum; on the way back ReLU and sums); they take turns, some samples at a time, so that what
- * the one wrote is still in a near cache when the other reads it. Both ways to walk call the same chunk
+ * the one wrote is still in a near cache when the other reads it. Winograd layers with wide weights and few
+ * tiles go the other way: all samples are transformed, multiplied, and transformed back, so that the weights
+ * are read once. (Depth first, the threads meet for that; team.h.) Both ways to walk call the same chunk
  * functions, and both skip what is left once a signal has come: a pass over a large network may take minutes,
  * one chunk in one step takes a fraction of a second.
  *
@@ -248,12 +250,18 @@ static float *bn_input(const hr_exec *e, const hr_step *s, int n)
     return s->kind == HR_STEP_BN ? y_of(&e->steps[s->in], n) : z_of(s, n);
 }
 
+/* What is done of a Winograd layer that a whole batch goes through together: all; or what comes before the
+ * products of all samples, or what comes behind them. */
+enum stage { STAGE_ALL, STAGE_IN, STAGE_OUT };
+
 /* Samples [n0, n0+ns) on their way through a step, on one thread. */
 typedef struct span {
     int n0, ns;
     enum hr_bn_mode mode;
     float *room; /* the thread's, of HR_BN_FOLDED */
     void *scratch;
+    enum stage stage;
+    int batch; /* samples of all tasks, when it is not STAGE_ALL */
 } span;
 
 static float *y_in(const hr_exec *e, const hr_step *s, const span *p)
@@ -283,18 +291,24 @@ static void keep_signs(const hr_exec *e, const hr_step *s, const span *p, const 
             e->k->signs(s->len, y + (size_t)i * s->len, bits + (size_t)i * s->bits_len);
 }
 
-/* A pass of a convolution over samples, together with other threads where it is a wide one. */
-static void convolve(const hr_exec *e, const hr_step *s, enum hr_pass pass, const float *from, int ns,
-                     float *to, const hr_epilogue *out, bool add, void *scratch)
+/* A pass of a convolution over the span. */
+static void convolve(const hr_exec *e, const hr_step *s, enum hr_pass pass, const span *p, const float *from,
+                     float *to, const hr_epilogue *out, bool add)
 {
     const hr_conv *c = &s->conv;
-    if (hr_plan_together(e, s, pass) &&
-        hr_team_run(e->team, hr_conv_wide(c, pass), e->k, from, ns, to, out, add))
+    bool folded = p->mode == HR_BN_FOLDED;
+    const hr_wino *w = p->stage || (folded && e->team) ? hr_plan_shared(e, s, pass, !folded) : NULL;
+    int rows = w ? p->batch * w->tiles : 0, at = w ? p->n0 * w->tiles : 0;
+    if (p->stage == STAGE_IN)
+        hr_wino_shared_in(w, e->k, from, p->ns, at, rows, e->shared);
+    else if (p->stage == STAGE_OUT)
+        hr_wino_shared_out(w, e->k, p->ns, at, rows, e->shared, to, out, add);
+    else if (w && hr_team_run(e->team, w, e->k, from, p->ns, to, out, add))
         return;
-    if (pass == HR_PASS_FORWARD)
-        hr_conv_forward(c, e->k, from, ns, to, out, scratch);
+    else if (pass == HR_PASS_FORWARD)
+        hr_conv_forward(c, e->k, from, p->ns, to, out, p->scratch);
     else
-        hr_conv_dx(c, e->k, from, ns, to, out, add, scratch);
+        hr_conv_dx(c, e->k, from, p->ns, to, out, add, p->scratch);
 }
 
 /* First part of a step's forward. With a batch norm outside HR_BN_FOLDED this ends at the raw values. */
@@ -313,8 +327,7 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
         break;
     case HR_STEP_CONV:
         if (s->bn >= 0 && mode != HR_BN_FOLDED) {
-            convolve(e, s, HR_PASS_FORWARD, x, ns, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, false,
-                     scratch);
+            convolve(e, s, HR_PASS_FORWARD, p, x, z_of(s, n0), &(hr_epilogue){.shift = s->bias}, false);
         } else {
             hr_epilogue out = {.scale = s->bn >= 0 ? s->scale : NULL,
                                .shift = s->shift,
@@ -322,7 +335,7 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
                                .relu = s->relu};
             if (mode == HR_BN_FOLDED && s->bits_out)
                 out.bits = s->bits + (size_t)n0 * s->bits_len;
-            convolve(e, s, HR_PASS_FORWARD, x, ns, y, &out, false, scratch);
+            convolve(e, s, HR_PASS_FORWARD, p, x, y, &out, false);
         }
         break;
     case HR_STEP_AFFINE:
@@ -346,7 +359,7 @@ static void forward_begin(hr_exec *e, hr_step *s, const span *p)
     }
     if (mode == HR_BN_FOLDED && s->bits && !s->bits_out)
         keep_signs(e, s, p, y);
-    clocked(e, s, HR_PASS_FORWARD, ns * s->macs, &from);
+    clocked(e, s, HR_PASS_FORWARD, p->stage == STAGE_IN ? 0 : ns * s->macs, &from);
 }
 
 /* Second part, outside HR_BN_FOLDED: normalise. */
@@ -405,7 +418,7 @@ static void backward_finish(hr_exec *e, hr_step *s, const span *p, bool dx)
     case HR_STEP_INPUT:
         break;
     case HR_STEP_CONV:
-        if (affine && mode != HR_BN_FOLDED)
+        if (affine && mode != HR_BN_FOLDED && p->stage != STAGE_OUT)
             e->k->grad_affine(rows, s->c, g, z, k1, s->k2, s->k3, g, false);
         clocked(e, s, HR_PASS_REST, 0, &from);
         if (dx) {
@@ -414,7 +427,7 @@ static void backward_finish(hr_exec *e, hr_step *s, const span *p, bool dx)
                 out.gate = in->bits + (size_t)n0 * in->bits_len;
                 out.slope = folded_slope(in);
             }
-            convolve(e, s, HR_PASS_DX, g, ns, to, &out, s->in_add, scratch);
+            convolve(e, s, HR_PASS_DX, p, g, to, &out, s->in_add);
         }
         break;
     case HR_STEP_AFFINE:
@@ -435,7 +448,7 @@ static void backward_finish(hr_exec *e, hr_step *s, const span *p, bool dx)
                              scratch);
         break;
     }
-    clocked(e, s, HR_PASS_DX, dx ? ns * s->macs : 0, &from);
+    clocked(e, s, HR_PASS_DX, dx && p->stage != STAGE_IN ? ns * s->macs : 0, &from);
 }
 
 /* ---- depth first
@@ -453,7 +466,11 @@ static void each_task(hr_exec *e, int n0, int n1, void (*fn)(hr_exec *e, const s
     int t = omp_get_thread_num();
     for (int n = n0, ns; n < n1; n += ns) {
         ns = n1 - n < e->most ? n1 - n : e->most;
-        fn(e, &(span){n, ns, HR_BN_FOLDED, e->arena + (size_t)t * e->thread_room, e->scratch[t]});
+        fn(e, &(span){.n0 = n,
+                      .ns = ns,
+                      .mode = HR_BN_FOLDED,
+                      .room = e->arena + (size_t)t * e->thread_room,
+                      .scratch = e->scratch[t]});
     }
     e->tasks[t] += (uint64_t)(n1 - n0);
 }
@@ -630,40 +647,51 @@ static void chunk_stats(hr_exec *e, hr_step *s, const crew *w, int n, int ns)
     clocked(e, s, HR_PASS_REST, 0, &from);
 }
 
-/* Before and behind a layer's tasks: where threads compute it together, all may meet in it. */
-static void enter_layer(const hr_exec *e, const hr_step *s, enum hr_pass pass)
+/* The products of all samples, between STAGE_IN and STAGE_OUT of all threads. */
+static void multiply_together(hr_exec *e, const hr_step *s, enum hr_pass pass, const hr_wino *f,
+                              const crew *w)
 {
-    if (!hr_plan_together(e, s, pass))
-        return;
+    int lo, hi;
+    share(w, f->points, &lo, &hi);
 #pragma omp barrier
-#pragma omp single
-    hr_team_open(e->team, omp_get_num_threads());
-}
-
-static void leave_layer(const hr_exec *e, const hr_step *s, enum hr_pass pass)
-{
-    if (hr_plan_together(e, s, pass))
-        hr_team_leave(e->team);
+    double from = clock_of(e);
+    hr_wino_shared_multiply(f, e->k, w->n * f->tiles, lo, hi, e->shared);
+    clocked(e, s, pass, 0, &from);
+#pragma omp barrier
 }
 
 /* The end of the step before and the beginning of this one; part by part, so that values are read from near.
  */
 static void layer_forward(hr_exec *e, hr_step *s, const crew *w)
 {
-    enter_layer(e, s, HR_PASS_FORWARD);
+    const hr_wino *shared = hr_plan_shared(e, s, HR_PASS_FORWARD, true);
+    span p = {.mode = w->mode, .scratch = e->scratch[w->thread], .batch = w->n};
+    if (shared) {
+#pragma omp barrier /* what e->shared holds of the layer before is used up */
+        p.stage = STAGE_IN;
+        EACH_TASK(w, e->task, n, ns)
+        {
+            if (s[-1].bn >= 0)
+                forward_finish(e, s - 1, n, ns);
+            p.n0 = n, p.ns = ns;
+            forward_begin(e, s, &p);
+        }
+        multiply_together(e, s, HR_PASS_FORWARD, shared, w);
+        p.stage = STAGE_OUT;
+    }
     EACH_TASK(w, e->task, n, ns)
     {
         EACH_PART(e, s, n, ns, m, ms)
         {
-            if (s[-1].bn >= 0)
+            if (s[-1].bn >= 0 && !shared)
                 forward_finish(e, s - 1, m, ms);
-            forward_begin(e, s, &(span){m, ms, w->mode, NULL, e->scratch[w->thread]});
+            p.n0 = m, p.ns = ms;
+            forward_begin(e, s, &p);
             for (int i = 0; i < ms && s->bn >= 0 && batch_norm_of(w->mode); i += e->chunk)
                 chunk_stats(e, s, w, m + i, chunk_at(e, i, ms));
         }
         e->tasks[w->thread] += (uint64_t)ns;
     }
-    leave_layer(e, s, HR_PASS_FORWARD);
     if (s->bn < 0)
         return;
 #pragma omp barrier
@@ -747,7 +775,7 @@ static void layer_begin(hr_exec *e, hr_step *s, const crew *w, unsigned flags, i
     if (wants_sums(s, w, flags))
         begin_with_sums(e, s, w, n, ns);
     else
-        backward_begin(e, s, &(span){n, ns, w->mode, NULL, NULL}, NULL);
+        backward_begin(e, s, &(span){.n0 = n, .ns = ns, .mode = w->mode}, NULL);
     e->tasks[w->thread] += (uint64_t)ns;
 }
 
@@ -757,20 +785,32 @@ static void layer_backward(hr_exec *e, hr_step *s, const crew *w, unsigned flags
     bool dw = flags & HR_DW, dx = (flags & HR_DX) || e->steps[s->in].trainable;
     bool weights = dw && s->kind == HR_STEP_CONV, sums = wants_sums(s - 1, w, flags);
     void *scratch = e->scratch[w->thread];
+    const hr_wino *shared = dx ? hr_plan_shared(e, s, HR_PASS_DX, true) : NULL;
+    span p = {.mode = w->mode, .scratch = scratch, .batch = w->n};
 
-    enter_layer(e, s, HR_PASS_DX);
+    if (shared) {
+#pragma omp barrier /* what e->shared holds of the layer before is used up */
+        p.stage = STAGE_IN;
+        EACH_TASK(w, e->task, n, ns)
+        {
+            p.n0 = n, p.ns = ns;
+            backward_finish(e, s, &p, dx);
+        }
+        multiply_together(e, s, HR_PASS_DX, shared, w);
+        p.stage = STAGE_OUT;
+    }
     EACH_TASK(w, e->task, n, ns)
     {
         EACH_PART(e, s, n, ns, m, ms)
         {
-            backward_finish(e, s, &(span){m, ms, w->mode, NULL, scratch}, dx);
+            p.n0 = m, p.ns = ms;
+            backward_finish(e, s, &p, dx);
             layer_begin(e, s - 1, w, flags, m, ms);
             int end = m + ms, first = (end - 1) / e->chunk * e->chunk; /* of the chunk that is ready now */
             if (weights && (end == n + ns || end % e->chunk == 0))
                 hr_dw_begin(e, s, m < first ? m : first, end - (m < first ? m : first), scratch);
         }
     }
-    leave_layer(e, s, HR_PASS_DX);
     if (!weights && !sums)
         return;
 #pragma omp barrier
@@ -800,7 +840,7 @@ void hr_exec_backward(hr_exec *e, int n0, int n1, enum hr_bn_mode bn, unsigned f
         hr_step *last = &e->steps[e->nsteps - 1];
         EACH_TASK(&w, e->task, n, ns)
         {
-            start_gradient(e, &(span){n, ns, bn, NULL, NULL});
+            start_gradient(e, &(span){.n0 = n, .ns = ns, .mode = bn});
             layer_begin(e, last, &w, flags, n, ns);
         }
 #pragma omp barrier

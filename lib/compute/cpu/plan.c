@@ -685,27 +685,38 @@ static void plan_workspaces(hr_exec *e)
         e->scratch[t] = keep(e, scratch, 1);
 }
 
-int hr_plan_together(const hr_exec *e, const hr_step *s, enum hr_pass pass)
+const hr_wino *hr_plan_shared(const hr_exec *e, const hr_step *s, enum hr_pass pass, bool whole)
 {
     const hr_wino *w = s->kind == HR_STEP_CONV && pass != HR_PASS_DW ? hr_conv_wide(&s->conv, pass) : NULL;
-    int most = hr_plan_whole(e) && e->task > e->most ? e->task : e->most;
-    int samples = most * e->opts.threads < e->opts.batch ? most * e->opts.threads : e->opts.batch;
-    return w && e->opts.threads > 1 && samples * w->tiles <= HR_WINO_SHARED_ROWS ? samples * w->tiles : 0;
+    int together = e->opts.threads * e->most,
+        samples = whole || together > e->opts.batch ? e->opts.batch : together;
+    bool several = whole ? e->opts.batch > e->task || e->opts.threads > 1 : e->opts.threads > 1;
+    return w && several && samples * w->tiles <= HR_WINO_SHARED_ROWS ? w : NULL;
 }
 
+/* Room for the tiles of all samples that a step is computed for together. */
 static void plan_team(hr_exec *e)
 {
     size_t room = 0;
+    bool meet = false;
     for (int i = 1; i < e->nsteps; i++)
-        for (int p = 0; p < HR_PASSES; p++) {
-            const hr_step *s = &e->steps[i];
-            int tiles = hr_plan_together(e, s, (enum hr_pass)p);
-            size_t need = tiles ? hr_wino_shared_room(hr_conv_wide(&s->conv, (enum hr_pass)p), tiles) : 0;
-            room = need > room ? need : room;
-        }
+        for (int p = HR_PASS_FORWARD; p <= HR_PASS_DX; p++)
+            for (int whole = 0; whole <= hr_plan_whole(e); whole++) {
+                const hr_wino *w = hr_plan_shared(e, &e->steps[i], (enum hr_pass)p, whole);
+                int most = whole ? e->opts.batch : e->opts.threads * e->most;
+                if (!w)
+                    continue;
+                size_t need =
+                    hr_wino_shared_room(w, (most < e->opts.batch ? most : e->opts.batch) * w->tiles);
+                room = need > room ? need : room;
+                meet = meet || !whole;
+            }
     e->bytes_fixed += room * sizeof(float);
+    e->shared_len = room;
     if (room && !e->opts.describe)
-        e->team = hr_team_new(room);
+        e->shared = hr_xaligned(room, sizeof *e->shared);
+    if (meet && !e->opts.describe)
+        e->team = hr_team_new(e->shared, room);
 }
 
 static void take_gradient_room(hr_exec *e)
@@ -782,8 +793,8 @@ void hr_plan_release(hr_exec *e)
         free(e->scratch[t]);
         free(e->tile[t]);
     }
-    void *owned[] = {e->steps, e->value,   e->arena,   e->input, e->dinput, e->logits, e->dlogits,
-                     e->grads, e->dw_part, e->scratch, e->tile,  e->tasks,  e->work,   e->room};
+    void *owned[] = {e->steps,   e->value,   e->arena, e->input, e->dinput, e->logits, e->dlogits, e->grads,
+                     e->dw_part, e->scratch, e->tile,  e->tasks, e->work,   e->room,   e->shared};
     for (size_t j = 0; j < HR_COUNT(owned); j++)
         free(owned[j]);
     hr_team_free(e->team);

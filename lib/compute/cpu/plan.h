@@ -108,7 +108,9 @@ struct hr_exec {
     size_t dw_part_len;
     float *room; /* of hr_wino_gather */
     size_t room_len;
-    hr_team *team;  /* of the threads, for wide layers; NULL where there is nothing to share */
+    float *shared; /* tiles of hr_wino_shared_*, or NULL */
+    size_t shared_len;
+    hr_team *team;  /* of the threads, HR_BN_FOLDED; NULL where they do not meet */
     char **scratch; /* (threads) */
     float **tile;   /* (threads) partial sums of a dW tile, one per level of the tree */
     int levels;     /* of the merge tree over chunks */
@@ -132,9 +134,9 @@ void hr_plan_release(hr_exec *e);
 int hr_plan_chunks(const hr_exec *e, int samples);
 /* Samples of a task when n go through the network with folded batch norm, at most e->most. */
 int hr_plan_task(const hr_exec *e, int n);
-/* Tiles that all threads may bring to this pass of s at the same time, to compute it together; 0: each is on
- * its own. */
-int hr_plan_together(const hr_exec *e, const hr_step *s, enum hr_pass pass);
+/* The Winograd layer that this pass of s is, where the samples of all tasks go through it together: all of a
+ * whole batch, or with HR_BN_FOLDED those of the threads that meet (team.h). NULL: each task by itself. */
+const hr_wino *hr_plan_shared(const hr_exec *e, const hr_step *s, enum hr_pass pass, bool whole);
 /* A plan for whole batches, too: not for folded batch norm alone. */
 static inline bool hr_plan_whole(const hr_exec *e)
 {

@@ -26,13 +26,13 @@ struct hr_team {
     float *room;
 };
 
-hr_team *hr_team_new(size_t room)
+hr_team *hr_team_new(float *room, size_t len)
 {
     hr_team *t = hr_xcalloc(1, sizeof *t);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->changed, NULL);
-    t->len = room;
-    t->room = hr_xaligned(room, sizeof *t->room);
+    t->len = len;
+    t->room = room;
     return t;
 }
 
@@ -42,7 +42,6 @@ void hr_team_free(hr_team *t)
         return;
     pthread_mutex_destroy(&t->lock);
     pthread_cond_destroy(&t->changed);
-    free(t->room);
     free(t);
 }
 

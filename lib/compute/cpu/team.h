@@ -19,8 +19,9 @@
 
 typedef struct hr_team hr_team;
 
-/* room: floats of the tiles that threads put together, hr_wino_shared_room of the largest layer. */
-hr_team *hr_team_new(size_t room);
+/* room: borrowed, of len floats, for the tiles that threads put together: hr_wino_shared_room of the largest
+ * layer. */
+hr_team *hr_team_new(float *room, size_t len);
 void hr_team_free(hr_team *t); /* NULL is fine */
 
 /* So many threads are members from now on, each until it leaves. Called by one of them, while no other is in
