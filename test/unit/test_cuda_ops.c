@@ -6,6 +6,7 @@
 
 #include "unit.h"
 
+#include "attack/internal.h"
 #include "compute/cuda/cuda.h"
 #include "cuda.h"
 #include "train/train.h"
@@ -92,6 +93,72 @@ static void test_the_margin_loss_is_that_of_the_cpu(void **state)
 {
     (void)state;
     check_loss(HR_CUDA_MARGIN);
+}
+
+/* ---- strong attacks ------------------------------------------------------------------------------------ */
+
+enum { POINTS = 24, VALUES = 75 };
+
+/* lib/attack/fab.c's step (eq. 9 and 10) from the CPU's projection. */
+static void approach(bool l2, const float *x, const float *g, double f, float *at)
+{
+    enum hr_norm norm = l2 ? HR_L2 : HR_LINF;
+    float d1[VALUES], d2[VALUES];
+    double apart = 0;
+    for (int p = 0; p < VALUES; p++)
+        apart += (double)g[p] * ((double)at[p] - x[p]);
+    hr_project_plane(norm, at, g, -f, VALUES, d1);
+    hr_project_plane(norm, x, g, apart - f, VALUES, d2);
+    double a1 = fmax(hr_norm_of(norm, d1, VALUES), 1e-8), a2 = fmax(hr_norm_of(norm, d2, VALUES), 1e-8);
+    float alpha = fminf((float)(a1 / (a1 + a2)), 0.1f);
+    for (int p = 0; p < VALUES; p++) {
+        float near = at[p] + 1.05f * d1[p], home = x[p] + 1.05f * d2[p];
+        at[p] = hr_clip((1.0f - alpha) * near + alpha * home, 0.0f, 1.0f);
+    }
+}
+
+/* Planes near and far, on both sides, through the point and out of the box's reach; gradients that are 0 in
+ * some pixels, in all but one, and in all; pixels on the box's faces. lambda is good to some last bits of
+ * double, so a pixel differs by a rounding or two of numbers up to 1. One image is done. */
+static void test_steps_towards_the_border_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    static const float levels[] = {0.0f, 1e-4f, -0.3f, 2.0f, -9.0f, 1e6f};
+    static float x[POINTS][VALUES], at[POINTS][VALUES], w[POINTS][VALUES], got[POINTS][VALUES];
+    float z[POINTS][2];
+    int32_t y[POINTS], aim[POINTS];
+    for (int l2 = 0; l2 < 2; l2++) {
+        hr_fill_uniform(x[0], POINTS * VALUES, -0.1f, 1.1f, 3, HR_STREAM_TEST, 20, 0, 0);
+        hr_fill_uniform(at[0], POINTS * VALUES, -0.1f, 1.1f, 3, HR_STREAM_TEST, 21, 0, 0);
+        hr_fill_normal(w[0], POINTS * VALUES, 0, 1, 3, HR_STREAM_TEST, 22, 0, 0);
+        hr_cuda_walker walkers[POINTS] = {{.done = 0}};
+        walkers[7].done = 1;
+        for (int i = 0; i < POINTS; i++) {
+            y[i] = i % 2;
+            aim[i] = 1 - y[i];
+            z[i][y[i]] = 0.5f;
+            z[i][aim[i]] = 0.5f + levels[i % 6];
+            for (int p = 0; p < VALUES; p++) {
+                x[i][p] = hr_clip(x[i][p], 0, 1);
+                at[i][p] = hr_clip(at[i][p], 0, 1);
+                if (i / 6 == 1 ? p % 3 == 0 : i / 6 == 2 ? p != 5 : i / 6 == 3 && i % 2)
+                    w[i][p] = 0;
+            }
+        }
+        float *moved = up(at, sizeof at);
+        t->fab_approach(d, POINTS, VALUES, 2, l2, 0.1f, 1.05f, up(z, sizeof z), up(y, sizeof y),
+                        up(aim, sizeof aim), up(x, sizeof x), up(w, sizeof w), up(walkers, sizeof walkers),
+                        moved);
+        down(got, moved, sizeof got);
+        for (int i = 0; i < POINTS; i++) {
+            if (i != 7)
+                approach(l2, x[i], w[i], (double)z[i][aim[i]] - z[i][y[i]], at[i]);
+            for (int p = 0; p < VALUES; p++)
+                if (!(fabsf(got[i][p] - at[i][p]) <= (i == 7 ? 0 : 3e-7f)))
+                    fail_msg("l2 %d, point %d, value %d: %.9g, %.9g on the CPU", l2, i, p, (double)got[i][p],
+                             (double)at[i][p]);
+        }
+    }
 }
 
 /* ---- optimisers ---------------------------------------------------------------------------------------- */
@@ -417,6 +484,7 @@ int main(void)
         cmocka_unit_test(test_losses_of_pairs_are_those_of_the_cpu),
         cmocka_unit_test(test_cut_images_have_the_bits_of_the_cpu),
         cmocka_unit_test(test_windows_are_drawn_as_on_the_cpu),
+        cmocka_unit_test(test_steps_towards_the_border_are_those_of_the_cpu),
         cmocka_unit_test(test_the_largest_are_those_of_the_cpu_with_its_ties),
         cmocka_unit_test(test_gradients_of_scores_are_those_of_the_cpu),
         cmocka_unit_test(test_admm_is_that_of_the_cpu),
