@@ -250,7 +250,7 @@ static void test_part_of_the_planned_batch_matches_ref(void **state)
     (void)state;
     check_modes(net_residual(), 20, 5, graph_bounds, "residual");
     check_modes(net_residual(), 20, 16, graph_bounds, "residual");
-    check_modes(net_wide(), 9, 5, graph_bounds, "wide");
+    check_modes(net_wide(), 20, 9, graph_bounds, "wide");
 }
 
 static void test_active_masks_of_the_model_match_ref(void **state)
