@@ -508,10 +508,12 @@ static const hr_cuda_norm *statistics(const range *r)
     const hr_cuda_exec *c = r->e->cuda;
     if (r->mode == HR_BN_FOLDED)
         return &r->p->fold;
+    hr_cuda_norm now = r->p->now;
+    now.momentum = r->e->m->nodes[r->s->bn].bn_momentum; /* which callers may change between passes */
     if (r->mode == HR_BN_RUNNING)
-        c->t->norm_running(c->d, r->s->c, NULL, &r->p->now);
+        c->t->norm_running(c->d, r->s->c, NULL, &now);
     else
-        c->t->norm_batch(c->d, r->rows, r->s->c, z_of(r), r->mode == HR_BN_BATCH_UPDATE, &r->p->now, c->part);
+        c->t->norm_batch(c->d, r->rows, r->s->c, z_of(r), r->mode == HR_BN_BATCH_UPDATE, &now, c->part);
     return &r->p->now;
 }
 
