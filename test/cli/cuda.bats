@@ -210,7 +210,7 @@ PY
     export HERACLES_CUDA=$SHIM
     local serve="adveval --serve --threads 1 -r weight -d test.tfrecord $ATTACK --steps 2 --limit 40 --batch 10 --bn recalibrate"
     local device kept
-    kept=$($serve net.nn </dev/null | python3 -c 'import json, sys; print([l["n"] * 7 // 8 for l in json.load(sys.stdin)["layers"]])')
+    kept=$($serve net.nn </dev/null | python3 -c 'import json, sys; print([l["n"] // 3 for l in json.load(sys.stdin)["layers"]])')
     for device in cpu cuda; do
         printf '{"id":1,"kept":%s}\n{"id":2,"kept":%s,"batches":[1,3]}\n' "$kept" "$kept" |
             $serve --device $device net.nn >$device.replies
@@ -219,7 +219,7 @@ PY
     python3 - <<'PY'
 import json
 a, b = ([json.loads(l) for l in open(f)][1:] for f in ("cpu.replies", "cuda.replies"))
-assert len(a) == len(b) == 2 and a[0]["clean"] > 20, (a, b)
+assert len(a) == len(b) == 2 and a[0]["clean"] > 10, (a, b)
 for x, y in zip(a, b):
     assert x["n"] == y["n"] and all(abs(x[k] - y[k]) <= 1 for k in ("clean", "robust")), (x, y)
 PY
