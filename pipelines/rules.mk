@@ -195,6 +195,7 @@ tables: all ## one table per data set and network, and the paper's tables, of al
 
 plots: all ## one plot per data set, network and budget, of all strategies there are
 	@set -e; for dir in $(RUNS)/*/*/*-*/; do \
+		[ -d "$$dir" ] || { echo "no strategies under $(RUNS) yet" >&2; break; }; \
 		find "$$dir" -name strategy.json | LC_ALL=C sort | xargs -r stgplot -o "$${dir}strategies"; \
 		[ ! -e "$${dir}strategies.svg" ] || echo "$${dir}strategies.{csv,tex,svg}"; done
 

@@ -6,7 +6,8 @@
  *   the network gives one answer to everything
  * - budget: weights: what the masks leave is not the rate; channels: it costs more than the uniform strategy
  * of that rate (by parameters, input rate x output rate); both beyond 1 %, maskapply's tolerance
- * - mixed: one column was measured with different eps, steps, restarts or numbers of images
+ * - mixed: one data set's column was measured with different eps, steps, restarts, targets, queries or
+ * numbers of images
  * - claim: a row of the tables has fewer searched strategies than claimed; a strategy counts once, whatever
  *   number of times it was pruned with or measured
  * - test set: the images measured on are among the inputs of a stage that made the network: something was
@@ -59,7 +60,9 @@ static void order(struct lint *l)
         const hr_result *weak = result(l->r, pairs[k][0]), *strong = result(l->r, pairs[k][1]);
         if (!weak || !strong || weak->eps != strong->eps || weak->l2 != strong->l2)
             continue;
-        double p = weak->accuracy / 100.0, half = 196.0 * sqrt(p * (1.0 - p) / (double)weak->images);
+        double n = (double)weak->images, p = weak->accuracy / 100.0;
+        p = fmin(fmax(p, 1.0 / (n + 1.0)), n / (n + 1.0)); /* or at 0 and 100 there were no interval */
+        double half = 196.0 * sqrt(p * (1.0 - p) / n);
         if (strong->accuracy > weak->accuracy + half)
             say(l, "order", "%s leaves %.2f, the weaker %s %.2f +- %.2f", strong->name, strong->accuracy,
                 weak->name, weak->accuracy, half);

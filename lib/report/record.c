@@ -157,6 +157,10 @@ static hr_result read_result(struct ctx *c, const json_t *o)
             r.step = real_field(c, o, "step", 0.0, 1.0);
         r.steps = int_field(c, o, "steps", 1);
         r.restarts = int_field(c, o, "restarts", 0);
+        if (json_object_get(o, "targets"))
+            r.targets = int_field(c, o, "targets", 1);
+        if (json_object_get(o, "queries"))
+            r.queries = int_field(c, o, "queries", 1);
     }
     r.images = int_field(c, o, "images", 1);
     r.correct = int_field(c, o, "correct", 0);
@@ -286,24 +290,68 @@ static void doubt_record(const hr_record *r, hr_warning *warn, void *user)
               r->density, r->masked);
 }
 
+static bool same_settings(const hr_result *x, const hr_result *y)
+{
+    return x->eps == y->eps && x->step == y->step && x->steps == y->steps && x->restarts == y->restarts &&
+           x->targets == y->targets && x->queries == y->queries && x->images == y->images;
+}
+
+/* "eps 0.1, step 0.025, 20 steps, 1000 images"; what an attack has none of is left out, and a single restart.
+ */
+static void put_settings(char *out, size_t size, const hr_result *r)
+{
+    const struct {
+        int64_t n, silent;
+        const char *what;
+    } part[] = {{r->steps, 0, "steps"},
+                {r->restarts, r->restarts > 0, "restarts"},
+                {r->targets, 0, "targets"},
+                {r->queries, 0, "queries"},
+                {r->images, 0, "images"}};
+    hr_buf text = {0};
+    if (r->eps > 0.0)
+        hr_buf_printf(&text, "eps %g, ", r->eps);
+    if (r->step > 0.0)
+        hr_buf_printf(&text, "step %g, ", r->step);
+    for (size_t i = 0; i < HR_COUNT(part); i++)
+        if (part[i].n > part[i].silent)
+            hr_buf_printf(&text, "%lld %s, ", (long long)part[i].n, part[i].what);
+    snprintf(out, size, "%.*s", text.len > 2 ? (int)text.len - 2 : 0, text.data ? text.data : "");
+    hr_buf_release(&text);
+}
+
+static void compare(const hr_record *a, const hr_result *x, const hr_record *b, const hr_result *y,
+                    hr_warning *warn, void *user)
+{
+    char mine[160], first[160];
+    if (x->l2 != y->l2) {
+        doubt(warn, user, "%s: %s in another norm than %s", b->where, y->name, a->where);
+    } else if (x->images && y->images && !same_settings(x, y)) {
+        put_settings(mine, sizeof mine, y);
+        put_settings(first, sizeof first, x);
+        doubt(warn, user, "%.100s: %.40s with %s; %.100s with %s", b->where, y->name, mine, a->where, first);
+    }
+}
+
 void hr_records_compare(const hr_records *rs, hr_warning *warn, void *user)
 {
     for (size_t i = 1; i < rs->n; i++) {
-        const hr_record *a = &rs->r[0], *b = &rs->r[i];
-        if (*a->data_digest && *b->data_digest && strcmp(a->data, b->data) == 0 &&
-            strcmp(a->data_digest, b->data_digest) != 0)
-            doubt(warn, user, "%s: measured on other images of %s than %s", b->where, b->data, a->where);
+        const hr_record *b = &rs->r[i];
+        bool images = !*b->data_digest; /* looked at */
+        for (size_t j = 0; j < i && !images; j++) {
+            const hr_record *a = &rs->r[j];
+            images = *a->data_digest && strcmp(a->data, b->data) == 0;
+            if (images && strcmp(a->data_digest, b->data_digest) != 0)
+                doubt(warn, user, "%s: measured on other images of %s than %s", b->where, b->data, a->where);
+        }
         for (size_t k = 0; k < b->nresults; k++) {
-            const hr_result *y = &b->results[k], *x = find_result(a, y->name);
-            if (x && x->l2 != y->l2)
-                doubt(warn, user, "%s: %s in another norm than %s", b->where, y->name, a->where);
-            else if (x && x->images && y->images &&
-                     (x->eps != y->eps || x->step != y->step || x->steps != y->steps ||
-                      x->restarts != y->restarts || x->images != y->images))
-                doubt(warn, user,
-                      "%s: %s with eps %g, step %g, %lld steps, %lld images; %s with %g, %g, %lld, %lld",
-                      b->where, y->name, y->eps, y->step, (long long)y->steps, (long long)y->images, a->where,
-                      x->eps, x->step, (long long)x->steps, (long long)x->images);
+            const hr_result *y = &b->results[k], *x = NULL;
+            for (size_t j = 0; j < i && !x; j++) {
+                if (strcmp(rs->r[j].data, b->data) == 0)
+                    x = find_result(&rs->r[j], y->name);
+                if (x)
+                    compare(&rs->r[j], x, b, y, warn, user);
+            }
         }
     }
 }

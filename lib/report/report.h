@@ -23,9 +23,10 @@ typedef struct hr_result {
     double eps, step;
     int64_t steps,
         restarts; /* eps, step, steps and restarts are 0 for clean; step where an attack has none */
-    int64_t images, correct; /* 0 where a legacy log does not tell */
-    double accuracy;         /* 100 * correct / images */
-    double balanced;         /* mean over the classes present of the per-class accuracy */
+    int64_t targets, queries; /* of the parts of AutoAttack that have them; else 0 */
+    int64_t images, correct;  /* 0 where a legacy log does not tell */
+    double accuracy;          /* 100 * correct / images */
+    double balanced;          /* mean over the classes present of the per-class accuracy */
 } hr_result;
 
 typedef struct hr_record {
@@ -61,7 +62,8 @@ typedef void hr_warning(const char *sentence, void *user);
  * the masked budget. */
 HR_MUST_CHECK int hr_records_read(hr_records *rs, const char *path, hr_warning *warn, void *user,
                                   hr_err *err);
-/* Warn where rows of one table cannot be compared: a data set or an attack's settings or images differ. */
+/* Warn where rows of one table cannot be compared: the images of a data set differ, or the settings or the
+ * number of images of an attack on it do. Each record is held against the first one that has the attack. */
 void hr_records_compare(const hr_records *rs, hr_warning *warn, void *user);
 void hr_records_release(hr_records *rs);
 

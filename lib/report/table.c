@@ -345,6 +345,10 @@ static void write_notes(const hr_records *rs, const char *start, FILE *out)
             fprintf(out, ", %lld steps", (long long)a->steps);
         if (a->restarts > 1)
             fprintf(out, ", %lld restarts", (long long)a->restarts);
+        if (a->targets)
+            fprintf(out, ", %lld targets", (long long)a->targets);
+        if (a->queries && a->queries != a->steps)
+            fprintf(out, ", %lld queries", (long long)a->queries);
         putc('\n', out);
         free(title);
     }

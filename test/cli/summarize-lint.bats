@@ -85,6 +85,29 @@ b["pruning"]["budget"]["inout"] = 0.09; b["pruning"]["density"] = b["pruning"]["
     found mixed
     lint 'A(b, "pgd20").update(images=500, correct=278, accuracy=55.6, balanced=55.6)'
     found mixed
+    lint 'A(a, "aa")["queries"] = 5000; A(b, "aa")["queries"] = 100'
+    found mixed
+    assert_output "mixed: r.json: line 2: aa with eps 0.1, step 0.02, 100 steps, 100 queries, 1000 images; r.json: line 1 with eps 0.1, step 0.02, 100 steps, 5000 queries, 1000 images"
+    # against the first record that has the attack, also where that is not the first record
+    lint 'import copy; c = copy.deepcopy(a); c["attacks"] = c["attacks"][:1]; print(json.dumps(c)); A(b, "aa")["eps"] = 0.05'
+    found mixed
+    assert_output --partial "mixed: r.json: line 3: aa with eps 0.05"
+}
+
+@test "summarize --lint: another data set has its own eps and numbers of images" {
+    lint 'b["data"].update(name="E", images=500); A(b, "clean").update(images=500, correct=405)
+for x in b["attacks"][1:]: x["eps"] = 0.05'
+    assert_success
+    assert_equal "$output$stderr" ""
+}
+
+@test "summarize --lint: one image of many is by chance also where nothing is left" {
+    lint 'for x in b["attacks"][1:]: put(b, x["name"], 0)
+put(b, "pgd20", 1)'
+    assert_success
+    lint 'for x in b["attacks"][1:]: put(b, x["name"], 0)
+put(b, "pgd20", 5)'
+    assert_equal "$(cut -d: -f1 <<<"$output" | sort -u)" order
 }
 
 @test "summarize --lint: fewer strategies than claimed" {

@@ -122,7 +122,7 @@ PY
     record b 0.1 700 600 550 540 | sed 's/"eps": 0.1, "step": 0.025, "steps": 20/"eps": 0.05, "step": 0.025, "steps": 20/' >b.json
     run --separate-stderr summarize a.json b.json
     assert_success
-    assert_equal "${stderr_lines[0]}" "summarize: warning: b.json: line 1: pgd20 with eps 0.05, step 0.025, 20 steps, 1000 images; a.json: line 1 with 0.1, 0.025, 20, 1000"
+    assert_equal "${stderr_lines[0]}" "summarize: warning: b.json: line 1: pgd20 with eps 0.05, step 0.025, 20 steps, 1000 images; a.json: line 1 with eps 0.1, step 0.025, 20 steps, 1000 images"
 }
 
 @test "summarize --history: prints the chain of tools behind a record" {
