@@ -106,7 +106,7 @@ static int verify(char **dirs, int n)
     hr_note("%d products, %d parts of data sets, %d digests: %s", v.products, v.splits, v.digests,
             v.findings ? "not all are in order" : "all in order");
     if (v.findings && hr_tool_finish() == 0)
-        hr_die("%d findings", v.findings);
+        hr_die("%d finding%s", v.findings, v.findings == 1 ? "" : "s");
     return hr_tool_finish();
 }
 
@@ -218,7 +218,7 @@ int main(int argc, char **argv)
         hr_paper_free(paper);
         free(sheets.items);
         if (found && hr_tool_finish() == 0)
-            hr_die("%d findings", found);
+            hr_die("%d finding%s", found, found == 1 ? "" : "s");
         return hr_tool_finish();
     }
     hr_records_compare(&rs, warning, NULL);

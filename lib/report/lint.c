@@ -51,6 +51,21 @@ static const hr_result *result(const hr_record *r, const char *name)
     return NULL;
 }
 
+/* What is left right: of logs that have only balanced accuracies, those. */
+static double left(const hr_result *r)
+{
+    return isnan(r->accuracy) ? r->balanced : r->accuracy;
+}
+
+/* Half of the 95 % interval of `percent`, in points. Logs do not tell of how many images: the published
+ * evaluations took whole test sets, of at least 10,000. */
+static double interval(double percent, int64_t images)
+{
+    double n = images ? (double)images : 10000.0, p = percent / 100.0;
+    p = fmin(fmax(p, 1.0 / (n + 1.0)), n / (n + 1.0)); /* or at 0 and 100 there were none */
+    return 196.0 * sqrt(p * (1.0 - p) / n);
+}
+
 static void order(struct lint *l)
 {
     static const char *const pairs[][2] = {{"fgsm", "pgd10"},  {"fgsm", "pgd20"}, {"fgsm", "aa"},
@@ -60,28 +75,26 @@ static void order(struct lint *l)
         const hr_result *weak = result(l->r, pairs[k][0]), *strong = result(l->r, pairs[k][1]);
         if (!weak || !strong || weak->eps != strong->eps || weak->l2 != strong->l2)
             continue;
-        double n = (double)weak->images, p = weak->accuracy / 100.0;
-        p = fmin(fmax(p, 1.0 / (n + 1.0)), n / (n + 1.0)); /* or at 0 and 100 there were no interval */
-        double half = 196.0 * sqrt(p * (1.0 - p) / n);
-        if (strong->accuracy > weak->accuracy + half)
-            say(l, "order", "%s leaves %.2f, the weaker %s %.2f +- %.2f", strong->name, strong->accuracy,
-                weak->name, weak->accuracy, half);
+        double half = interval(left(weak), weak->images);
+        if (left(strong) > left(weak) + half)
+            say(l, "order", "%s leaves %.2f, the weaker %s %.2f +- %.2f", strong->name, left(strong),
+                weak->name, left(weak), half);
     }
 }
 
 static void collapsed(struct lint *l)
 {
     const hr_result *clean = result(l->r, "clean");
-    if (!clean || l->r->nresults < 2 || clean->accuracy >= 50.0)
+    if (!clean || l->r->nresults < 2 || left(clean) >= 50.0)
         return;
     for (size_t i = 0; i < l->r->nresults; i++) {
         const hr_result *a = &l->r->results[i];
         /* of other images, the share of one class may be another: three standard errors */
         double slack = a->images == clean->images ? 0.0 : 150.0 / sqrt((double)a->images);
-        if (fabs(a->accuracy - clean->accuracy) > slack || (a != clean && a->eps <= 0.0))
+        if (fabs(left(a) - left(clean)) > slack || (a != clean && a->eps <= 0.0))
             return;
     }
-    say(l, "collapsed", "%.2f clean, and no attack leaves less", clean->accuracy);
+    say(l, "collapsed", "%.2f clean, and no attack leaves less", left(clean));
 }
 
 static void budget(struct lint *l, const hr_records *rs)

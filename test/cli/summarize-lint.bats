@@ -43,7 +43,7 @@ EOF
 found() { # found RULE...: those are the findings, in any order, and the status says so
     assert_equal "$(cut -d: -f1 <<<"$output" | sort | tr '\n' ' ')" "$(printf '%s\n' "$@" | sort | tr '\n' ' ')"
     assert_equal "$status" 1
-    assert_equal "$stderr" "summarize: $# findings"
+    assert_equal "$stderr" "summarize: $# finding$([ $# = 1 ] || echo s)"
 }
 
 @test "summarize --lint: records in order pass, also those that differ by chance" {
@@ -61,6 +61,25 @@ found() { # found RULE...: those are the findings, in any order, and the status 
     lint 'put(b, "pgd20", 595)' # above PGD-10 by more than its interval, not above FGSM
     found order
     assert_output "order: r.json: line 2: search-0: pgd20 leaves 59.50, the weaker pgd10 56.00 +- 3.08"
+}
+
+@test "summarize --lint: logs that hold only balanced accuracies are held to the same rules" {
+    local at=logs/vgg16_bn/svhn_weight_010_0/finetune
+    mkdir -p "$at"
+    log() { # CLEAN FGSM PGD CW
+        local by="BALANCED ACC: Benign validation accuracy: $1, Adversarial validation accuracy by"
+        printf '%s\n' "$by FGSM: $2" "$by PGD: $3" "$by CW: $4" >"$at/eval_advs.log"
+        run --separate-stderr summarize --lint --legacy logs
+    }
+    log 88 60 50 49
+    assert_success
+    assert_equal "$output$stderr" ""
+    log 88 60 65 49
+    found order
+    assert_output --partial "pgd20 leaves 65.00, the weaker fgsm 60.00 +- 0.96" # 196 * sqrt(.6 * .4 / 10000)
+    log 10 10 10 10
+    found collapsed
+    assert_output --partial "10.00 clean, and no attack leaves less"
 }
 
 @test "summarize --lint: a network that says the same to everything" {
@@ -143,7 +162,7 @@ c["pruning"]["strategy"] = "search-1"; print(json.dumps(c))'
     run --separate-stderr summarize --lint --checkpoint net.nn --checkpoint other.nn r.json
     assert_equal "$status" 1
     assert_output --regexp "^digest: other.nn: is [0-9a-f]{16}..., which no record measured$"
-    assert_equal "$stderr" "summarize: 1 findings"
+    assert_equal "$stderr" "summarize: 1 finding"
     run -1 --separate-stderr summarize --lint --checkpoint missing.nn r.json
     run -2 summarize --checkpoint net.nn r.json
 }
@@ -159,7 +178,7 @@ c["pruning"]["strategy"] = "search-1"; print(json.dumps(c))'
         adveval -q --threads 1 -d t/test.tfrecord --attacks clean -o r.json net.nn
         run --separate-stderr summarize --lint r.json
         assert_output --regexp "^test set: r.json: line 1: dense: advtrain had the images of test among its inputs$"
-        assert_equal "$stderr" "summarize: 1 findings"
+        assert_equal "$stderr" "summarize: 1 finding"
     done
     # chosen by others, and without a choice
     advtrain $o --stage pretrain --arch resS -d t/test.tfrecord --limit 20 --epochs 1 --select best --eval train.tfrecord -o net.nn

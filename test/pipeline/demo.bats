@@ -407,6 +407,8 @@ assert_same_products() { # assert_same_products RUNS [DATA]
         "dense erk lamp network search-0 uniform "
     mk plots >log 2>&1
     assert_exists "$NET/weight-0.1/strategies.svg"
+    mk plots RUNS="$PWD/nothing" >log 2>&1
+    assert_equal "$(grep -v "^  " log)" "no strategies under $PWD/nothing yet"
     # the paper's layout: uniform against searched; the rules are left out
     assert_line_of "$RUNS/compare.txt" '^resS +hydra +0.1 +1 +\| '
     local f
