@@ -180,6 +180,8 @@ int main(int argc, char **argv)
         hr_usage("--published goes with --compare");
     if (accuracy == HR_ACC_PUBLISHED && !compare)
         hr_usage("--accuracy published goes with --compare");
+    if (accuracy == HR_ACC_BOTH && compare)
+        hr_usage("--accuracy both is not for --compare");
     if ((cell || manifests.n) && !history)
         hr_usage("--cell and --manifest go with --history");
     if (verification)

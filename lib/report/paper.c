@@ -161,11 +161,10 @@ int hr_paper_add_records(hr_paper *p, const hr_records *rs, enum hr_accuracy acc
                 if (strcmp(r->results[a].name, attack_names[k]) == 0)
                     run.value[k] = balanced ? r->results[a].balanced : r->results[a].accuracy;
         }
-        int rc =
-            hr_paper_add_run(p, r->where,
-                             hr_paper_row(p, r->data, r->reg, r->arch,
-                                          r->method ? r->method : hr_history_method(r->history), r->rate),
-                             kind == HR_KIND_UNIFORM, &run, err);
+        struct row *row = hr_paper_row(p, r->data, r->reg, r->arch,
+                                       r->method ? r->method : hr_history_method(r->history), r->rate);
+        row->balanced = balanced;
+        int rc = hr_paper_add_run(p, r->where, row, kind == HR_KIND_UNIFORM, &run, err);
         if (rc)
             return rc;
     }
@@ -203,6 +202,12 @@ static struct shown published(const hr_paper *p, const struct row *r, int k)
     return (struct shown){.uniform = NAN, .mean = NAN, .std = NAN, .diff = NAN};
 }
 
+/* Readers must not take one for the other. */
+static const char *accuracy_of(const struct row *r)
+{
+    return r->balanced ? ", balanced accuracy" : "";
+}
+
 static int columns_of(const hr_paper *p)
 {
     return p->has_aa ? ATTACKS : AA;
@@ -223,8 +228,8 @@ static void write_text(const hr_paper *p, FILE *out)
     for (size_t i = 0; i < p->n; i++) {
         const struct row *r = &p->row[i];
         if (i == 0 || !same_block(r - 1, r->data, r->reg)) {
-            fprintf(out, "%s%s, %s pruning: uniform, searched (mean +- deviation), difference\n",
-                    i ? "\n" : "", r->data, r->reg);
+            fprintf(out, "%s%s, %s pruning%s: uniform, searched (mean +- deviation), difference\n",
+                    i ? "\n" : "", r->data, r->reg, accuracy_of(r));
             fprintf(out, "%-10s %-6s %5s %2s", "network", "method", "rate", "n");
             for (int k = 0; k < columns; k++)
                 fprintf(out, p->published ? "  | %-26s published           " : "  | %-26s", titles[k]);
@@ -367,7 +372,7 @@ static void write_latex(const hr_paper *p, FILE *out)
         if (i == 0 || !same_block(r - 1, r->data, r->reg)) {
             fprintf(out, "\\midrule\n\\multicolumn{%d}{l}{", 3 + groups * columns);
             put_latex(out, r->data);
-            fprintf(out, ", %s pruning} \\\\\n", r->reg);
+            fprintf(out, ", %s pruning%s} \\\\\n", r->reg, accuracy_of(r));
         }
         latex_row(p, r, out);
     }

@@ -14,6 +14,7 @@ struct run {
 struct row {
     char *data, *reg, *arch, *method;
     double rate;
+    bool balanced; /* accuracies are means over classes */
     struct run uniform[HR_MAX_RUNS], searched[HR_MAX_RUNS];
     int nuniform, nsearched;
 };

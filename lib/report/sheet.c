@@ -172,6 +172,7 @@ static int sheet_row(hr_paper *p, const struct sheet *s, const char *data, const
                        s->name, s->line);
     struct row *r = hr_paper_row(p, data, reg, known(archs, HR_COUNT(archs), arch),
                                  known(methods, HR_COUNT(methods), method), rate);
+    r->balanced = strcmp(data, "SVHN") == 0;
     if (r->nuniform + r->nsearched)
         return hr_fail(err, HR_EFORMAT, "%s: line %d: %s, %s, rate %g is there twice", s->name, s->line,
                        r->arch, r->method, r->rate);

@@ -83,7 +83,7 @@ assert cells == ["network", "method", "rate"] + 3 * [t.replace("&", r"\&") for t
 for l in tex.splitlines():
     if l.startswith("resS"):
         assert len(re.split(r"(?<!\\)&", l)) == columns, l
-assert re.findall(r"{l}{(.*?)} ", tex) == ["SVHN, channel pruning", "SVHN, weight pruning"]
+assert re.findall(r"{l}{(.*?)} ", tex) == ["SVHN, %s pruning, balanced accuracy" % reg for reg in ("channel", "weight")]
 assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 1 and tex.count(r"\midrule") == 2
 # text: under each title its column
 head, row = open("t.txt").read().splitlines()[1:3]

@@ -52,6 +52,12 @@ assert (r["uniform_runs"], r["searched_runs"], r["clean_uniform"], r["clean_mean
 assert rows["SVHN", "channel", "wrn_28_4", "hydra", "0.5"]["clean_mean"] == "65" # balanced
 assert rows["CIFAR10", "weight", "vgg16_bn", "radmm", "0.1"]["pgd10_mean"] == "48"
 EOF
+    # the table says which accuracy it shows
+    summarize -q --compare -a published --legacy logs --latex t.tex >t.txt 2>/dev/null
+    assert_file_contains t.txt '^SVHN, channel pruning, balanced accuracy: uniform'
+    assert_file_contains t.tex '{SVHN, channel pruning, balanced accuracy}'
+    assert_file_contains t.txt '^CIFAR10, weight pruning: uniform'
+    run -2 summarize --compare -a both --legacy logs
     run -1 --separate-stderr summarize --compare --legacy logs --legacy logs/hydra-nonuniform
     assert_regex "$stderr" "the same network as in"
 }
