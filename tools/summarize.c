@@ -174,8 +174,8 @@ int main(int argc, char **argv)
         hr_usage(verification ? "a directory is missing" : "a record is missing");
     if (sheets.n && !compare && !lint)
         hr_usage("--sheet goes with --compare and --lint");
-    if (checkpoints.n && !lint)
-        hr_usage("--checkpoint goes with --lint");
+    if ((checkpoints.n || claim) && !lint)
+        hr_usage("--checkpoint and --claim go with --lint");
     if (published && !compare)
         hr_usage("--published goes with --compare");
     if (accuracy == HR_ACC_PUBLISHED && !compare)

@@ -176,17 +176,33 @@ static bool same_row(const hr_record *a, const hr_record *b)
            !strcmp(a->data, b->data) && !strcmp(method_of(a), method_of(b));
 }
 
+static bool searched_or_uniform(const hr_record *r)
+{
+    return r->pruned && hr_kind_of(r->strategy) != HR_KIND_OTHER;
+}
+
+/* Whom a row's lack is said of: its first searched network, or, where there is none, the first uniform one.
+ */
+static const hr_record *teller(const hr_record *of, const hr_records *rs)
+{
+    const hr_record *first = NULL;
+    for (size_t i = 0; i < rs->n; i++) {
+        const hr_record *r = &rs->r[i];
+        if (searched_or_uniform(r) && same_row(r, of) && (!first || (searched(r) && !searched(first))))
+            first = r;
+    }
+    return first;
+}
+
 static void claimed(struct lint *l, const hr_records *rs, int claim)
 {
     int n = 0;
-    if (!claim || !searched(l->r))
+    if (!claim || !searched_or_uniform(l->r) || teller(l->r, rs) != l->r)
         return;
     for (size_t i = 0; i < rs->n; i++) {
         const hr_record *r = &rs->r[i];
         if (!searched(r) || !same_row(r, l->r))
             continue;
-        if (r < l->r)
-            return; /* said there */
         bool counted = false;
         for (const hr_record *q = l->r; q < r && !counted; q++)
             counted = searched(q) && same_row(q, r) &&

@@ -133,6 +133,10 @@ put(b, "pgd20", 5)'
     lint 'pass' --claim 5
     found claim
     assert_output "claim: r.json: line 2: search-0: 1 searched strategies of resS weight 0.1, 5 are claimed"
+    lint 'b["pruning"]["strategy"] = "erk"' --claim 5 # none at all
+    found claim
+    assert_output "claim: r.json: line 1: uniform:0.1: 0 searched strategies of resS weight 0.1, 5 are claimed"
+    run -2 --separate-stderr summarize --claim 5 r.json
     # a third record is another strategy, the same one again, the same network under another name, or of another method
     local third='import copy; c = copy.deepcopy(b); c["model"]["digest"] = c["history"]["inputs"][0]["sha256"] = "%064x" % 3
 c["pruning"]["strategy"] = "search-1"; print(json.dumps(c))'
@@ -142,7 +146,7 @@ c["pruning"]["strategy"] = "search-1"; print(json.dumps(c))'
     found claim
     lint "${third/'% 3'/'% 2'}" --claim 2
     found claim
-    lint "H(b)['options'] = dict(stage='prune'); ${third/'; print'/'; H(c)["options"] = dict(stage="admm"); print'}" --claim 2
+    lint "H(a)['options'] = H(b)['options'] = dict(stage='prune'); ${third/'; print'/'; H(c)["options"] = dict(stage="admm"); print'}" --claim 2
     found claim claim
 }
 
