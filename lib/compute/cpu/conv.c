@@ -356,18 +356,29 @@ static void point_plain(const float **ptr, const float *first, size_t width, int
         ptr[i] = ptr[i - 1];
 }
 
+/* Taps from t on, of the window with offsets o, whose pixels lie side by side: the rest of the window's row,
+ * if all of it is in the map. */
+static int taps_in_line(const hr_conv *c, const int32_t *o, int t)
+{
+    int end = (t / c->kw + 1) * c->kw;
+    return o[t] >= 0 && o[end - 1] >= 0 ? end - t : 1;
+}
+
 /* Copy rows [r0, r0+n) of A together: col (n, taps*ci). */
 static void gather_rows(const hr_conv *c, const float *x, int r0, int n, float *col)
 {
-    int per_sample = c->hout * c->wout, ci = c->ci;
+    int per_sample = c->hout * c->wout;
     size_t sample = (size_t)c->hin * c->win * c->ci;
     row at = row_at(r0, per_sample);
     for (int i = 0; i < n; i++) {
         const int32_t *o = c->off + (size_t)at.p * (size_t)c->taps;
         const float *xs = x + (size_t)at.s * sample;
-        for (int t = 0; t < c->taps; t++)
-            for (int j = 0; j < ci; j++)
-                *col++ = o[t] < 0 ? 0 : xs[o[t] + j];
+        for (int t = 0, run; t < c->taps; t += run) {
+            run = taps_in_line(c, o, t);
+            size_t len = (size_t)(run * c->ci);
+            memcpy(col, o[t] < 0 ? hr_zeros : xs + o[t], len * sizeof *col);
+            col += len;
+        }
         row_next(&at, per_sample);
     }
 }
@@ -488,10 +499,18 @@ static void dx_gathered(const hr_conv *c, const hr_kernels *k, const float *dy, 
     if (!add)
         memset(dx, 0, (size_t)c->hin * c->win * c->ci * sizeof *dx);
     const float *a = w->val;
-    for (int i = 0; i < pixels * c->taps; i++, a += c->ci)
-        if (c->off[i] >= 0)
-            for (int j = 0; j < c->ci; j++)
-                dx[c->off[i] + j] += a[j];
+    for (int p = 0; p < pixels; p++) {
+        const int32_t *o = c->off + (size_t)p * (size_t)c->taps;
+        for (int t = 0, run; t < c->taps; t += run) {
+            run = taps_in_line(c, o, t);
+            int len = o[t] >= 0 ? run * c->ci : 0;
+            float *to = dx + (len ? o[t] : 0);
+#pragma omp simd
+            for (int j = 0; j < len; j++)
+                to[j] += a[j];
+            a += run * c->ci;
+        }
+    }
 }
 
 void hr_conv_dx(const hr_conv *c, const hr_kernels *k, const float *dy, int ns, float *dx,
