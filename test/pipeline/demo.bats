@@ -288,7 +288,7 @@ FashionMNIST,resS,lamp,weight,0.1"
     rm "$RUNS/demo/weight/table.txt"
     mkdir empty
     run -2 --separate-stderr mk BUILD="$PWD/empty" PATH=/usr/bin:/bin demo-stages
-    assert_regex "$stderr" "summarize: command not found"
+    assert_regex "$stderr" "summarize: not found"
     assert_not_exists "$RUNS/demo/weight/table.txt"
 }
 
@@ -340,8 +340,9 @@ assert_same_products() { # assert_same_products RUNS [DATA]
     touch log
     for seconds in 0.3 0.1 0.2 0.5 0.1 0.3; do
         began=$(grep -c '^>> ' log) || true
-        # a process group of its own, as in a terminal; shells start background jobs with SIGINT ignored
-        env --default-signal=INT setsid bash -c 'mk demo-stages RUNS="$PWD/again" THREADS=1' >>log 2>&1 &
+        # a process group of its own, as in a terminal, with make in front; shells start background jobs with SIGINT ignored
+        env --default-signal=INT setsid bash -c 'make() { exec make "$@"; }; mk demo-stages RUNS="$PWD/again" THREADS=1' \
+            >>log 2>&1 &
         pid=$!
         until [ "$(grep -c '^>> ' log)" -gt "$began" ] || ! kill -0 $pid; do sleep 0.02; done # a stage has begun
         sleep $seconds
@@ -349,7 +350,9 @@ assert_same_products() { # assert_same_products RUNS [DATA]
         status=0
         wait $pid || status=$?
         [ "$status" -ne 0 ] || break # done just then
-        assert_equal "$status" 130   # make's way: by the signal, after its children
+        # make's way: by the signal, after its children; 2 where its handler took a child from under its own wait
+        # ("wait: No child processes", make 4.3, once in some hundred)
+        [ "$status" -eq 130 ] || assert_equal "$status" 2
         interrupted=$((interrupted + 1))
     done
     [ "$interrupted" -ge 2 ]

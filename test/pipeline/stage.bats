@@ -35,7 +35,7 @@ wait_for() { # wait_for FILE PID
     assert_equal "$(sed 's/[0-9.]* s$/N s/' <<<"$stderr")" ">> out
    words: a b c
    N s"
-    assert_equal "$(sed 's/[0-9.]* s$/N s/' out.log)" '$ tool a b\ c
+    assert_equal "$(sed 's/[0-9.]* s$/N s/' out.log)" '$ tool a '\''b c'\''
 words: a b c
 status 0 after N s'
     run -3 "$STAGE" out tool fail
