@@ -28,6 +28,11 @@ SIDE = {"ResNet50": int(os.environ.get("SIDE", 64)), "resS": 28}
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 # float32 through at most 53 layers; in units of the largest logit. PyTorch's own float32 is as far from float64.
 LOGITS_BOUND = 1e-4
+# Ten steps along the sign of the gradient turn a rounding error into another adversarial image: margins behind PGD
+# (the label's logit less the largest other) then differ by up to 0.09 between two implementations, half of them by less
+# than 0.01. An image that both decide by less than UNDECIDED can fall to either side; with a few images that is more
+# than 0.2 points, so those are asked for from ENOUGH images on. Half of all margins must be closer than MEDIAN_BOUND.
+UNDECIDED, MEDIAN_BOUND, ENOUGH = 0.1, 0.02, 500
 
 
 def images(arch, n, seed):
@@ -159,6 +164,23 @@ def attack(net, x, y, noise):
     return adv.detach()
 
 
+def margins(logits, labels):
+    own = labels[:, None] == np.arange(logits.shape[1])
+    return logits[own] - np.where(own, -np.inf, logits).max(1)
+
+
+def same_outcomes(ours, theirs):
+    """Do two attacks on the same images, whose margins these are, come to the same?"""
+    flipped = (ours > 0) != (theirs > 0)
+    decided = np.maximum(np.abs(ours), np.abs(theirs)) > UNDECIDED
+    points = 100 * abs((ours > 0).mean() - (theirs > 0).mean())
+    return (
+        not (flipped & decided).any()
+        and np.median(np.abs(ours - theirs)) <= MEDIAN_BOUND
+        and (points <= 0.2 or len(ours) < ENOUGH)
+    )
+
+
 def converted(path, nn, *options):
     subprocess.run(["torch2nn", "-q", "-o", nn, *options, path], check=True)
 
@@ -192,7 +214,8 @@ def compare(peer_run, arch, n, ways, options):
     told = (arch, "+".join(ways), error, *clean, *robust)
     print("%s %s: logits differ by %.2g, clean %.2f and %.2f, pgd %.2f and %.2f" % told, flush=True)
     good = error < LOGITS_BOUND and (ours.argmax(1) == theirs.argmax(1)).all() and clean[0] == clean[1]
-    return good and abs(robust[0] - robust[1]) <= 0.2 and EPS / 2 < np.abs(noise).max() <= EPS * 1.001
+    good = good and same_outcomes(margins(ours_adv, labels), margins(theirs_adv, labels))
+    return good and EPS / 2 < np.abs(noise).max() <= EPS * 1.001
 
 
 def same(peer_run, arch, n, *cases):
