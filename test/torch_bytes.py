@@ -164,9 +164,9 @@ def program(body):
     return b"\x80\x02" + body + b"."
 
 
-def raw_tensor(shape, stride=(1,), offset=0, numel=4, kind="FloatStorage", key="0", module_="torch"):
+def raw_tensor(shape, stride=(1,), offset=0, numel=4, kind="FloatStorage", key="0", module_="torch", metadata=b""):
     storage = t(s("storage"), g(module_, kind), s(key), s("cpu"), i(numel)) + b"Q"
-    args = t(storage, i(offset), t(*map(i, shape)), t(*map(i, stride)), b"\x89", b"}")
+    args = t(storage, i(offset), t(*map(i, shape)), t(*map(i, stride)), b"\x89", b"}", metadata)
     return g("torch._utils", "_rebuild_tensor_v2") + args + b"R"
 
 
@@ -291,7 +291,8 @@ def ages(b):
     pairs = program(g("collections", "OrderedDict") + b"(]" + b"".join(b"](" + s(k) + raw(v) + b"ea" for k, v in state.items()) + b"tR")
     accepted(b, net, "list of pairs", zip_of(pairs, storages))
     device = Call(torch.device, "cuda", 0)
-    things = {"args": argparse.Namespace(lr=0.1), "device": device, "size": Call(torch.Size, (3, 4)), "odd": [1 << 70, -1.5, None, b"x", {1, 2}, 3 + 4j]}
+    things = {"args": argparse.Namespace(lr=0.1), "device": device, "size": Call(torch.Size, (3, 4)), "odd": [1 << 70, -1.5, None, b"x", {1, 2}, 3 + 4j],
+              "method": Call(getattr, argparse.Namespace(), "_get_kwargs"), "kind": Call(type, None)}
     for protocol in (2, 4):
         for key in ("state_dict", "net", "model"):
             accepted(b, net, key, zip_of(pickled(dict(things, epoch=3, **{key: state}), protocol), storages))
@@ -299,7 +300,7 @@ def ages(b):
     best = Storage("best", bytes(4))
     accepted(b, net, "a tensor beside", zip_of(pickled({"best_prec1": tensor(best, ()), "state_dict": state}), storages + [best]))
     accepted(b, net, "both", zip_of(pickled({"state_dict": 7, "net": state}), storages))
-    for prefix in ["module.", "_orig_mod.", "module.basic_model.", "basic_model.module.", "1.", "module.1.", "model.module."]:
+    for prefix in ["module.", "_orig_mod.", "module.basic_model.", "basic_model.module.", "1.", "module.1.", "model.module.", "_module.", "_fsdp_wrapped_module.", "backbone."]:
         accepted(b, net, prefix, zip_of(pickled(old((prefix + k, v) for k, v in state.items())), storages))
     unused = Storage("unused", noise(400))
     momentum = {"state_dict": state, "optimizer": {"state": {0: {"momentum_buffer": tensor(unused, (100,))}}}}
@@ -314,6 +315,17 @@ def ages(b):
     shape, data = net.tensors[first]
     scored = old(state, **{"conv1.popup_scores": tensor(Storage("s", bytes(4 * shape[1])), (1, shape[1], 1, 1))})
     accepted(b, net, "channel scores", zip_of(pickled(scored), storages + [Storage("s", bytes(4 * shape[1]))]), extra=["conv1.popup_scores"])
+    averaged = old([("n_averaged", tensor(counter, ()))] + [("module." + k, v) for k, v in state.items()])
+    accepted(b, net, "averaged weights", zip_of(pickled(averaged), storages + [counter]), "--bare")
+    # the legacy form asks for a pickled module's class by a persistent id
+    loss = t(s("module"), g("torch.nn", "CrossEntropyLoss"), s("loss.py"), s("class CrossEntropyLoss: ...")) + b"Q)\x81" + d(training=b"\x88") + b"b"
+    body = d(state_dict=b"}(" + b"".join(s(k) + raw(v) for k, v in state.items()) + b"u", criterion=loss)
+    data = [struct.pack("<q", st.numel) + st.data for st in storages]
+    head = pickled(MAGIC) + pickled(1001) + pickled(LITTLE) + program(body)
+    accepted(b, net, "a loss beside, legacy", head + pickled([st.key for st in storages]) + b"".join(data))
+    plain = d(neg=b"\x89", conj=b"\x89")
+    rows = b"".join(s(k) + raw_tensor(v.args[2], v.args[3], v.args[1], v.args[0].numel, key=v.args[0].key, metadata=plain) for k, v in state.items())
+    accepted(b, net, "metadata that says nothing", zip_of(program(b"}(" + rows + b"u"), storages))
     # archives around it, and standard input
     write("x.pth", zip_of(pickled(state), storages))
     write("around.zip", zipped([("readme", b"hello"), ("nets/x.pth.tar", read("x.pth"))], deflate=["nets/x.pth.tar"]))
@@ -350,7 +362,7 @@ def pickles(b):
     run = b"(" + s("echo hacked >out.txt") + b"tR"
     for module_, name in [
         ("os", "system"), ("posix", "system"), ("nt", "system"), ("subprocess", "Popen"), ("builtins", "eval"), ("builtins", "exec"),
-        ("__builtin__", "apply"), ("builtins", "getattr"), ("runpy", "_run_code"), ("sys", "exit"), ("pty", "spawn"),
+        ("__builtin__", "apply"), ("cProfile", "run"), ("runpy", "_run_code"), ("sys", "exit"), ("pty", "spawn"),
         ("importlib", "import_module"), ("socket", "socket"), ("os.path", "join"), ("operator", "attrgetter"), ("pickle", "loads"),
     ]:
         refuse(b, zip_program(g(module_, name) + run), "names %s.%s, which only an attack does; nothing was run" % (module_, name))
@@ -372,7 +384,9 @@ def pickles(b):
     # a class that we do not know is remembered by its name and never called
     refuse(b, zip_program(g("models", "ResNet") + b")R" + d(a=b"N") + b"b"), "is a pickled models.ResNet, whose class would have to be run")
     refuse(b, zip_program(d(model=g("models", "ResNet") + b")\x81")), "'model' is a pickled models.ResNet")
-    refuse(b, zip_program(d(x=g("torch._utils", "_rebuild_qtensor") + b")R")), "a dict without tensors")
+    network = t(s("module"), g("models", "ResNet"), s("models.py"), s("class ResNet: ...")) + b"Q"
+    legacy = pickled(MAGIC) + pickled(1001) + pickled(LITTLE)
+    refuse(b, legacy + program(network + b")\x81" + d(a=b"N") + b"b") + pickled([]), "is a pickled models.ResNet, whose class")
 
     for deep in [b"(" * 200000, b"]" * 200000, b"]" * 5000 + b"a" * 4999, b")" + b"\x85" * 200000, b"}" + (s("a") + b"}") * 5000 + b"s" * 5000]:
         refuse(b, zip_program(deep), "nests deeper" if deep[:2] != b"]]" or b"a" in deep else "a dict of tensors is needed")
@@ -393,7 +407,9 @@ def pickles(b):
         (b"c\n\n", "a name that is none"), (b"cx y\nz\n", "a name that is none"), (b"NN\x93", "names a class by"), (b"Fx\n", "a float that is none"),
         (b"Sabc\n", "without quotes"), (b"NQ", "refers to something outside"), (b"Pabc\n", "refers to something outside"),
         (t(s("storage"), g("os2", "X"), s("0"), s("cpu"), i(1)) + b"Q", "unknown type os2.X"),
-        (t(s("module"), g("torch", "X"), s("0"), s("cpu"), i(1)) + b"Q", "no storage"),
+        (t(s("module"), g("os", "system"), s("0"), s("cpu")) + b"Q", "names os.system"),
+        (t(s("module"), s("os.system"), s("0"), s("cpu")) + b"Q", "no storage"),
+        (t(s("model"), g("torch", "X"), s("0"), s("cpu"), i(1)) + b"Q", "no storage"),
         (t(s("storage"), g("torch", "FloatStorage"), s("0"), s("cpu"), i(-1)) + b"Q", "-1 elements"),
         (t(s("storage"), g("torch", "FloatStorage"), s("0"), s("cpu"), i(1 << 62)) + b"Q", "elements"),
         (t(s("storage"), g("torch", "FloatStorage"), s("0"), s("cpu"), i(1 << 80)) + b"Q", "no storage"),
@@ -436,6 +452,9 @@ def tensors(b):
         (raw_tensor((), (), 0, n), "of another shape (%s is a scalar" % first),
         (raw_tensor([1 << 40, 1 << 40, 3, 3], [0, 0, 0, 0], 0, n), "of another shape"),
         (b"N", "1 missing (%s)" % first),
+        (raw_tensor(shape, own, 0, n, metadata=d(neg=b"\x88")), "'%s' is a negated view" % first),
+        (g("torch._utils", "_rebuild_qtensor") + b")R", "'%s' is sparse, quantised or without data" % first),
+        (g("torch._utils", "_rebuild_sparse_tensor") + b")R", "'%s' is sparse" % first),
         (raw_tensor(shape, own, 0, n, "ShortStorage"), "of type int16"),
         (raw_tensor(shape, own, 0, n, "NoStorage"), "unknown type torch.NoStorage"),
         (raw_tensor(shape, own, 0, n, key="none"), "record a/data/none is missing"),

@@ -374,7 +374,8 @@ static bool memo_number(hr_pickle *p, unsigned bytes, bool (*act)(hr_pickle *, u
 /* ---- names -------------------------------------------------------------------------------------------- */
 
 /* Names that no checkpoint has a use for and every attack has. Nothing would be run anyway; but whoever holds
- * such a file should know. A module stands for all below it; "builtins" are listed by name. */
+ * such a file should know. A module stands for all below it; "builtins" are listed by name. getattr is how
+ * Python itself writes methods and members of an Enum: OneCycleLR's anneal_func in a scheduler's state. */
 static bool hostile(const char *name)
 {
     static const char *const modules[] = {"os",        "posix",
@@ -390,15 +391,16 @@ static bool hostile(const char *name)
                                           "asyncio",   "threading",
                                           "signal",    "http",
                                           "urllib",    "marshal",
-                                          "operator",  "functools",
+                                          "operator",  "cProfile",
                                           "pip",       "ssl",
                                           "requests",  "multiprocessing",
                                           "imp",       "_posixsubprocess",
                                           "builtins.", "__builtin__."};
-    static const char *const harmless[] = {"set",    "frozenset", "slice",   "complex",        "int",
-                                           "float",  "bool",      "list",    "dict",           "tuple",
-                                           "str",    "bytes",     "unicode", "long",           "range",
-                                           "xrange", "bytearray", "object",  "NotImplemented", "Ellipsis"};
+    static const char *const harmless[] = {"set",     "frozenset", "slice",   "complex",        "int",
+                                           "float",   "bool",      "list",    "dict",           "tuple",
+                                           "str",     "bytes",     "unicode", "long",           "range",
+                                           "xrange",  "bytearray", "object",  "NotImplemented", "Ellipsis",
+                                           "getattr", "type"};
     for (size_t i = 0; i < HR_COUNT(modules); i++) {
         size_t n = strlen(modules[i]);
         if (strncmp(name, modules[i], n) != 0)

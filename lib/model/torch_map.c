@@ -1,19 +1,24 @@
 /* lib/model/torch_map.c -- which network is this? From the tensors of a checkpoint to a graph of the zoo.
  *
  * People wrap networks before they save them, so keys carry prefixes: nn.DataParallel's "module.",
- * torch.compile's
- * "_orig_mod.", R-ADMM's "basic_model.", "0." and "1." of nn.Sequential(Normalize, net), and combinations. No
- * key of the zoo begins with these words; all of them are taken off. Two keys that become one are refused.
+ * torch.compile's "_orig_mod.", R-ADMM's "basic_model.", Opacus' "_module.", "0." and "1." of
+ * nn.Sequential(Normalize, net), and combinations. No key of the zoo begins with these words; all of them are
+ * taken off. Two keys that become one are refused.
  *
  * Every architecture of the zoo is built without memory, with the checkpoint's image channels and classes,
  * and compared by names and shapes. Beside the graph's own tensors a checkpoint may hold
+ *
  *   BN.num_batches_tracked             PyTorch's counter
+ *   n_averaged                         that of torch.optim.swa_utils.AveragedModel
  *   LAYER.popup_scores, LAYER.k_score  HYDRA's and HARP's (scores of the weight's shape, one per input
- * channel, or one per output: what HYDRA's channel mode holds before its scaled init) sub_block1.* an unused
- * copy of block1 in HYDRA's wrn_28_4 admm: {ADMM_U, ADMM_Z}             R-ADMM's variables, one each per
- * weight; here KEY.admm_U and KEY.admm_Z mean, std                          of a Normalize module in front;
- * they become the normalize node Anything else is surplus, and a network with surplus tensors is another
- * network. */
+ *                                      channel, or one per output: what HYDRA's channel mode holds before its
+ *                                      scaled init)
+ *   sub_block1.*                       an unused copy of block1 in HYDRA's wrn_28_4
+ *   admm: {ADMM_U, ADMM_Z}             R-ADMM's variables, one each per weight; here KEY.admm_U and
+ * KEY.admm_Z mean, std                          of a Normalize module in front; they become the normalize
+ * node
+ *
+ * Anything else is surplus, and a network with surplus tensors is another network. */
 #include "model/torch_file.h"
 
 #include <stdlib.h>
@@ -38,8 +43,10 @@ struct map {
 
 static const char *unwrap(const char *key)
 {
-    static const char *const words[] = {"module.", "_orig_mod.", "basic_model.", "model.",   "net.",
-                                        "0.",      "1.",         "normalize.",   "network.", "normalizer."};
+    static const char *const words[] = {"module.",  "_orig_mod.",  "basic_model.", "model.",
+                                        "net.",     "0.",          "1.",           "normalize.",
+                                        "network.", "normalizer.", "_module.",     "_fsdp_wrapped_module.",
+                                        "backbone."};
     for (size_t i = 0; i < HR_COUNT(words); i++) {
         size_t n = strlen(words[i]);
         if (strncmp(key, words[i], n) == 0 && key[n])
@@ -125,7 +132,7 @@ static const hr_tensor *sibling(const hr_tensor **sorted, int n, const char *nam
 static bool is_extra(const hr_tensor **sorted, int n, const char *name, const struct hr_view *v)
 {
     const hr_tensor *t;
-    if (sibling(sorted, n, name, "num_batches_tracked", "running_mean") ||
+    if (strcmp(name, "n_averaged") == 0 || sibling(sorted, n, name, "num_batches_tracked", "running_mean") ||
         sibling(sorted, n, name, "k_score", "weight"))
         return is_scalar(v);
     if ((t = sibling(sorted, n, name, "popup_scores", "weight")) != NULL) {

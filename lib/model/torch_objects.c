@@ -1,10 +1,14 @@
 /* lib/model/torch_objects.c -- what the pickles of torch.save mean: storages, tensors, and dicts of them.
  *
  * The names that have a meaning here (torch/_utils.py, torch/serialization.py, collections):
+ *
  *   persistent id ('storage', torch.FloatStorage, key, location, numel[, view])   a storage; PyTorch up to
- * 0.3 also stored views (key, offset, numel) on storages torch._utils._rebuild_tensor(storage, offset, size,
- * stride) torch._utils._rebuild_tensor_v2(..., requires_grad, hooks[, metadata])
+ *       0.3 also stored views (key, offset, numel) on storages
+ *   persistent id ('module', class, file, source)   in the legacy form: the class of a network or a loss
+ *   torch._utils._rebuild_tensor(storage, offset, size, stride)
+ *   torch._utils._rebuild_tensor_v2(..., requires_grad, hooks[, metadata])
  *   torch._utils._rebuild_tensor_v3(..., requires_grad, hooks, dtype[, metadata])   on untyped storages
+ *   any other torch._utils._rebuild_...tensor...   sparse, quantised or without data: a tensor we cannot use
  *   torch._utils._rebuild_parameter(tensor, ...), torch._utils._rebuild_parameter_with_state(tensor, ...)
  *   torch._tensor._rebuild_from_type_v2(function, class, args, state)
  *   collections.OrderedDict([pairs]), collections.defaultdict, torch.Size(tuple)
@@ -128,6 +132,12 @@ static hr_pk *persistent(void *ctx, hr_pickle *p, const hr_pk *id, hr_err *err)
     struct hr_torch_file *f = ctx;
     const hr_pk *class = id->type == HR_PK_TUPLE ? item(id, 1) : NULL, *key = class ? item(id, 2) : NULL,
                 *numel = key ? item(id, 4) : NULL, *view = numel ? item(id, 5) : NULL;
+    if (class && class->type == HR_PK_GLOBAL && hr_pk_is_str(item(id, 0), "module")) {
+        hr_pk *v = hr_pickle_value(p, HR_PK_GLOBAL, err);
+        if (v)
+            v->u = class->u;
+        return v;
+    }
     if (!numel || !hr_pk_is_str(item(id, 0), "storage") || class->type != HR_PK_GLOBAL ||
         key->type != HR_PK_STR || numel->type != HR_PK_INT) {
         hr_fail(err, HR_EFORMAT, "%s: its pickle refers to something outside that is no storage", f->name);
@@ -158,6 +168,24 @@ static hr_pk *persistent(void *ctx, hr_pickle *p, const hr_pk *id, hr_err *err)
     return v;
 }
 
+/* A tensor that nobody may ask for; why ends a sentence that begins with its name. */
+static hr_pk *unusable(hr_pickle *p, const char *why, hr_err *err)
+{
+    hr_pk *v = hr_pickle_value(p, HR_PK_TENSOR, err);
+    if (v && (v->u.tensor = hr_pickle_alloc(p, sizeof *v->u.tensor, err)) == NULL)
+        return NULL;
+    if (v)
+        v->u.tensor->bad = why;
+    return v;
+}
+
+/* Is the bit of that name set in a tensor's metadata? */
+static bool flagged(const hr_pk *metadata, const char *bit)
+{
+    const hr_pk *v = metadata && metadata->type == HR_PK_DICT ? hr_pk_get(metadata, bit) : NULL;
+    return v && v->type == HR_PK_BOOL && v->u.i;
+}
+
 /* (storage, offset, size, stride): element is that of v3's dtype, or -1. */
 static hr_pk *rebuild(hr_pickle *p, const hr_pk *args, const hr_pk *dtype, bool v3, hr_err *err)
 {
@@ -183,6 +211,8 @@ static hr_pk *rebuild(hr_pickle *p, const hr_pk *args, const hr_pk *dtype, bool 
         if (t->element < 0)
             t->bad = "has an unknown dtype";
     }
+    if (flagged(item(args, v3 ? 7 : 6), "neg"))
+        t->bad = "is a negated view of other values (PyTorch's neg bit); save it after resolve_neg()";
     t->storage = storage->u.storage.index;
     t->offset = storage->u.storage.offset;
     t->numel = storage->u.storage.numel;
@@ -240,6 +270,8 @@ static hr_pk *call_named(hr_pickle *p, const hr_pk *function, const hr_pk *args,
     if (strcmp(name, "torch._tensor._rebuild_from_type_v2") == 0 && !inner && first &&
         first->type == HR_PK_GLOBAL && item(args, 2) && item(args, 2)->type == HR_PK_TUPLE)
         return call_named(p, first, item(args, 2), true, err);
+    if (strncmp(name, "torch._utils._rebuild_", 22) == 0 && strstr(name, "tensor"))
+        return unusable(p, "is sparse, quantised or without data, which we cannot use", err);
     if (strcmp(name, "collections.OrderedDict") == 0)
         return dict_of(p, first, err);
     if (strcmp(name, "collections.defaultdict") == 0)
