@@ -510,6 +510,14 @@ def containers(b):
     refuse(b, without_sums(zipped(records), "data/0"), "a/data/0 is cut short or damaged: its CRC-32 is another")
     refuse(b, zipped(records[:2] + records[1:]), "holds a/data/0 twice")
     refuse(b, zipped([("a/data.pkl", good[:-1])] + records[1:]), "is cut short")
+    # the first storage's record lies within the pickle, as bytes that it drops
+    inner = zipped(records[1:2])
+    head, entry = inner[: inner.index(b"PK\1\2")], inner[inner.index(b"PK\1\2") : inner.index(b"PK\5\6")]
+    outer = zipped([("a/data.pkl", good[:2] + b"B" + struct.pack("<I", len(head)) + head + b"0" + good[2:])] + records[2:])
+    place, directory = outer.index(head), outer.index(b"PK\1\2")
+    listed = outer[directory : outer.rindex(b"PK\5\6")] + entry[:42] + struct.pack("<I", place) + entry[46:]
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, len(records), len(records), len(listed), directory, 0)
+    refuse(b, outer[:directory] + listed + end, "a/data.pkl is cut short or damaged: it overlaps another record")
     refuse(b, zipped([("a/data.pkl", b"")] + records[1:]), "is cut short")
     bomb = zipped([("a/data.pkl", good), ("a/data/0", bytes(64 << 20))], deflate=["a/data/0"])
     refuse(b, bomb, "do not fit into")

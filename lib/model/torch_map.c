@@ -14,9 +14,8 @@
  *                                      channel, or one per output: what HYDRA's channel mode holds before its
  *                                      scaled init)
  *   sub_block1.*                       an unused copy of block1 in HYDRA's wrn_28_4
- *   admm: {ADMM_U, ADMM_Z}             R-ADMM's variables, one each per weight; here KEY.admm_U and
- * KEY.admm_Z mean, std                          of a Normalize module in front; they become the normalize
- * node
+ *   admm: {ADMM_U, ADMM_Z}             R-ADMM's variables, one each per weight; here KEY.admm_U, KEY.admm_Z
+ *   mean, std                          of a Normalize module in front; they become the normalize node
  *
  * Anything else is surplus, and a network with surplus tensors is another network. */
 #include "model/torch_file.h"

@@ -6,13 +6,14 @@
  * the file into its tensor, with a CRC-32 beside; nothing here unpacks (libarchive's way through a block and
  * zlib's sum took three times as long). Of the zip format (PKWARE's APPNOTE.TXT) that is, all little-endian:
  *
- *     record     "PK\3\4" at 0, flags 6, method 8, CRC-32 14, packed size 18, size 22, lengths of name 26 and
- *                extra fields 28; at 30 these two, then the bytes. With flag 8 sum and sizes come behind
- * them. directory  for each record "PK\1\2" at 0, flags 8, method 10, CRC-32 16, packed size 20, size 24,
- * lengths of name 28, extra 30, comment 32, the record's place 42; at 46 these three end        "PK\5\6" at
- * 0, records 10, the directory's size 12 and place 16, length of a comment 20 zip64      numbers that are all
- * ones stand in an extra field of type 1, 64 bits each; "PK\6\7" 20 bytes before the end says at 8 where the
- * end's long form is: "PK\6\6" at 0, records 32, size 40, place 48
+ *     record     "PK\3\4" at 0, flags 6, method 8, CRC-32 14, packed size 18, size 22, lengths of name 26
+ *                and extra fields 28; at 30 these two, then the bytes; with flag 8 sum and sizes come last
+ *     directory  for each record "PK\1\2" at 0, flags 8, method 10, CRC-32 16, packed size 20, size 24,
+ *                lengths of name 28, extra 30, comment 32, the record's place 42; at 46 these three
+ *     end        "PK\5\6" at 0, records 10, the directory's size 12 and place 16, length of a comment 20
+ *     zip64      numbers that are all ones stand in an extra field of type 1, 64 bits each; "PK\6\7" 20
+ *                bytes before the end says at 8 where the end's long form is: "PK\6\6" at 0, records 32,
+ *                size 40, place 48
  *
  * The directory is believed about nothing: records must be stored, and lie within the file before the
  * directory without overlapping; all of them together are at most as long as the file, which is checked
@@ -29,7 +30,7 @@ enum { HEAD = 30, ENTRY = 46, END = 22, END64 = 56, LOCATOR64 = 20, MAX_DIRECTOR
 
 struct hr_zip_entry {
     char *name;
-    int64_t head, size;
+    int64_t head, size, limit; /* limit: where the next record begins, or the directory */
     uint32_t crc;
     bool packed, encrypted;
 };
@@ -151,6 +152,24 @@ static int read_entry(struct hr_torch_file *f, const char *p, size_t n, size_t *
     return twice ? hr_fail(err, HR_EFORMAT, "%s: holds %s twice", f->name, e.name) : HR_OK;
 }
 
+static int by_head(const void *a, const void *b)
+{
+    const struct hr_zip_entry *x = *(const struct hr_zip_entry *const *)a,
+                              *y = *(const struct hr_zip_entry *const *)b;
+    return x->head < y->head ? -1 : x->head > y->head;
+}
+
+static void set_limits(struct hr_torch_file *f)
+{
+    struct hr_zip_entry **e = hr_xcalloc((size_t)f->nentries + 1, sizeof *e);
+    for (int i = 0; i < f->nentries; i++)
+        e[i] = &f->entries[i];
+    qsort(e, (size_t)f->nentries, sizeof *e, by_head);
+    for (int i = 0; i < f->nentries; i++)
+        e[i]->limit = i + 1 < f->nentries && e[i + 1]->head < f->directory ? e[i + 1]->head : f->directory;
+    free(e);
+}
+
 static int read_directory(struct hr_torch_file *f, hr_err *err)
 {
     int64_t to = 0;
@@ -163,6 +182,7 @@ static int read_directory(struct hr_torch_file *f, hr_err *err)
     for (size_t at = 0; rc == HR_OK && at < n; at += used)
         rc = read_entry(f, bytes + at, n - at, &used, err);
     free(bytes);
+    set_limits(f);
     return rc;
 }
 
@@ -212,8 +232,11 @@ static int begin_record(struct record *r, struct hr_torch_file *f, const struct 
     if (!same)
         return refuse(f, e->name, "its own head and the directory contradict each other", err);
     r->at = e->head + HEAD + (int64_t)n + (int64_t)le(head + 28, 2);
-    if (r->at > f->directory || e->size > f->directory - r->at)
-        return refuse(f, e->name, "it does not end before the directory", err);
+    if (r->at > e->limit || e->size > e->limit - r->at)
+        return refuse(f, e->name,
+                      e->limit < f->directory ? "it overlaps another record"
+                                              : "it does not end before the directory",
+                      err);
     return HR_OK;
 }
 
@@ -453,17 +476,12 @@ static int walk(struct hr_torch_file *f, const bool *wanted, hr_torch_sink sink,
     struct wanted *w = hr_xcalloc((size_t)f->nstorages + 1, sizeof *w);
     struct record r;
     int n = 0, rc = find_wanted(f, wanted, w, &n, err);
-    int64_t end = 0;
     for (int i = 0; rc == HR_OK && i < n; i++) {
-        if (w[i].e->head < end)
-            rc = refuse(f, w[i].e->name, "it overlaps another record", err);
-        if (rc == HR_OK)
-            rc = begin_record(&r, f, w[i].e, err);
+        rc = begin_record(&r, f, w[i].e, err);
         if (rc == HR_OK)
             rc = sink(ctx, w[i].storage, read_exactly, &r, err);
         if (rc == HR_OK)
             rc = end_record(&r, err);
-        end = r.at;
     }
     free(w);
     return rc;
