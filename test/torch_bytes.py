@@ -381,6 +381,9 @@ def pickles(b):
         whole = pickled(MAGIC) + pickled(1001) + pickled(LITTLE) + program(body) + pickled([])
         refuse(b, whole, "names os.system, which only an attack does")
     refuse(b, program(g("os", "system") + run), "names os.system, which only an attack does")
+    long = b"B" + struct.pack("<I", 20 << 20) + bytes(20 << 20)
+    refuse(b, zip_program(long), "a/data.pkl has 20971528 bytes, up to 16777216 are possible")
+    refuse(b, pickled(MAGIC) + pickled(1001) + pickled(LITTLE) + program(long) + pickled([]), "one of its pickles has more than 16777216 bytes")
     # a class that we do not know is remembered by its name and never called
     refuse(b, zip_program(g("models", "ResNet") + b")R" + d(a=b"N") + b"b"), "is a pickled models.ResNet, whose class would have to be run")
     refuse(b, zip_program(d(model=g("models", "ResNet") + b")\x81")), "'model' is a pickled models.ResNet")

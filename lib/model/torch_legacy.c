@@ -45,8 +45,12 @@ static int next_pickle(struct reader *r, hr_pk **root, hr_err *err)
         if (rc)
             return rc;
         r->pickle = hr_pickle_run(r->window.data, r->window.len, &hooks, r->f->name, root, &used, &more, err);
-        if (!r->pickle && more && (r->window.len < size || size >= HR_PICKLE_MAX))
+        if (!r->pickle && more && r->window.len < size)
             more = false; /* that was all of the file */
+        if (!r->pickle && more && size >= HR_PICKLE_MAX)
+            return hr_fail(err, HR_EFORMAT,
+                           "%s: one of its pickles has more than %d bytes, which are possible", r->f->name,
+                           HR_PICKLE_MAX);
         size *= 2;
     }
     if (!r->pickle)
