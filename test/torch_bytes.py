@@ -334,6 +334,11 @@ def ages(b):
         status, _, err = b.run("torch2nn -q -o y.nn " + line)
         if status or err or read("y.nn")[:400] != read("x.nn")[:400]:
             b.fault(line, "should be accepted", status, err)
+    # the length of a safetensors header, with which it begins, may look like a pickle's or a zip's first bytes
+    whole = read("net.safetensors")
+    (n,) = struct.unpack("<Q", whole[:8])
+    for length in [(n | 255) + 0x81, 0x314C + 0x10000 * ((n >> 16) + 1)]:
+        accepted(b, net, "a header of %#x bytes" % length, safe_of(whole[8 : 8 + n].ljust(length), whole[8 + n :]))
     write("two.zip", zipped([("a/x.pth", b""), ("b/x.pth", b""), ("b/y.pth", b"")]))
     b.refused("torch2nn -q -o out.nn two.zip:x.pth", "two.zip", words="holds more than one 'x.pth', but a/x.pth, b/x.pth, b/y.pth")
     b.refused("torch2nn -q -o out.nn two.zip:y.pth", "two.zip:y.pth", words="it is empty")
@@ -485,6 +490,11 @@ def tensors(b):
         named = collections.OrderedDict(state)
         named[key] = state[first]
         refuse(b, zip_of(pickled(named), storages), words)
+    for name in ("mean", "std"):
+        refuse(b, zip_of(pickled({name: state["bn1.bias"], **state}), storages), "1 surplus (%s)" % name)
+    b.tool("nn2torch -o noted.pth net.nn")
+    for options in ("--input 9x9", "--mean .5,.5,.5 --std 1,1,1", "--bare"):
+        refuse(b, read("noted.pth"), "holds its own graph", options=options)
     several = collections.OrderedDict(state)
     del several["bn1.bias"], several["bn1.weight"]
     several["conv1.weight"] = tensor(storages[0], shape[::-1], stride=(1, 1, 1, 1))

@@ -15,7 +15,8 @@
 #include "model/model.h"
 
 typedef struct hr_torch_opts {
-    const char *arch; /* NULL: recognise it. Given, it also stands above the graph that nn2torch added */
+    const char *arch; /* NULL: recognise it. Given, it also stands above the graph that nn2torch added, with
+                         which h, w, channels and bare are refused (HR_EINVAL) */
     const char *key;  /* entry of the file's dict that holds the tensors; NULL: "state_dict", "net", "model",
                          or the dict itself */
     int h, w;         /* size of an image; 0: the architecture's own */
@@ -41,11 +42,12 @@ HR_MUST_CHECK int hr_torch_convert(const char *path, const hr_torch_opts *o, jso
                                    const char *output, hr_model **out, hr_err *err);
 
 /* Whose classes can load the file:
+ *
  *   dense  a bare state_dict for torchvision's and similar classes
  *   hydra  {"epoch", "arch", "state_dict", "best_prec1"} of HYDRA's masked layers: with popup_scores,
- * sub_block1 of wrn_28_4, "module." before ResNet50's keys radmm  {"net", "epoch"} (and "admm" when the
- * network holds ADMM's variables) of R-ADMM's wrapped classes: "module.basic_model." before the keys,
- * "basic_model." before ResNet50's */
+ *          sub_block1 of wrn_28_4, "module." before ResNet50's keys
+ *   radmm  {"net", "epoch"} (and "admm" when the network holds ADMM's variables) of R-ADMM's wrapped classes:
+ *          "module.basic_model." before the keys, "basic_model." before ResNet50's */
 enum hr_torch_layout { HR_TORCH_DENSE, HR_TORCH_HYDRA, HR_TORCH_RADMM };
 extern const char *const hr_torch_layouts[]; /* "dense", "hydra", "radmm", NULL */
 

@@ -136,12 +136,14 @@ static int sniff(struct hr_torch_file *f, const unsigned char *b, size_t n, hr_e
     uint64_t header = 0;
     for (int i = 0; n >= 9 && i < 8; i++)
         header |= (uint64_t)b[i] << 8 * i;
-    if (n >= 4 && memcmp(b, "PK\3\4", 4) == 0)
+    /* safetensors first: the length that it begins with may look like any of the others; none of those has a
+     * brace there (a zip its method, a row of pickles PyTorch's magic number) */
+    if (n >= 9 && header < (1 << 30) && b[8] == '{')
+        f->container = &hr_safetensors;
+    else if (n >= 4 && memcmp(b, "PK\3\4", 4) == 0)
         f->container = &hr_torch_zip;
     else if (n >= 2 && (b[0] == 0x80 || (b[0] == 'L' && b[1] == '1')))
         f->container = &hr_torch_legacy;
-    else if (n >= 9 && header < (1 << 30) && b[8] == '{')
-        f->container = &hr_safetensors;
     else if (n >= sizeof tar_of_old - 1 && memcmp(b, tar_of_old, sizeof tar_of_old - 1) == 0)
         return hr_fail(err, HR_EFORMAT,
                        "%s: is a tar file of PyTorch before 0.2; load and save it with a newer one", f->name);

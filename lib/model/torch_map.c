@@ -200,9 +200,10 @@ static void compare(const struct map *k, const hr_model *m, struct fit *fit)
         add(&fit->wrong, text);
         free(text);
     }
+    bool pair = find(k, (char[]){"mean"}) && find(k, (char[]){"std"});
     for (int i = 0; i < k->n; i++) {
         const struct entry *e = &k->entries[i];
-        bool norm = strcmp(e->name, "mean") == 0 || strcmp(e->name, "std") == 0;
+        bool norm = pair && (strcmp(e->name, "mean") == 0 || strcmp(e->name, "std") == 0);
         if (!e->used && !norm && !is_extra(sorted, m->ntensors, e->name, e->v))
             add(&fit->surplus, e->name);
     }
@@ -491,6 +492,11 @@ static int read_normalization(struct map *k, hr_err *err)
 static int build(struct map *k, hr_model **out, hr_err *err)
 {
     bool noted = k->f->notes && !k->o->arch;
+    if (noted && (k->o->h || k->o->channels || k->o->bare))
+        return hr_fail(err, HR_EINVAL,
+                       "%s: holds its own graph, for nn2torch wrote it; another --input, --mean, --std or "
+                       "--bare needs --arch, too",
+                       k->f->name);
     int rc = make_entries(k, noted, err);
     if (rc == HR_OK && noted) {
         rc = hr_torch_notes_model(k->f, out, err);
