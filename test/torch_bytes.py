@@ -299,6 +299,14 @@ def ages(b):
     accepted(b, net, "another key", zip_of(pickled({"mine": state}), storages), "--key mine")
     best = Storage("best", bytes(4))
     accepted(b, net, "a tensor beside", zip_of(pickled({"best_prec1": tensor(best, ()), "state_dict": state}), storages + [best]))
+    strange = program(d(state_dict=b"}(" + b"".join(s(k) + raw(v) for k, v in state.items()) + b"u", other=raw_tensor((4,), kind="QUInt4x2Storage", key="no")))
+    accepted(b, net, "a tensor of an unknown type beside", zip_of(strange, storages))
+    for where in ["checkpoint.ema", "a.b.c.d"]:
+        value = state
+        for key in reversed(where.split(".")):
+            value = {key: value, "epoch": 3}
+        accepted(b, net, "in " + where, zip_of(pickled(value), storages), "--key " + where)
+        accepted(b, net, "in " + where + " by its name", zip_of(pickled({where: state, where.split(".")[0]: 1}), storages), "--key " + where)
     accepted(b, net, "both", zip_of(pickled({"state_dict": 7, "net": state}), storages))
     for prefix in ["module.", "_orig_mod.", "module.basic_model.", "basic_model.module.", "1.", "module.1.", "model.module.", "_module.", "_fsdp_wrapped_module.", "backbone."]:
         accepted(b, net, prefix, zip_of(pickled(old((prefix + k, v) for k, v in state.items())), storages))
@@ -464,7 +472,7 @@ def tensors(b):
         (g("torch._utils", "_rebuild_qtensor") + b")R", "'%s' is sparse, quantised or without data" % first),
         (g("torch._utils", "_rebuild_sparse_tensor") + b")R", "'%s' is sparse" % first),
         (raw_tensor(shape, own, 0, n, "ShortStorage"), "of type int16"),
-        (raw_tensor(shape, own, 0, n, "NoStorage"), "unknown type torch.NoStorage"),
+        (raw_tensor(shape, own, 0, n, "NoStorage"), "'%s' lies in a storage of an unknown type" % first),
         (raw_tensor(shape, own, 0, n, key="none"), "record a/data/none is missing"),
     ]:
         refuse(b, with_first(value), words)

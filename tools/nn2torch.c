@@ -5,6 +5,7 @@
 
 static const char *output = "-";
 static int layout, format;
+static bool bare;
 
 enum { AUTO, PTH, SAFETENSORS };
 static const char *const formats[] = {"auto", "pth", "safetensors", NULL};
@@ -15,6 +16,8 @@ static const hr_opt options[] = {
      0, 0, hr_torch_layouts},
     {"format", 'f', HR_OPT_CHOICE, &format, HR_OPT_RESULT, "FORMAT", "auto: as FILE ends, else pth; one of",
      0, 0, formats},
+    {"bare", 0, HR_OPT_FLAG, &bare, HR_OPT_RESULT, NULL,
+     "only what the classes expect: no graph, masks or history beside it", 0, 0, NULL},
     {0},
 };
 
@@ -55,8 +58,8 @@ int main(int argc, char **argv)
         hr_die_err(&err);
     json_t *made = hr_history_new();
     hr_history_input(made, "model", digest, m->history);
-    int rc = safe ? hr_safetensors_write(m, made, out, &err)
-                  : hr_torch_write(m, (enum hr_torch_layout)layout, made, out, &err);
+    int rc = safe ? hr_safetensors_write(m, bare, made, out, &err)
+                  : hr_torch_write(m, (enum hr_torch_layout)layout, bare, made, out, &err);
     if (rc) {
         hr_out_abort(out);
         hr_die_err(&err);

@@ -116,6 +116,13 @@ static void layers_tsv(const hr_model *m, const hr_layers *ls, hr_buf *out)
     print(&t, true, out);
 }
 
+static void numbers(hr_buf *out, const char *what, const double *v, int n)
+{
+    hr_buf_printf(out, "%s", what);
+    for (int i = 0; i < n; i++)
+        hr_buf_printf(out, "%s%g", i ? "," : " ", v[i]);
+}
+
 static void layers_text(const hr_model *m, const hr_layers *ls, hr_buf *out)
 {
     static const char *const names[] = {"W",      "C",      "T",      "<layer",  "in",   "out",
@@ -123,7 +130,13 @@ static void layers_text(const hr_model *m, const hr_layers *ls, hr_buf *out)
                                         "rate",   "kept",   "<state", "left"};
     bool pruned = any_pruned(m);
     const hr_node *in = &m->nodes[0];
-    hr_buf_printf(out, "%s: input %dx%dx%d, %d classes\n", m->arch, in->c, in->h, in->w, m->classes);
+    hr_buf_printf(out, "%s: input %dx%dx%d, %d classes", m->arch, in->c, in->h, in->w, m->classes);
+    const hr_node *normalize = hr_normalize_node(m);
+    if (normalize) {
+        numbers(out, ", normalised by mean", normalize->mean, normalize->c);
+        numbers(out, " and std", normalize->std, normalize->c);
+    }
+    hr_buf_printf(out, "\n");
     struct table t = {0};
     double kept = 0;
     int64_t left_weights = 0, left_macs = 0;

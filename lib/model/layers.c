@@ -135,6 +135,26 @@ static json_t *layer_json(const hr_model *m, const hr_layers *ls, int i)
     return j;
 }
 
+const hr_node *hr_normalize_node(const hr_model *m)
+{
+    for (int i = 1; i < m->nnodes; i++)
+        if (m->nodes[i].op == HR_OP_NORMALIZE)
+            return &m->nodes[i];
+    return NULL;
+}
+
+static json_t *normalize_json(const hr_node *n)
+{
+    if (!n)
+        return json_null();
+    json_t *mean = json_array(), *std = json_array();
+    for (int c = 0; c < n->c; c++) {
+        json_array_append_new(mean, json_real(n->mean[c]));
+        json_array_append_new(std, json_real(n->std[c]));
+    }
+    return json_pack("{s:o, s:o}", "mean", mean, "std", std);
+}
+
 json_t *hr_layers_json(const hr_model *m)
 {
     hr_layers ls = hr_layers_of(m);
@@ -142,9 +162,10 @@ json_t *hr_layers_json(const hr_model *m)
     json_t *layers = json_array();
     for (int i = 0; i < ls.n; i++)
         json_array_append_new(layers, layer_json(m, &ls, i));
-    json_t *j = json_pack("{s:s, s:[iii], s:i, s:I, s:I, s:I, s:o}", "arch", m->arch, "input", in->c, in->h,
-                          in->w, "classes", m->classes, "params", (json_int_t)ls.params, "weights",
-                          (json_int_t)ls.weights, "macs", (json_int_t)ls.macs, "layers", layers);
+    json_t *j = json_pack("{s:s, s:[iii], s:o, s:i, s:I, s:I, s:I, s:o}", "arch", m->arch, "input", in->c,
+                          in->h, in->w, "normalize", normalize_json(hr_normalize_node(m)), "classes",
+                          m->classes, "params", (json_int_t)ls.params, "weights", (json_int_t)ls.weights,
+                          "macs", (json_int_t)ls.macs, "layers", layers);
     hr_layers_release(&ls);
     return j;
 }

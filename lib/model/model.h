@@ -172,12 +172,16 @@ void hr_layers_release(hr_layers *ls);
 /* How many of layer l's weights its mask leaves: all of them without an active prune record. Multiply-adds
  * are left in the same proportion. */
 int64_t hr_layer_kept(const hr_model *m, const hr_layer *l);
+/* The node that normalises images, or NULL; its c channels are those of mean and std. */
+const hr_node *hr_normalize_node(const hr_model *m);
 /* As JSON, the document that nninfo prints and ddpg-search reads:
- *   {"arch": s, "input": [c,h,w], "classes": n, "params": n, "weights": n, "macs": n,
+ *   {"arch": s, "input": [c,h,w], "normalize": null or {"mean": [x...], "std": [x...]}, "classes": n,
+ *    "params": n, "weights": n, "macs": n,
  *    "layers": [{"name": s, "op": "conv2d"|"linear", "in": n, "out": n, "kernel": [kh,kw], "stride": n,
  *                "pad": n, "hin": n, "win": n, "hout": n, "wout": n, "weights": n, "macs": n,
- *                "kept_weights": n, "kept_macs": n, "tie": name or null, "weight_index": i, "channel_index":
- * i, "torch_index": i, "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
+ *                "kept_weights": n, "kept_macs": n, "tie": name or null, "weight_index": i,
+ *                "channel_index": i, "torch_index": i,
+ *                "prune": null or {"reg": s, "rate": x, "kept": n, "state": "planned"|"active"}}, ...]}
  * layers in strategy order; kept_weights and kept_macs are what active masks leave; nninfo adds "digest" for
  * a file. Caller owns it. */
 json_t *hr_layers_json(const hr_model *m);

@@ -178,26 +178,50 @@ static void add_to_header(json_t *header, const char *prefix, const hr_tensor *t
     free(name);
 }
 
-/* The header; tensors of wide elements come first, so that all are aligned. A weight that loses something to
- * its mask is there once more, whole. */
-static json_t *make_header(const hr_model *m, const json_t *history, struct item *items, int *n)
+static json_t *make_metadata(const hr_model *m, bool bare, const json_t *history)
 {
-    json_t *header = json_object(), *notes = hr_torch_notes(m, history);
+    json_t *meta = json_pack("{s:s}", "format", "pt");
+    if (bare)
+        return meta;
+    json_t *notes = hr_torch_notes(m, history);
     char *text = hr_json_text(notes, 0);
-    json_object_set_new(header, metadata, json_pack("{s:s, s:s}", "format", "pt", notes_key, text));
+    json_object_set_new(meta, notes_key, json_string(text));
     free(text);
     json_decref(notes);
+    return meta;
+}
+
+/* Does the state_dict of the network's class hold tensor t? */
+static bool in_state(const hr_model *m, int t)
+{
+    static const char counter[] = ".num_batches_tracked";
+    const char *tail = strrchr(m->tensors[t].name, '.');
+    if (tail && strcmp(tail, counter) == 0)
+        return true;
+    for (int i = 0; i < m->nnodes; i++)
+        for (int p = 0; p < HR_P_COUNT; p++)
+            if (m->nodes[i].param[p] == t)
+                return true;
+    return false;
+}
+
+/* The header; tensors of wide elements come first, so that all are aligned. A weight that loses something to
+ * its mask is there once more, whole, unless bare. */
+static json_t *make_header(const hr_model *m, bool bare, const json_t *history, struct item *items, int *n)
+{
+    json_t *header = json_object();
+    json_object_set_new(header, metadata, make_metadata(m, bare, history));
     size_t at = 0;
     *n = 0;
     for (size_t size = 8; size > 0; size /= 2)
         for (int i = 0; i < m->ntensors; i++) {
             const hr_tensor *t = &m->tensors[i];
-            if (hr_dtype_size(t->dtype) != size)
+            if (hr_dtype_size(t->dtype) != size || (bare && !in_state(m, i)))
                 continue;
             void *zeroed = hr_torch_masked(m, t);
             add_to_header(header, "", t, &at);
             items[(*n)++] = (struct item){t, zeroed};
-            if (zeroed) {
+            if (zeroed && !bare) {
                 add_to_header(header, beside, t, &at);
                 items[(*n)++] = (struct item){t, NULL};
             }
@@ -205,11 +229,11 @@ static json_t *make_header(const hr_model *m, const json_t *history, struct item
     return header;
 }
 
-int hr_safetensors_write(const hr_model *m, const json_t *history, hr_out *out, hr_err *err)
+int hr_safetensors_write(const hr_model *m, bool bare, const json_t *history, hr_out *out, hr_err *err)
 {
     struct item *items = hr_xcalloc(2 * (size_t)m->ntensors + 1, sizeof *items);
     int count;
-    json_t *header = make_header(m, history, items, &count);
+    json_t *header = make_header(m, bare, history, items, &count);
     char *text = hr_json_text(header, 0);
     json_decref(header);
     hr_buf b = {0};

@@ -17,8 +17,8 @@
 typedef struct hr_torch_opts {
     const char *arch; /* NULL: recognise it. Given, it also stands above the graph that nn2torch added, with
                          which h, w, channels and bare are refused (HR_EINVAL) */
-    const char *key;  /* entry of the file's dict that holds the tensors; NULL: "state_dict", "net", "model",
-                         or the dict itself */
+    const char *key;  /* entry of the file's dict that holds the tensors, "a.b" entry b of its entry a; NULL:
+                         "state_dict", "net", "model", "model_state_dict", or the dict itself */
     int h, w;         /* size of an image; 0: the architecture's own */
     int channels;     /* length of mean and std: a normalize node behind the input; 0: none, unless the file
                          holds "mean" and "std" beside a wrapped network */
@@ -46,17 +46,20 @@ HR_MUST_CHECK int hr_torch_convert(const char *path, const hr_torch_opts *o, jso
  *   dense  a bare state_dict for torchvision's and similar classes
  *   hydra  {"epoch", "arch", "state_dict", "best_prec1"} of HYDRA's masked layers: with popup_scores,
  *          sub_block1 of wrn_28_4, "module." before ResNet50's keys
- *   radmm  {"net", "epoch"} (and "admm" when the network holds ADMM's variables) of R-ADMM's wrapped classes:
- *          "module.basic_model." before the keys, "basic_model." before ResNet50's */
+ *   radmm  {"net", "epoch", "best_loss"} (and "admm" when the network holds ADMM's variables) of R-ADMM's
+ *          wrapped classes: "module.basic_model." before the keys; for ResNet50 "basic_model." and
+ *          "best_mean_loss" */
 enum hr_torch_layout { HR_TORCH_DENSE, HR_TORCH_HYDRA, HR_TORCH_RADMM };
 extern const char *const hr_torch_layouts[]; /* "dense", "hydra", "radmm", NULL */
 
 /* Write m as a zip that torch.load(weights_only=True) reads, or as safetensors, to an open output, which the
  * caller commits or aborts. Masked weights are zero for PyTorch; where they were not, torch2nn finds them
- * beside. history (may be NULL) is put beside the tensors in place of the model's own. Returns 0, HR_EIO,
- * HR_EINVAL (the layout needs another architecture). */
-HR_MUST_CHECK int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, const json_t *history,
-                                 hr_out *out, hr_err *err);
-HR_MUST_CHECK int hr_safetensors_write(const hr_model *m, const json_t *history, hr_out *out, hr_err *err);
+ * beside. history (may be NULL) is put beside the tensors in place of the model's own. bare: only what the
+ * layout's classes expect, as PyTorch would write it; no graph, masks or history, and in safetensors no
+ * tensor that a strict load does not know. Returns 0, HR_EIO. */
+HR_MUST_CHECK int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, bool bare,
+                                 const json_t *history, hr_out *out, hr_err *err);
+HR_MUST_CHECK int hr_safetensors_write(const hr_model *m, bool bare, const json_t *history, hr_out *out,
+                                       hr_err *err);
 
 #endif

@@ -110,7 +110,7 @@ static int place_storages(struct reader *r, const hr_pk *keys, hr_err *err)
         struct hr_stored *s = index ? &f->storages[json_integer_value(index)] : NULL;
         if (!s || s->at >= 0)
             return hr_fail(err, HR_EFORMAT, "%s: storage number %zu is %s", f->name, i,
-                           s ? "there twice" : "used by no tensor");
+                           s ? "there twice" : "of an unknown type, or used by no tensor");
         unsigned char b[8];
         int64_t numel = 0;
         int rc = hr_torch_pread(f, b, sizeof b, at, "the length of a storage", err);

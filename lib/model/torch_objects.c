@@ -127,6 +127,14 @@ static const char *leaf(const char *name)
     return dot ? dot + 1 : name;
 }
 
+static hr_pk *object(hr_pickle *p, const hr_pk *class, hr_err *err)
+{
+    hr_pk *v = hr_pickle_value(p, HR_PK_OBJECT, err);
+    if (v)
+        v->u.str = class->u.str;
+    return v;
+}
+
 static hr_pk *persistent(void *ctx, hr_pickle *p, const hr_pk *id, hr_err *err)
 {
     struct hr_torch_file *f = ctx;
@@ -144,11 +152,13 @@ static hr_pk *persistent(void *ctx, hr_pickle *p, const hr_pk *id, hr_err *err)
         return NULL;
     }
     const char *name = leaf(class->u.str.s);
-    int element = strncmp(class->u.str.s, "torch.", 6) == 0 ? hr_element_find(name, strlen(name)) : -1;
-    if (element < 0) {
+    int element = hr_element_find(name, strlen(name));
+    if (strncmp(class->u.str.s, "torch.", 6) != 0) {
         hr_fail(err, HR_EFORMAT, "%s: storage of the unknown type %s", f->name, class->u.str.s);
         return NULL;
     }
+    if (element < 0) /* no reason to refuse the file: who asks for a tensor in it is told */
+        return object(p, class, err);
     int index = hr_torch_add_storage(f, key->u.str.s, key->u.str.n, element, numel->u.i, err);
     hr_pk *v = index < 0 ? NULL : hr_pickle_value(p, HR_PK_STORAGE, err);
     if (!v)
@@ -197,6 +207,8 @@ static hr_pk *rebuild(hr_pickle *p, const hr_pk *args, const hr_pk *dtype, bool 
     const hr_pk *storage = item(args, 0), *start = item(args, 1), *size = item(args, 2),
                 *stride = item(args, 3);
     t->element = -1;
+    if (storage && storage->type == HR_PK_OBJECT)
+        return unusable(p, "lies in a storage of an unknown type", err);
     if (!is_seq(stride) || !is_seq(size) || start->type != HR_PK_INT || storage->type != HR_PK_STORAGE) {
         t->bad = "is not rebuilt from a storage, an offset, sizes and strides";
         return v;
@@ -242,14 +254,6 @@ static hr_pk *dict_of(hr_pickle *p, const hr_pk *pairs, hr_err *err)
             return NULL;
     }
     return d;
-}
-
-static hr_pk *object(hr_pickle *p, const hr_pk *class, hr_err *err)
-{
-    hr_pk *v = hr_pickle_value(p, HR_PK_OBJECT, err);
-    if (v)
-        v->u.str = class->u.str;
-    return v;
 }
 
 static hr_pk *call_named(hr_pickle *p, const hr_pk *function, const hr_pk *args, bool inner, hr_err *err)
@@ -356,12 +360,25 @@ static int no_state_dict(const struct hr_torch_file *f, const hr_pk *v, const ch
                                            : hr_pk_names[v->type]);
 }
 
+/* d's entry of that name; "a.b" is also entry b of entry a. NULL where there is none. */
+static const hr_pk *entry(const hr_pk *d, const char *key)
+{
+    const hr_pk *v = hr_pk_get(d, key);
+    for (const char *dot = strchr(key, '.'); !v && dot; dot = strchr(dot + 1, '.')) {
+        char *head = hr_xasprintf("%.*s", (int)(dot - key), key);
+        const hr_pk *inner = hr_pk_get(d, head);
+        free(head);
+        v = inner ? entry(inner, dot + 1) : NULL;
+    }
+    return v;
+}
+
 int hr_torch_take_views(struct hr_torch_file *f, const hr_pk *root, const char *key, hr_err *err)
 {
     static const char *const keys[] = {"state_dict", "net", "model", "model_state_dict"};
     const hr_pk *state = NULL;
     if (key) {
-        state = hr_pk_get(root, key);
+        state = entry(root, key);
         if (!count_tensors(state))
             return no_state_dict(f, state, key, err);
     }

@@ -172,8 +172,9 @@ static int by_key(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* All other tensors of the model: ADMM's where there is a place for them, the rest beside the value. */
-static void add_others(struct items *s, enum hr_torch_layout layout)
+/* All other tensors of the model: ADMM's where there is a place for them, the rest (not if bare) beside the
+ * value. */
+static void add_others(struct items *s, enum hr_torch_layout layout, bool bare)
 {
     size_t skip = strlen(s->prefix);
     int n = s->n;
@@ -188,6 +189,8 @@ static void add_others(struct items *s, enum hr_torch_layout layout)
             continue;
         bool u = ends_with(t->name, ".admm_U"), z = ends_with(t->name, ".admm_Z");
         bool own_place = layout == HR_TORCH_RADMM && (u || z) && t->dtype == HR_F32;
+        if (bare && !own_place)
+            continue;
         s->prefix = own_place ? prefix : "";
         struct item *it = add(s, t->name, t);
         it->place = !own_place ? BESIDE : u ? IN_U : IN_Z;
@@ -214,7 +217,7 @@ static void add_whole(struct items *s)
     s->prefix = prefix;
 }
 
-static void collect(struct items *s, enum hr_torch_layout layout)
+static void collect(struct items *s, enum hr_torch_layout layout, bool bare)
 {
     bool imagenet = strcmp(s->m->arch, "ResNet50") == 0;
     s->prefix = layout == HR_TORCH_RADMM   ? imagenet ? "basic_model." : "module.basic_model."
@@ -224,8 +227,9 @@ static void collect(struct items *s, enum hr_torch_layout layout)
         add_node(s, i, layout == HR_TORCH_HYDRA);
     if (layout == HR_TORCH_HYDRA && strcmp(s->m->arch, "wrn_28_4") == 0)
         add_dead_block(s);
-    add_others(s, layout);
-    add_whole(s);
+    add_others(s, layout, bare);
+    if (!bare)
+        add_whole(s);
 }
 
 static void release(struct items *s)
@@ -267,6 +271,12 @@ static void put_int(hr_buf *b, int64_t v)
         op(b, 8);
         put_little(b, (uint64_t)v, 8);
     }
+}
+
+static void put_infinity(hr_buf *b)
+{
+    op(b, 'G');
+    hr_buf_add(b, "\x7f\xf0\0\0\0\0\0\0", 8); /* a double, big-endian */
 }
 
 static void put_global(hr_buf *b, const char *module, const char *name)
@@ -347,7 +357,11 @@ static void put_value(hr_buf *b, const struct items *s, enum hr_torch_layout lay
         if (layout == HR_TORCH_HYDRA) {
             put_str(b, "best_prec1");
             put_int(b, 0);
-        } else if (has_place(s, IN_U) || has_place(s, IN_Z)) {
+        } else {
+            put_str(b, strcmp(s->m->arch, "ResNet50") == 0 ? "best_mean_loss" : "best_loss");
+            put_infinity(b); /* whatever comes is better */
+        }
+        if (has_place(s, IN_U) || has_place(s, IN_Z)) {
             put_str(b, "admm");
             hr_buf_add(b, "}(", 2);
             put_str(b, "ADMM_U");
@@ -439,13 +453,14 @@ static int put_notes(const struct zip *z, const struct items *s, const json_t *h
     return rc;
 }
 
-static int put_all(const struct zip *z, const struct items *s, const hr_buf *pickle, const json_t *history)
+static int put_all(const struct zip *z, const struct items *s, const hr_buf *pickle, bool bare,
+                   const json_t *history)
 {
     char key[16];
     int rc = put_record(z, "", "data.pkl", pickle->data, pickle->len);
     if (rc == HR_OK)
         rc = put_text(z, "byteorder", "little");
-    if (rc == HR_OK)
+    if (rc == HR_OK && !bare)
         rc = put_notes(z, s, history);
     for (int i = 0; rc == HR_OK && i < s->n; i++) {
         const hr_tensor *t = &s->v[i].t;
@@ -457,15 +472,15 @@ static int put_all(const struct zip *z, const struct items *s, const hr_buf *pic
     return rc ? rc : put_text(z, "version", "3\n");
 }
 
-int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, const json_t *history, hr_out *out,
-                   hr_err *err)
+int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, bool bare, const json_t *history,
+                   hr_out *out, hr_err *err)
 {
     struct items s = {.m = m};
     struct zip z = {archive_write_new(), out, err, 0};
     hr_buf pickle = {0};
     if (!z.a)
         hr_die("libarchive gives no writer: out of memory");
-    collect(&s, layout);
+    collect(&s, layout, bare);
     put_value(&pickle, &s, layout);
     archive_write_set_format_zip(z.a);
     archive_write_zip_set_compression_store(z.a);
@@ -473,7 +488,7 @@ int hr_torch_write(const hr_model *m, enum hr_torch_layout layout, const json_t 
     archive_write_set_bytes_in_last_block(z.a, 1);
     int rc = written(&z, archive_write_open(z.a, &z, NULL, write_block, NULL) == ARCHIVE_OK);
     if (rc == HR_OK)
-        rc = put_all(&z, &s, &pickle, history);
+        rc = put_all(&z, &s, &pickle, bare, history);
     bool closed = archive_write_close(z.a) == ARCHIVE_OK; /* frees libarchive's buffer, after a failure too */
     if (rc == HR_OK)
         rc = written(&z, closed);

@@ -50,7 +50,7 @@ static void make(const char *path, const char *arch)
     check(hr_zoo_build(arch, NULL, &m, &err), &err);
     hr_zoo_init(m, 1);
     check(hr_out_open(&out, path, 0, &err), &err);
-    check(hr_torch_write(m, HR_TORCH_DENSE, NULL, out, &err), &err);
+    check(hr_torch_write(m, HR_TORCH_DENSE, false, NULL, out, &err), &err);
     check(hr_out_commit(out, &err), &err);
 }
 
@@ -102,7 +102,7 @@ int main(int argc, char **argv)
         json_decref(history);
         double t3 = hr_seconds();
         check(hr_out_open(&out, "/dev/null", 0, &err), &err);
-        check(hr_torch_write(m, HR_TORCH_DENSE, NULL, out, &err), &err);
+        check(hr_torch_write(m, HR_TORCH_DENSE, false, NULL, out, &err), &err);
         check(hr_out_commit(out, &err), &err);
         double t4 = hr_seconds();
         hr_model_free(m);

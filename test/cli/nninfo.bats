@@ -39,7 +39,7 @@ pick() { # pick FILE EXPRESSION: what a Python expression makes of the JSON docu
 
 @test "nninfo --format json has every key that readers rely on" {
     nninfo --arch resS --format json >j
-    assert_equal "$(pick j 'sorted(j)')" "['arch', 'classes', 'input', 'layers', 'macs', 'params', 'weights']"
+    assert_equal "$(pick j 'sorted(j)')" "['arch', 'classes', 'input', 'layers', 'macs', 'normalize', 'params', 'weights']"
     assert_equal "$(pick j '{tuple(l) for l in j["layers"]} == {("name", "op", "in", "out", "kernel", "stride", "pad",
         "hin", "win", "hout", "wout", "weights", "macs", "kept_weights", "kept_macs", "tie", "weight_index", "channel_index", "torch_index", "prune")}')" True
     assert_equal "$(pick j '[l["name"] for l in j["layers"] if l["tie"]]')" "['layer2.0.shortcut.0', 'layer3.0.shortcut.0']"

@@ -64,5 +64,13 @@ same() { # same ARCH IMAGES CASE...
         nn2torch -o y.safetensors pruned.nn
         torch2nn -q y.safetensors -o z.nn
         assert_equal "$(nninfo -f json z.nn | grep digest)" "$(nninfo -f json pruned.nn | grep digest)"
+        nn2torch -o y.pth pruned.nn
+        nn2torch --bare -o bare.pth pruned.nn
+        nn2torch --bare -o bare.safetensors pruned.nn
+        run "$PYTHON" "$FILES" strict resS y.pth bare.pth bare.safetensors
+        echo "$output"
+        assert_success
+        run grep -c heracles bare.pth bare.safetensors
+        assert_output $'bare.pth:0\nbare.safetensors:0'
     done
 }

@@ -50,8 +50,11 @@ digest() {
     torch2nn -q -a resS --input 20x24 --mean 0.5 --std 1/4 -o x.nn x.pth
     run nninfo -f json x.nn
     assert_output --partial '"hin": 20'
-    run grep -c normalize x.nn
-    assert_success
+    assert_output --regexp '"normalize": \{[[:space:]]*"mean": \[[[:space:]]*0\.5[[:space:]]*\],[[:space:]]*"std": \[[[:space:]]*0\.25[[:space:]]'
+    run nninfo x.nn
+    assert_line --index 0 "resS: input 1x20x24, 10 classes, normalised by mean 0.5 and std 0.25"
+    run nninfo -f json net.nn
+    assert_output --partial '"normalize": null'
     run torch2nn -q -a resS --mean 0.5,0.5 --std 1,1 -o y.nn x.pth
     assert_failure 1
     assert_output --partial "mean and std are for 2 channels, the network takes 1"

@@ -154,8 +154,8 @@ static void write_and_read(const hr_model *m, const char *digest, int layout)
     hr_model *again;
     char second[65], *path = hr_xasprintf("%s/saved.pth", fuzz_dir());
     if (hr_out_open(&out, path, 0, &err) ||
-        (hr_torch_layouts[layout] ? hr_torch_write(m, (enum hr_torch_layout)layout, NULL, out, &err)
-                                  : hr_safetensors_write(m, NULL, out, &err)) ||
+        (hr_torch_layouts[layout] ? hr_torch_write(m, (enum hr_torch_layout)layout, false, NULL, out, &err)
+                                  : hr_safetensors_write(m, false, NULL, out, &err)) ||
         hr_out_commit(out, &err) || hr_torch_load(path, NULL, &again, NULL, &err))
         BUG("cannot be written as %d and read again: %s", layout, err.msg);
     if (hr_nn_save(again, "/dev/null", second, &err))

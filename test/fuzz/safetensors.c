@@ -20,7 +20,7 @@ void fuzz_seeds(void)
         char *path = hr_xasprintf("%s/seed.safetensors", fuzz_dir());
         if (i)
             hr_model_add_tensor(m, "bn.num_batches_tracked", HR_I64, 0, NULL);
-        if (hr_out_open(&out, path, 0, &err) || hr_safetensors_write(m, NULL, out, &err) ||
+        if (hr_out_open(&out, path, 0, &err) || hr_safetensors_write(m, false, NULL, out, &err) ||
             hr_out_commit(out, &err))
             hr_die("%s", err.msg);
         fuzz_seed_file(i ? "extras" : "net", path);

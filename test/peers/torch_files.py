@@ -5,6 +5,7 @@
     torch_files.py load ARCH...                    what nn2torch writes goes into the classes, strictly and with
                                                    weights_only, and computes the same, in every layout
     torch_files.py zeros FILE NET LAYOUT REG       FILE, written from NET, has zeros where NET is pruned
+    torch_files.py strict ARCH FILE...             each FILE, a bare .pth or .safetensors, loads strictly; all hold the same
     torch_files.py save ARCH FILE [WAY]...         write a checkpoint
 
 EPS is the attack's radius in 1/255 (8), SIDE ResNet50's image (64).
@@ -233,6 +234,8 @@ def unwrapped(path, layout, arch):
     value = torch.load(path, weights_only=True)
     state = {"dense": lambda v: v, "hydra": lambda v: v["state_dict"], "radmm": lambda v: v["net"]}[layout](value)
     large = arch == "ResNet50"
+    if layout == "radmm":
+        assert value["best_mean_loss" if large else "best_loss"] == float("inf") and value["epoch"] == 0
     prefix = {"radmm": "basic_model." if large else "module.basic_model.", "hydra": "module." if large else ""}.get(layout, "")
     assert all(k.startswith(prefix) for k in state), "keys without " + prefix
     return {k[len(prefix) :]: v for k, v in state.items()}
@@ -277,9 +280,34 @@ def zeros(path, nn, layout, reg):
             sys.exit("%s: %d alive, %d kept" % (name, int(alive.sum()), n))
 
 
+def safetensors(path):
+    """The tensors of a file with nothing but float32 and int64 in it, by the format's description."""
+    with open(path, "rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        data = f.read()
+    assert header.pop("__metadata__") == {"format": "pt"}
+    kinds = {"F32": "<f4", "I64": "<i8"}
+    return {
+        name: torch.tensor(np.frombuffer(data[slice(*t["data_offsets"])], kinds[t["dtype"]]).reshape(t["shape"]))
+        for name, t in header.items()
+    }
+
+
+def strict(arch, *paths):
+    states = []
+    for path in paths:
+        state = safetensors(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True)
+        net = torch_nets.NETS[arch]().float()
+        net.load_state_dict(state, strict=True)
+        states.append(net.state_dict())
+    for state in states[1:]:
+        for name, t in states[0].items():
+            assert torch.equal(t, state[name]), name
+
+
 if __name__ == "__main__":
     command, args = sys.argv[1], sys.argv[2:]
     if command == "save":
         save(args[0], args[1], args[2:])
     else:
-        {"same": same, "load": load, "zeros": zeros}[command](*args)
+        {"same": same, "load": load, "zeros": zeros, "strict": strict}[command](*args)

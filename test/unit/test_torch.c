@@ -44,9 +44,9 @@ static hr_model *there_and_back(const hr_model *m, int layout)
     hr_model *back;
     assert_ok(hr_out_open(&out, path, 0, &err), err);
     if (layout < 0)
-        assert_ok(hr_safetensors_write(m, NULL, out, &err), err);
+        assert_ok(hr_safetensors_write(m, false, NULL, out, &err), err);
     else
-        assert_ok(hr_torch_write(m, (enum hr_torch_layout)layout, NULL, out, &err), err);
+        assert_ok(hr_torch_write(m, (enum hr_torch_layout)layout, false, NULL, out, &err), err);
     assert_ok(hr_out_commit(out, &err), err);
     assert_ok(hr_torch_load(path, NULL, &back, NULL, &err), err);
     return back;
