@@ -127,8 +127,8 @@ void fuzz_seeds(void)
         hr_out *out;
         hr_model *m = fuzz_net(1);
         char *path = hr_xasprintf("%s/seed.pth", fuzz_dir());
-        if (hr_out_open(&out, path, 0, &err) || hr_torch_write(m, (enum hr_torch_layout)i, false, NULL, out, &err) ||
-            hr_out_commit(out, &err))
+        if (hr_out_open(&out, path, 0, &err) ||
+            hr_torch_write(m, (enum hr_torch_layout)i, false, NULL, out, &err) || hr_out_commit(out, &err))
             hr_die("%s", err.msg);
         fuzz_seed_file(hr_torch_layouts[i], path);
         free(path);
