@@ -273,12 +273,6 @@ static void put_int(hr_buf *b, int64_t v)
     }
 }
 
-static void put_infinity(hr_buf *b)
-{
-    op(b, 'G');
-    hr_buf_add(b, "\x7f\xf0\0\0\0\0\0\0", 8); /* a double, big-endian */
-}
-
 static void put_global(hr_buf *b, const char *module, const char *name)
 {
     hr_buf_printf(b, "c%s\n%s\n", module, name);
@@ -359,7 +353,7 @@ static void put_value(hr_buf *b, const struct items *s, enum hr_torch_layout lay
             put_int(b, 0);
         } else {
             put_str(b, strcmp(s->m->arch, "ResNet50") == 0 ? "best_mean_loss" : "best_loss");
-            put_infinity(b); /* whatever comes is better */
+            put_int(b, INT32_MAX); /* all are better; weights_only of 1.13 knows no floats */
         }
         if (has_place(s, IN_U) || has_place(s, IN_Z)) {
             put_str(b, "admm");

@@ -235,7 +235,7 @@ def unwrapped(path, layout, arch):
     state = {"dense": lambda v: v, "hydra": lambda v: v["state_dict"], "radmm": lambda v: v["net"]}[layout](value)
     large = arch == "ResNet50"
     if layout == "radmm":
-        assert value["best_mean_loss" if large else "best_loss"] == float("inf") and value["epoch"] == 0
+        assert value["best_mean_loss" if large else "best_loss"] == 2**31 - 1 and value["epoch"] == 0
     prefix = {"radmm": "basic_model." if large else "module.basic_model.", "hydra": "module." if large else ""}.get(layout, "")
     assert all(k.startswith(prefix) for k in state), "keys without " + prefix
     return {k[len(prefix) :]: v for k, v in state.items()}

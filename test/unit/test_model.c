@@ -468,8 +468,9 @@ static void test_the_layer_document_keeps_its_schema(void **state)
     assert_true(json_is_null(json_object_get(l, "prune")));
     json_object_del(j, "layers");
     text = hr_json_text(j, 0);
-    assert_string_equal(text, "{\"arch\":\"resS\",\"input\":[1,28,28],\"normalize\":null,\"classes\":10,\"params\":77754,"
-                              "\"weights\":77072,\"macs\":2552000}");
+    assert_string_equal(
+        text, "{\"arch\":\"resS\",\"input\":[1,28,28],\"normalize\":null,\"classes\":10,\"params\":77754,"
+              "\"weights\":77072,\"macs\":2552000}");
     free(text);
     json_decref(j);
     hr_model_free(m);
