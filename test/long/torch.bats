@@ -41,11 +41,13 @@ same() { # same ARCH IMAGES CASE...
     "$NEWEST" "$FILES" save resnet18 x.pth
     torch2nn -q -o x.nn x.pth
     nn2torch -o ours.safetensors x.nn
+    maskapply -q -s uniform:0.5 -o pruned.nn x.nn
+    nn2torch --bare -o bare.safetensors pruned.nn
     run "$NEWEST" - <<'END'
 import torch
 from safetensors.torch import load_file, save_file
-x, ours = torch.load("x.pth"), load_file("ours.safetensors")
-assert set(x) == set(ours) and all(torch.equal(x[k], ours[k]) for k in x)
+x, ours, bare = torch.load("x.pth"), load_file("ours.safetensors"), load_file("bare.safetensors")
+assert set(x) == set(ours) == set(bare) and all(torch.equal(x[k], ours[k]) for k in x)
 save_file(x, "theirs.safetensors")
 END
     assert_success

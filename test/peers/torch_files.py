@@ -34,9 +34,9 @@ STEP, STEPS = EPS / 4, 10
 LOGITS_BOUND = 1e-4
 # Ten steps along the sign of the gradient turn a rounding error into another adversarial image: margins behind PGD
 # (the label's logit less the largest other) then differ between any two implementations, half of them by less than a
-# fiftieth of their standard deviation, a few by a tenth of it. An image that both decide by less than UNDECIDED of it
-# can fall to either side; with a few images that is more than 0.2 points, so those are asked for from ENOUGH images
-# on. Half of all margins must be closer than MEDIAN_BOUND.
+# fiftieth of their standard deviation, a few by a tenth of it, two of 500 by a third. An image that both decide by less
+# than UNDECIDED of it can fall to either side, and one of a hundred anyhow; with a few images that is more than 0.2
+# points, so those are asked for from ENOUGH images on. Half of all margins must be closer than MEDIAN_BOUND.
 UNDECIDED, MEDIAN_BOUND, ENOUGH = 0.15, 0.05, 500
 
 
@@ -180,7 +180,7 @@ def same_outcomes(ours, theirs):
     decided = np.maximum(np.abs(ours), np.abs(theirs)) > UNDECIDED * theirs.std()
     apart = abs(int((ours > 0).sum()) - int((theirs > 0).sum()))
     return (
-        not (flipped & decided).any()
+        (flipped & decided).sum() <= len(ours) // 100
         and np.median(np.abs(ours - theirs)) <= MEDIAN_BOUND * theirs.std()
         and (1000 * apart <= 2 * len(ours) or len(ours) < ENOUGH)
     )
