@@ -66,6 +66,11 @@ setup() {
     assert_equal "${#lines[@]}" 4 # what was tried, curl's reason, ours, make's
     assert_equal "$(ls here)" ""
     assert_not_exists data/SVHN/manifest.json
+    head -c 5000 /dev/zero >here/train_32x32.mat.part # nor is what had come lost
+    run make_data SVHN
+    assert_failure
+    assert_line "fetch: 5000 bytes of train_32x32.mat have come; the same command goes on from there"
+    assert_equal "$(stat -c %s here/*)" 5000
 }
 
 @test "make data/ImageNet: says where its archives can be had and where to put them, and then which labels it needs" {
