@@ -56,6 +56,9 @@ int main(int argc, char **argv)
                  hr_torch_layouts[layout]);
     if (hr_out_open(&out, output, HR_OUT_BINARY, &err) || hr_nn_load(argv[first], &m, digest, &err))
         hr_die_err(&err);
+    if (hr_normalize_node(m))
+        hr_note("the network normalises its images (nninfo tells how); PyTorch's class does not, so do it "
+                "before");
     json_t *made = hr_history_new();
     hr_history_input(made, "model", digest, m->history);
     int rc = safe ? hr_safetensors_write(m, bare, made, out, &err)

@@ -90,7 +90,7 @@ int main(int argc, char **argv)
         hr_torch_convert(argv[first], &o, made, a.output, &m, &err))
         hr_die_err(&err);
     json_decref(made);
-    if (strcmp(m->arch, "ResNet50") == 0 && m->nodes[m->nnodes > 1 ? 1 : 0].op != HR_OP_NORMALIZE)
+    if (strcmp(m->arch, "ResNet50") == 0 && !hr_normalize_node(m))
         hr_note("images enter as they are; ImageNet's networks expect --mean .485,.456,.406 --std "
                 ".229,.224,.225");
     hr_note("%s with %d classes, images of %dx%dx%d", m->arch, m->classes, m->nodes[0].c, m->nodes[0].h,

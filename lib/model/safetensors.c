@@ -194,14 +194,17 @@ static json_t *make_metadata(const hr_model *m, bool bare, const json_t *history
 /* Does the state_dict of the network's class hold tensor t? */
 static bool in_state(const hr_model *m, int t)
 {
-    static const char counter[] = ".num_batches_tracked";
-    const char *tail = strrchr(m->tensors[t].name, '.');
-    if (tail && strcmp(tail, counter) == 0)
-        return true;
-    for (int i = 0; i < m->nnodes; i++)
+    const char *name = m->tensors[t].name;
+    for (int i = 0; i < m->nnodes; i++) {
+        const hr_node *n = &m->nodes[i];
+        size_t len = strlen(n->id);
         for (int p = 0; p < HR_P_COUNT; p++)
-            if (m->nodes[i].param[p] == t)
+            if (n->param[p] == t)
                 return true;
+        if (n->op == HR_OP_BATCHNORM && strncmp(name, n->id, len) == 0 &&
+            strcmp(name + len, ".num_batches_tracked") == 0)
+            return true;
+    }
     return false;
 }
 

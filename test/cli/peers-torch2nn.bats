@@ -48,6 +48,13 @@ same() { # same ARCH IMAGES CASE...
 }
 
 @test "a pruned network is exported with zeros where its masks are, and comes back the same" {
+    "$PYTHON" "$FILES" save wrn_28_4 x.pth dead scores
+    torch2nn -q x.pth -o x.nn
+    nn2torch --bare -o bare.pth x.nn
+    nn2torch --bare -o bare.safetensors x.nn
+    run "$PYTHON" "$FILES" strict wrn_28_4 bare.pth bare.safetensors
+    echo "$output"
+    assert_success
     "$PYTHON" "$FILES" save resS x.pth scores state_dict
     torch2nn -q x.pth -o x.nn
     local reg layout

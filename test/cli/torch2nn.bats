@@ -55,6 +55,10 @@ digest() {
     assert_line --index 0 "resS: input 1x20x24, 10 classes, normalised by mean 0.5 and std 0.25"
     run nninfo -f json net.nn
     assert_output --partial '"normalize": null'
+    run nn2torch -o y.pth x.nn
+    assert_output "nn2torch: the network normalises its images (nninfo tells how); PyTorch's class does not, so do it before"
+    run nn2torch -o y.pth net.nn
+    assert_output ""
     run torch2nn -q -a resS --mean 0.5,0.5 --std 1,1 -o y.nn x.pth
     assert_failure 1
     assert_output --partial "mean and std are for 2 channels, the network takes 1"
