@@ -47,7 +47,7 @@ header = open("net.nn", "rb").read(4096)
 assert b"normalize" in header
 PY
     run nninfo net.nn
-    assert_line --index 0 "resS: input 3x32x32, 3 classes"
+    assert_line --index 0 "resS: input 3x32x32, 3 classes, normalised by mean 0.485,0.456,0.406 and std 0.229,0.224,0.225"
 }
 
 @test "ImageNet: records with JPEG images of several sizes are brought to the network's size as tfrec-convert does it" {
