@@ -292,7 +292,7 @@ def ages(b):
     accepted(b, net, "list of pairs", zip_of(pairs, storages))
     device = Call(torch.device, "cuda", 0)
     things = {"args": argparse.Namespace(lr=0.1), "device": device, "size": Call(torch.Size, (3, 4)), "odd": [1 << 70, -1.5, None, b"x", {1, 2}, 3 + 4j],
-              "method": Call(getattr, argparse.Namespace(), "_get_kwargs"), "kind": Call(type, None)}
+              "method": Call(getattr, argparse.Namespace(), "_get_kwargs"), "kind": Call(type, None), "count": Call(len, ())}
     for protocol in (2, 4):
         for key in ("state_dict", "net", "model"):
             accepted(b, net, key, zip_of(pickled(dict(things, epoch=3, **{key: state}), protocol), storages))

@@ -400,7 +400,8 @@ static bool hostile(const char *name)
                                            "float",   "bool",      "list",    "dict",           "tuple",
                                            "str",     "bytes",     "unicode", "long",           "range",
                                            "xrange",  "bytearray", "object",  "NotImplemented", "Ellipsis",
-                                           "getattr", "type"};
+                                           "getattr", "type",      "len",     "sorted",         "abs",
+                                           "min",     "max",       "sum",     "round",          "print"};
     for (size_t i = 0; i < HR_COUNT(modules); i++) {
         size_t n = strlen(modules[i]);
         if (strncmp(name, modules[i], n) != 0)

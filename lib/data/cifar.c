@@ -74,7 +74,7 @@ static int add_binary(hr_dataset *ds, const hr_buf *batch, const char *where, hr
 
 static int add_pickled(hr_dataset *ds, const hr_buf *batch, const char *where, hr_err *err)
 {
-    const uint8_t *planes;
+    uint8_t *planes;
     int64_t *labels;
     uint32_t n, first = ds->n;
     int rc =
@@ -84,6 +84,7 @@ static int add_pickled(hr_dataset *ds, const hr_buf *batch, const char *where, h
     add_images(ds, planes, IMAGE, n);
     for (uint32_t i = 0; i < n && rc == HR_OK; i++)
         rc = add_label(ds, first + i, labels[i], where, err);
+    free(planes);
     free(labels);
     return rc;
 }

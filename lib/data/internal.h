@@ -255,10 +255,10 @@ double hr_mat_value(const hr_mat *m, size_t i); /* value i of count */
  * differ). */
 HR_MUST_CHECK int hr_svhn_load(hr_dataset *ds, const char *path, hr_err *err);
 
-/* Read a pickled batch of n bytes: *count images of `image` bytes each, in place, at *pixels, and as many
- * *labels, which the caller frees. where names it in messages. Returns 0 or HR_EFORMAT. */
+/* Read a pickled batch of n bytes: *count images of `image` bytes each, one behind the other, at *pixels,
+ * and as many *labels; the caller frees both. where names it in messages. Returns 0 or HR_EFORMAT. */
 HR_MUST_CHECK int hr_batch_pickle(const uint8_t *p, size_t n, const char *where, size_t image,
-                                  const uint8_t **pixels, int64_t **labels, uint32_t *count, hr_err *err);
+                                  uint8_t **pixels, int64_t **labels, uint32_t *count, hr_err *err);
 
 /* SHA-256 and MD5 of a file's content, in one pass. Returns 0 or HR_EIO. */
 HR_MUST_CHECK int hr_file_digests(const char *path, char sha256[65], char md5[33], hr_err *err);

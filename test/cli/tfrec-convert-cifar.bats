@@ -37,6 +37,29 @@ PY
     grep -q '"checksum": "skip"' c/manifest.json
 }
 
+@test "tfrec-convert: batches that Python 3 pickled again, under any binary protocol, give the same tfrecords" {
+    need_python numpy
+    archive cifar10-python published.tar.gz 250 60
+    convert cifar10 published published.tar.gz
+    "$PYTHON" - <<'PY'
+import io, pickle, tarfile
+for encoding in "bytes", "latin1":
+    for protocol in range(1, pickle.HIGHEST_PROTOCOL + 1):
+        with tarfile.open("published.tar.gz") as old, tarfile.open(f"{encoding}{protocol}.tar.gz", "w:gz") as new:
+            for member in old.getmembers():
+                if member.isfile():
+                    data = pickle.dumps(pickle.load(old.extractfile(member), encoding=encoding), protocol)
+                    member.size = len(data)
+                    new.addfile(member, io.BytesIO(data))
+PY
+    local file
+    for file in bytes?.tar.gz latin1?.tar.gz; do
+        echo "# $file"
+        convert cifar10 "${file%.tar.gz}" "$file"
+        assert_same_data published "${file%.tar.gz}"
+    done
+}
+
 @test "tfrec-convert: CIFAR-10's archive may be found in a directory, and be an unzipped tar" {
     archive cifar10-binary cifar-10-binary.tar.gz 250 60
     convert cifar10 a .
@@ -90,11 +113,16 @@ batch("evil.tar.gz", b"\x80\x02cposix\nsystem\nU\x0ctouch ran.txt\x85R.")
 batch("other.tar.gz", b"\x80\x02ccollections\nOrderedDict\n)R.")
 batch("id.tar.gz", b"\x80\x02U\x01xQ.")
 batch("long.tar.gz", b"\x80\x02](" + b"N" * (1 << 20 | 1) + b"e.")
+text = lambda s, codec: b"\x80\x02c_codecs\nencode\nX" + bytes([len(s), 0, 0, 0]) + s + b"U" + bytes([len(codec)]) + codec + b"\x86R."
+batch("wide.tar.gz", text("a\u0100".encode(), b"latin1"))
+batch("cut.tar.gz", text(b"a\xc3", b"latin1"))
+batch("utf16.tar.gz", text(b"a", b"utf-16"))
 batch("memo.tar.gz", b"\x80\x02Nr\xff\xff\xff\x7f.")
 PY
     declare -A says=([evil]="names posix.system, which only an attack does; nothing was run"
         [other]="asks for collections.OrderedDict: only numpy's arrays are read" [id]="has a persistent id at byte 6"
-        [long]="has a list of more than 1048576 items" [memo]="has memo number 2147483647 in 9 bytes")
+        [long]="has a list of more than 1048576 items" [memo]="has memo number 2147483647 in 9 bytes" [wide]="has a character that is no byte of latin1"
+        [cut]="has a character that is no byte of latin1" [utf16]="encodes what is no text in latin1")
     local kind
     for kind in "${!says[@]}"; do
         run --separate-stderr tfrec-convert --set cifar10 --checksum skip -o out $kind.tar.gz
