@@ -132,9 +132,10 @@ $(BUILD)/lib/compute/cpu/%-$1.o: lib/compute/cpu/%.c $(BUILD)/flags
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
-# Loops over parameters and pixels become vectors, square roots included; the bits stay the same.
+# Loops over parameters and pixels become vectors, square roots included, and wait for several cache lines at a time; the
+# bits stay the same.
 $(patsubst %,$(BUILD)/lib/%.o,search/mlp prune/mask train/optim train/hydra train/admm train/stage attack/apgd attack/fab \
-	attack/pack): ALL_CFLAGS += -O3 -fno-math-errno -fno-trapping-math
+	attack/pack): ALL_CFLAGS += -O3 -funroll-loops -fno-math-errno -fno-trapping-math
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: lib/data/%.proto
 	@mkdir -p $(@D)
